@@ -257,16 +257,19 @@ impl Cache {
         Ok(())
     }
 
-    /// Computes the freshness of a response under the current settings.
+    /// Computes the freshness of a response under the current settings and the rule of its path.
     pub(crate) fn freshness(
         &self,
         status: StatusCode,
         headers: &HeaderMap,
         request_time: UnixMillis,
         response_time: UnixMillis,
-        class: Class,
+        classified: &Classification,
     ) -> Freshness {
-        Freshness::new(status, headers, request_time, response_time, class, &self.rules.load())
+        let rules = self.rules.load();
+        let own = classified.negative().map(|lifetime| rules.with_negative(lifetime));
+        let rules = own.as_ref().unwrap_or(&rules);
+        Freshness::new(status, headers, request_time, response_time, classified.class, rules)
     }
 
     /// Checks whether the response to a `GET` may be stored.
@@ -363,7 +366,7 @@ impl Cache {
                 &object.headers,
                 object.request_time,
                 object.response_time,
-                classification.class,
+                &classification,
             ),
             selecting,
             client_headers: OnceLock::new(),

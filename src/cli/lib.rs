@@ -14,6 +14,7 @@ mod demo;
 mod plan;
 mod policy;
 mod process_commands;
+mod profile_check;
 pub mod relay;
 mod rollout;
 mod serve;
@@ -50,6 +51,9 @@ enum Command {
         /// Also send a request to each upstream.
         #[arg(long)]
         probe: bool,
+        /// Check a profile instead, and run its test vectors.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["probe", "config"])]
+        profile: Option<PathBuf>,
     },
     /// Make the running relay revalidate all catalogs now.
     Refresh(CommonFlags),
@@ -154,7 +158,10 @@ pub fn main() -> ExitCode {
     // clap prints usage errors itself and exits with 2.
     let result = match CommandLine::parse().command {
         Command::Serve(serve) => serve::run(serve),
-        Command::Check { common, probe } => check::run(&common, probe),
+        Command::Check { common, probe, profile } => match profile {
+            Some(profile) => profile_check::run(&profile),
+            None => check::run(&common, probe),
+        },
         Command::Refresh(common) => process_commands::refresh(&common),
         Command::Reload(common) => process_commands::reload(&common),
         Command::Drain(drain) => process_commands::drain(&drain),

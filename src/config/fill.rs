@@ -60,6 +60,19 @@ pub struct CacheSettings {
     pub targeted_fields: Vec<HeaderName>,
 }
 
+impl CacheSettings {
+    /// Returns the settings with this lifetime of every negative response.
+    #[must_use]
+    pub fn with_negative(&self, lifetime: Duration) -> Self {
+        Self {
+            catalog_negative: lifetime,
+            payload_negative: lifetime,
+            generic_negative: lifetime,
+            ..self.clone()
+        }
+    }
+}
+
 pub(crate) fn read_fill(document: &mut Document) -> FillSettings {
     let mut s = document.take_section("fill");
     let fill = FillSettings {

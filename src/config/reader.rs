@@ -200,6 +200,18 @@ pub(crate) fn host(text: &str) -> Result<String, String> {
     Ok(text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase())
 }
 
+/// Reads the name of a query parameter.
+pub(crate) fn parameter(text: &str) -> Result<String, String> {
+    let is_allowed =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'[' | b']');
+    if text.is_empty() || text.len() > MAX_NAME || !text.bytes().all(is_allowed) {
+        return Err(format!(
+            "{text:?} is not the name of a query parameter: write it like id, without = and spaces"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 /// Reads text for people: at most some lines, without the line feed at its ends.
 pub(crate) fn text(text: &str) -> Result<String, String> {
     let text = text.trim_matches('\n');

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use http::uri::PathAndQuery;
 
 use gupd_config::Class;
+use gupd_config::profile::QuerySelection;
 
 /// Reason to refuse a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,27 @@ impl NormalizedTarget {
     /// Returns the path.
     pub fn path(&self) -> &str {
         &self.text[..self.path]
+    }
+
+    /// Returns the query.
+    pub fn query(&self) -> Option<&str> {
+        self.text.get(self.path + 1..)
+    }
+
+    /// Keeps only the selected parameters of the query.
+    #[must_use]
+    pub fn with_query(mut self, selection: &QuerySelection) -> Self {
+        if *selection != QuerySelection::All
+            && let Some(query) = self.query()
+        {
+            let selected = selection.select(query);
+            self.text.truncate(self.path);
+            if let Some(selected) = selected {
+                self.text.push('?');
+                self.text.push_str(&selected);
+            }
+        }
+        self
     }
 
     /// Returns the key on a route. Content that is immutable by name has one key for all bindings; all else belongs
@@ -213,6 +235,22 @@ mod tests {
         assert_eq!(key("/A%2fb%3F/C$20d").as_deref(), Ok("/A%2Fb%3F/C$20d"));
         let normal = normalize("/a", Some("b=%7e&c=%26")).unwrap();
         assert_eq!((normal.path(), normal.key("r", None).as_str()), ("/a", "r /a?b=~&c=%26"));
+    }
+
+    #[test]
+    fn key_keeps_selected_query_parameters() {
+        let only = |names: &[&str]| QuerySelection::Only(names.iter().map(|&name| name.to_owned()).collect());
+        for (query, selection, expected) in [
+            (Some("b=1&a=2"), QuerySelection::All, "r /x?b=1&a=2"),
+            (Some("b=1&a=2"), only(&["a"]), "r /x?a=2"),
+            (Some("b=1&a=2"), only(&[]), "r /x"),
+            (Some("%61=2&b=1"), only(&["a"]), "r /x?a=2"),
+            (Some(""), only(&["a"]), "r /x"),
+            (None, only(&["a"]), "r /x"),
+        ] {
+            let normal = normalize("/x", query).unwrap().with_query(&selection);
+            assert_eq!((normal.path(), normal.key("r", None).as_str()), ("/x", expected), "{query:?}");
+        }
     }
 
     #[test]

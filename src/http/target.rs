@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 
 use crate::key::{self, KeyBinding, NormalizedTarget};
 use crate::refusal::Refusal;
-use gupd_config::policy::{Policy, Route, UpstreamBinding};
+use gupd_config::policy::{Classification, Policy, Route, UpstreamBinding};
 use gupd_config::{Class, PublicName, UpstreamId};
 
 /// A parsed request target.
@@ -18,8 +18,10 @@ use gupd_config::{Class, PublicName, UpstreamId};
 pub struct Target {
     /// The route.
     pub route: Arc<Route>,
-    /// Normalized path and query.
+    /// Normalized path, and the part of the query that is in the key.
     pub normalized: NormalizedTarget,
+    /// Classification of the path, if the key depends on it.
+    pub classification: Option<Classification>,
     /// Path and query as the client spelled them.
     pub original: PathAndQuery,
     /// True if the client uses the relay as its proxy. A redirect to the manager would lead back here.
@@ -122,10 +124,19 @@ impl Target {
             return Err(Refusal::TargetForm);
         }
         let normalized = key::normalize(original.path(), original.query())?;
-        let route = rules.policy.route(host.as_deref(), normalized.path()).ok_or(Refusal::NoRoute)?;
+        let (policy, path) = (rules.policy, normalized.path());
+        let route = policy.route(host.as_deref(), path).ok_or(Refusal::NoRoute)?;
+        let route =
+            policy.origin_route(route, path, normalized.query()).map_err(|_| Refusal::ForeignTarget)?.clone();
+        let classification = route.selects_query().then(|| policy.classify(&route, path));
+        let normalized = match &classification {
+            Some(rule) => normalized.with_query(rule.key_query()),
+            None => normalized,
+        };
         Ok(Self {
-            route: route.clone(),
+            route,
             normalized,
+            classification,
             original: original.clone(),
             is_proxied,
             authority: uri.authority().cloned(),

@@ -136,7 +136,7 @@ impl<'a> Exchange<'a> {
     /// Class, form and content type of the path.
     pub(crate) fn classification(&self) -> &Classification {
         let classify = || self.generation.policy.classify(&self.target.route, self.target.normalized.path());
-        self.classification.get_or_init(classify)
+        self.target.classification.as_ref().unwrap_or_else(|| self.classification.get_or_init(classify))
     }
 
     /// The stored response that this request selects, if its head is in memory.
@@ -279,7 +279,8 @@ pub(crate) fn client_attributes<'a>(connection: &'a ClientConnection, path: &'a 
 /// removed then. Reads the catalog first: clients can ask for its payloads before anything else has read it.
 async fn is_disowned(proxy: &Proxy, entry: &CacheEntry) -> bool {
     let (object, class): (_, Class) = (&entry.object, entry.classification.class);
-    let subject = Subject { key: &object.key, class, status: object.status };
+    let digests = entry.classification.digests();
+    let subject = Subject { key: &object.key, class, status: object.status, digests };
     let whole = CompleteContent { source: entry.body_source(), length: object.len, blob: object.blob };
     let digests = proxy.fills.digests();
     digests.read_catalog(subject, &whole).await;

@@ -152,8 +152,9 @@ async fn invalidate(proxy: &Proxy, exchange: &Exchange<'_>, response: &HeaderMap
         // Another origin's content is not this one's to remove.
         let path = exchange.relocation().own_target(response.get(name)?.to_str().ok()?)?;
         let normal = key::normalize(path.path(), path.query()).ok()?;
-        let class = || generation.policy.classify(&target.route, normal.path()).class;
-        let bound = target.binding().map(|binding| KeyBinding { binding, class: class() });
+        let classified = generation.policy.classify(&target.route, normal.path());
+        let normal = normal.with_query(classified.key_query());
+        let bound = target.binding().map(|binding| KeyBinding { binding, class: classified.class });
         Some(ObjectKey::from(normal.key(&target.route.name, bound)))
     });
     for key in std::iter::once(exchange.key().clone()).chain(named) {

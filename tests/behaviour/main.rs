@@ -38,6 +38,7 @@ mod peers;
 mod pipeline;
 mod plan;
 mod prefetch;
+mod profiles;
 mod queue;
 mod ranges;
 mod refresh;

@@ -13,7 +13,7 @@ fn denied_status_is_404_by_default() {
 
 #[test]
 fn invalid_denials_are_reported_with_their_line() {
-    let known = "known types are catalog, client-patches, iron-revocation";
+    let known = "known types are catalog, clamav-databases, clamav-deltas";
     for (text, expected) in [
         (
             "[policy]\ndenied_status = 500\n",
@@ -22,7 +22,7 @@ fn invalid_denials_are_reported_with_their_line() {
         ("[policy]\nstatus = 404\n", "4: policy.status: unknown key: policy has the keys denied_status"),
         (
             "[[group]]\nname = \"a\"\ndeny = [\"client-patch\"]\n",
-            "5: group.deny: unknown content type \"client-patch\": known types are catalog, client-patches, iron",
+            "5: group.deny: unknown content type \"client-patch\": known types are catalog, clamav-databases, cl",
         ),
         (
             "[[group]]\nname = \"a\"\nallow = \"x\"\n",
@@ -30,7 +30,7 @@ fn invalid_denials_are_reported_with_their_line() {
         ),
         (
             "[[route]]\nprefix = \"/\"\ndeny_download = [\"own\", \"others\"]\n[[content_type]]\nname = \"own\"\npattern = \"/x\"\n",
-            "5: route.deny_download: unknown content type \"others\": known types are catalog, client-patches, iron",
+            "5: route.deny_download: unknown content type \"others\": known types are catalog, clamav-databases, cl",
         ),
     ] {
         let lines = problems(load(&format!("{MANAGER}{text}")));

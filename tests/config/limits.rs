@@ -130,8 +130,10 @@ pattern = \"/a/[b\"
         "20: wan.burst: 0s is below the minimum of 20ms",
         "24: lan.client_queue: 5 exceeds lan.queue (4)",
         "25: lan.max_downloads: 0 is below the minimum of 1; unlimited is also allowed",
-        "28: wan_limit.content_type: unknown content type \"virus\": known types are catalog, client-patches, iron-revocation, \
-         iron-whitelist, liveupdate, management, network-threat, other, proactive-threat, submission-control, unknown, \
+        "28: wan_limit.content_type: unknown content type \"virus\": known types are catalog, clamav-databases, clamav-deltas, \
+         client-patches, debian-indices, debian-packages, eset-catalogs, eset-modules, iron-revocation, iron-whitelist, \
+         liveupdate, management, microsoft-lists, microsoft-updates, network-threat, other, proactive-threat, \
+         submission-control, trellix-catalogs, trellix-packages, trend-micro-catalogs, trend-micro-updates, unknown, \
          virus-definitions-32, virus-definitions-64, virus-definitions-legacy",
         "30: wan_limit.limit: missing required key",
         "32: wan_limit.pattern: invalid pattern \"/a/[b\": unclosed character class; missing ']'",

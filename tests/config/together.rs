@@ -85,7 +85,7 @@ name = \"@b\"
         "gupd.toml:15: route.prefix: \"/a/../b\" has an empty, \".\" or \"..\" segment, which no request path has",
         "gupd.toml:16: route.prefix: missing required key",
         "gupd.toml:17: route.host: \"a.example:80\" is not a host: write it like updates.example, without a port",
-        "gupd.toml:18: route.profile: invalid value \"symantec\": use one of auto, generic, liveupdate, sep",
+        "gupd.toml:18: route.profile: invalid value \"symantec\": use one of auto, clamav, debian, eset, generic, liveupdate, microsoft-do, sep, trellix, trend-micro",
         "gupd.toml:21: route.name: duplicate name \"/content\": give each route its own name",
         "gupd.toml:22: route.upstreams: empty list: add a value or remove the key",
         "gupd.toml:24: content_type.name: \"Virus\" is not a valid name: use 1 to 128 characters from a-z, 0-9 and -",

@@ -30,6 +30,7 @@ mod orders;
 mod pair;
 mod plan;
 mod process;
+mod profile_check;
 mod refresh;
 mod resumable;
 mod rollout;

@@ -1,4 +1,4 @@
-//! Payload hashes in LiveUpdate catalogs. A `*livetri.zip` has a `.grd`, an INI file with a section `[File-<name>]` and
+//! Payload hashes in LiveUpdate catalogs. Such a zip archive has a `.grd`, an INI file with a section `[File-<name>]` and
 //! a `SHA256=` for each payload. The bytes come from the network, so every dimension is bounded before memory is spent
 //! on it. An invalid catalog is only ignored here; the relay serves it unchanged.
 
@@ -59,13 +59,6 @@ pub(super) enum CatalogError {
 
 /// Name and SHA-256 of a file beside a catalog.
 pub(super) type ListedFile = (String, BlobId);
-
-/// Returns true if the key is that of a LiveUpdate catalog.
-pub(super) fn is_catalog(key: &str) -> bool {
-    let path = key::split_key(key).target.split('?').next().unwrap_or(key);
-    let tail = path.len().checked_sub("livetri.zip".len()).and_then(|at| path.get(at..));
-    tail.is_some_and(|tail| tail.eq_ignore_ascii_case("livetri.zip"))
-}
 
 /// Parses a catalog and returns the listed files, without the archive's own members. Blocks while it inflates up to a
 /// few MiB.
@@ -194,14 +187,6 @@ mod tests {
             ("all", "a", None),
         ] {
             assert_eq!(payload_key(catalog, name).as_deref(), expected, "{catalog} {name}");
-        }
-        for (key, expected) in [
-            ("all /a_LiveTri.zip?x", true),
-            ("all /livetri.zip.zip", false),
-            ("é", false),
-            ("all /tri.zip", false),
-        ] {
-            assert_eq!(is_catalog(key), expected, "{key}");
         }
     }
 

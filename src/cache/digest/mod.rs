@@ -22,6 +22,7 @@ use self::field::{AnnouncedDigest, Announcer};
 use self::mismatch::MismatchedDownloads;
 use crate::{Cache, CacheEntry};
 use gupd_config::Class;
+use gupd_config::profile::DigestList;
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, ReadError};
 
 /// Maximum number of payload hashes remembered from catalogs, at about 300 bytes each: 5 MiB. A product's catalog lists
@@ -62,6 +63,8 @@ pub struct Subject<'a> {
     pub class: Class,
     /// Its status.
     pub status: StatusCode,
+    /// Form of the list of payload digests, if the path is that of a catalog with one.
+    pub digests: Option<DigestList>,
 }
 
 /// Content with all its bytes.
@@ -113,7 +116,7 @@ impl Digests {
     /// Returns the digests expected of a response with this head. Only payloads are checked against a catalog: other
     /// content may change under its name and be newer than the catalog.
     pub(crate) fn expect(&self, subject: Subject<'_>, headers: &HeaderMap) -> Expectation {
-        let Subject { key, class, status } = subject;
+        let Subject { key, class, status, .. } = subject;
         let mut announced = field::announced_digests(status, headers);
         if class == Class::Payload
             && status.is_success()
@@ -241,8 +244,9 @@ impl Digests {
 
 /// Returns true if the response is a catalog with hashes.
 fn is_catalog(subject: Subject<'_>) -> bool {
-    let Subject { key, class, status } = subject;
-    class == Class::Catalog && status == StatusCode::OK && catalog::is_catalog(key)
+    subject.class == Class::Catalog
+        && subject.status == StatusCode::OK
+        && subject.digests == Some(DigestList::Grd)
 }
 
 /// Consequence of a mismatch.

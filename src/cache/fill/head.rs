@@ -50,12 +50,17 @@ impl ContentHead {
     ) -> Self {
         let object = &unfinished.object;
         let (request_time, response_time) = (object.request_time, object.response_time);
-        let class = request.classification.class;
         Self {
             status: object.status,
             kept: expected.check_storable().and(check_type(request, object.status, &object.headers)),
             expected,
-            freshness: cache.freshness(object.status, &object.headers, request_time, response_time, class),
+            freshness: cache.freshness(
+                object.status,
+                &object.headers,
+                request_time,
+                response_time,
+                &request.classification,
+            ),
             headers: object.headers.clone(),
             selecting: VaryFields::decode(&object.selecting).unwrap_or_default(),
             classification: request.classification.clone(),

@@ -130,6 +130,12 @@ impl Explanation {
                 "--path {path}: no route matches and clients get 404: pass --host, or add a [[route]]"
             ))
         })?;
+        let route = policy.origin_route(route, path, normal.query()).map_err(|_| {
+            CommandError::Failed(format!(
+                "--path {}: the relay answers 421: name an origin server that the profile lists and a [[route]] has as host",
+                flags.path
+            ))
+        })?;
         let classification = policy.classify(route, path);
         let client = flags.client.to_canonical();
         let names = flags.certificate.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());

@@ -20,12 +20,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 #[cfg(debug_assertions)]
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::StatusCode;
 
 use crate::clock::UnixMillis;
 pub use crate::profile::PayloadForm;
-use crate::profile::{PathRule, QuerySelection};
+use crate::profile::{DigestList, ForeignOrigin, PathRule, QuerySelection};
 use crate::{Class, Config, Problems, content, pattern};
 pub use binding::UpstreamBinding;
 use binding::{Destinations, Resolver};
@@ -74,6 +75,16 @@ impl Classification {
     /// Returns the query parameters that are part of the key.
     pub fn key_query(&self) -> &QuerySelection {
         self.rule.as_ref().map_or(&QuerySelection::All, |rule| &rule.key_query)
+    }
+
+    /// Returns the lifetime of a negative response, if it is not that of the class.
+    pub fn negative(&self) -> Option<Duration> {
+        self.rule.as_ref().and_then(|rule| rule.negative)
+    }
+
+    /// Returns the form of the list of payload digests in this catalog.
+    pub fn digests(&self) -> Option<DigestList> {
+        self.rule.as_ref().and_then(|rule| rule.digests)
     }
 }
 
@@ -135,6 +146,23 @@ impl Policy {
     /// `path`.
     pub fn route(&self, host: Option<&str>, path: &str) -> Option<&Arc<Route>> {
         self.routes.find(host, path)
+    }
+
+    /// Returns the route of the origin server that a query names, or `route` if it names none. Without an origin in the
+    /// profile this costs one comparison.
+    ///
+    /// # Errors
+    /// An origin that the profile does not list, or that no route with this profile has as its host.
+    pub fn origin_route<'a>(
+        &'a self,
+        route: &'a Arc<Route>,
+        path: &str,
+        query: Option<&str>,
+    ) -> Result<&'a Arc<Route>, ForeignOrigin> {
+        let (Some(origin), Some(query)) = (&route.profile.origin, query) else { return Ok(route) };
+        let Some(host) = origin.host_in(query)? else { return Ok(route) };
+        let named = self.routes.find_host(host, path).ok_or(ForeignOrigin)?;
+        if named.profile.name == route.profile.name { Ok(named) } else { Err(ForeignOrigin) }
     }
 
     /// Returns true if a route is for this host, in lower case: a name by which clients reach the relay.

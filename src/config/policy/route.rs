@@ -40,6 +40,11 @@ impl Route {
         }
     }
 
+    /// Returns true if the keys of some paths do not have the whole query.
+    pub fn selects_query(&self) -> bool {
+        self.rules.selects_query()
+    }
+
     // Case-insensitive: managers serve from Windows, and no two routes differ by case only.
     fn is_match(&self, host: Option<&str>, path: &str) -> bool {
         let is_host_match = match (self.host.as_deref(), host) {
@@ -67,6 +72,11 @@ impl Routes {
     pub(super) fn find(&self, host: Option<&str>, path: &str) -> Option<&Arc<Route>> {
         let host = host.map(without_port);
         self.0.iter().find(|route| route.is_match(host, path))
+    }
+
+    /// Returns the route of this host and path, among those with a host.
+    pub(super) fn find_host(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
+        self.0.iter().find(|route| route.host.is_some() && route.is_match(Some(host), path))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use globset::{GlobSet, GlobSetBuilder};
 
-use crate::profile::{PathRule, PayloadForm};
+use crate::profile::{PathRule, PayloadForm, QuerySelection};
 use crate::{Class, Config, RouteSettings, Rule, pattern};
 
 /// The rules of routes with one profile.
@@ -17,6 +17,7 @@ pub(super) struct Rules {
     configured: Vec<Class>,
     /// Rules of the profile, whose patterns follow.
     of_profile: Vec<Arc<PathRule>>,
+    selects_query: bool,
 }
 
 /// Result of the rules for a path.
@@ -50,6 +51,7 @@ impl Rules {
         Ok(Self {
             patterns: patterns.build()?,
             configured: configured.iter().map(|rule| rule.class).collect(),
+            selects_query: of_profile.iter().any(|rule| rule.key_query != QuerySelection::All),
             of_profile: of_profile.iter().map(|&rule| Arc::new(rule.clone())).collect(),
         })
     }
@@ -57,6 +59,11 @@ impl Rules {
     /// Returns true if these are the compiled rules: of one configuration, so the configured ones are equal.
     pub(super) fn are_of(&self, of_profile: &[&PathRule]) -> bool {
         self.of_profile.iter().map(|rule| &**rule).eq(of_profile.iter().copied())
+    }
+
+    /// Returns true if the keys of some paths do not have the whole query.
+    pub(super) fn selects_query(&self) -> bool {
+        self.selects_query
     }
 
     /// Returns the first match of a folded path. The form is that of the profile also for a configured payload.

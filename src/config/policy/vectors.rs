@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Policy, PolicyError};
-use crate::profile::{TestVector, VectorFailure};
+use crate::profile::{DigestList, TestVector, VectorFailure};
 use crate::{Config, Profile, Profiles};
 
 /// Evaluates every test vector of `profile`, one of `profiles`, and returns the results that differ.
@@ -44,6 +44,14 @@ fn evaluate(policy: &Policy, vector: &TestVector, failures: &mut Vec<VectorFailu
     let revision = policy.revision(route, &vector.path, || classified.class);
     let revision = revision.map_or("none", |revision| revision.sequence);
     compare("revision", vector.revision.as_deref(), revision);
+    compare("digests", vector.digests.as_deref(), classified.digests().map_or("none", DigestList::as_str));
+    let origin = route
+        .profile
+        .origin
+        .as_ref()
+        .map(|origin| origin.host_in(vector.query.as_deref().unwrap_or_default()));
+    let origin = origin.unwrap_or(Ok(None)).map_or("refused", |host| host.unwrap_or("none"));
+    compare("origin", vector.origin.as_deref(), origin);
     let query = vector.query.as_deref().and_then(|query| classified.key_query().select(query));
     compare("key_query", vector.key_query.as_deref(), query.as_deref().unwrap_or_default());
 }

@@ -6,6 +6,7 @@
 
 mod client;
 mod host;
+mod origin;
 mod query;
 mod read;
 mod registry;
@@ -23,6 +24,7 @@ use crate::content::ContentGuid;
 
 pub use client::ClientInstruction;
 pub use host::HostPattern;
+pub use origin::{ForeignOrigin, OriginParameter};
 pub use query::QuerySelection;
 pub use registry::Profiles;
 pub(crate) use registry::read_profiles;
@@ -42,6 +44,8 @@ pub struct Profile {
     pub paths: Vec<PathRule>,
     /// Locations of revision numbers in paths.
     pub revisions: Vec<RevisionPattern>,
+    /// The query parameter that names the origin server.
+    pub origin: Option<OriginParameter>,
     /// Content types by GUID.
     pub guids: Vec<ContentGuid>,
     /// Settings of the vendor's clients.
@@ -67,6 +71,8 @@ pub struct PathRule {
     pub negative: Option<Duration>,
     /// Query parameters that are part of the key.
     pub key_query: QuerySelection,
+    /// Form of the list of payload digests in these catalogs.
+    pub digests: Option<DigestList>,
     /// Certainty of the rule.
     pub certainty: Certainty,
 }
@@ -80,6 +86,13 @@ pub enum PayloadForm {
     Delta,
     /// Neither, or unknown from its name.
     Other,
+}
+
+/// Form of a list of payload digests in a catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DigestList {
+    /// A zip archive with `.grd` files: sections `[File-<name>]` with `SHA256=`, for files beside the catalog.
+    Grd,
 }
 
 /// Certainty of a fact about a vendor's servers or clients.
@@ -102,6 +115,8 @@ const CERTAINTIES: [(&str, Certainty); 4] = [
     (Certainty::Unverified.as_str(), Certainty::Unverified),
 ];
 
+const DIGEST_LISTS: [(&str, DigestList); 1] = [(DigestList::Grd.as_str(), DigestList::Grd)];
+
 const FORMS: [(&str, PayloadForm); 3] = [
     (PayloadForm::Full.as_str(), PayloadForm::Full),
     (PayloadForm::Delta.as_str(), PayloadForm::Delta),
@@ -115,6 +130,15 @@ impl PayloadForm {
             Self::Full => "full",
             Self::Delta => "delta",
             Self::Other => "other",
+        }
+    }
+}
+
+impl DigestList {
+    /// Returns the spelling used in profiles.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Grd => "grd",
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::client::read_clients;
+use super::origin::read_origin;
 use super::vector::read_vectors;
-use super::{CERTAINTIES, Certainty, FORMS, HostPattern, PathRule, PayloadForm, Profile};
+use super::{CERTAINTIES, Certainty, DIGEST_LISTS, FORMS, HostPattern, PathRule, PayloadForm, Profile};
 use super::{QuerySelection, RevisionPattern};
 use crate::Class;
 use crate::content::{CLASSES, ContentGuid, guid};
@@ -13,7 +14,7 @@ use crate::document::{Document, Section};
 use crate::file::Block;
 use crate::pattern;
 use crate::problem::{Location, Problem, Problems};
-use crate::reader::{choice, label, line, time_within};
+use crate::reader::{choice, label, line, parameter, time_within};
 
 /// A profile of a file, and the names of the profiles that it includes.
 #[derive(Clone, Debug)]
@@ -52,11 +53,12 @@ fn read_profile(document: &mut Document, file: &Arc<str>) -> Option<ProfileFile>
     document.close(s);
     let paths = read_paths(document);
     let revisions = read_revisions(document);
+    let origin = read_origin(document);
     let guids = read_guids(document);
     let clients = read_clients(document);
     let vectors = read_vectors(document);
     let (name, title) = (name?, title?);
-    let profile = Profile { name, title, paths, revisions, guids, clients, vectors };
+    let profile = Profile { name, title, paths, revisions, origin, guids, clients, vectors };
     Some(ProfileFile { profile, includes, location })
 }
 
@@ -86,7 +88,11 @@ fn read_path(s: &mut Section) -> Option<PathRule> {
     let form = s.read("form", |text| choice(text, &FORMS));
     let negative = s.read("negative", |text| time_within(text, defaults::GENERIC_NEGATIVE));
     let key_query = read_key_query(s);
+    let digests = s.read("digests", |text| choice(text, &DIGEST_LISTS));
     let certainty = read_certainty(s);
+    if digests.is_some() && class.is_some_and(|class| class != Class::Catalog) {
+        s.refuse("digests", "is set for a class other than catalog: remove it");
+    }
     if form.is_some() && class.is_some_and(|class| class != Class::Payload) {
         s.refuse("form", "is set for a class other than payload: remove it");
     }
@@ -101,19 +107,12 @@ fn read_path(s: &mut Section) -> Option<PathRule> {
         form: form.unwrap_or(PayloadForm::Other),
         negative,
         key_query,
+        digests,
         certainty: certainty?,
     })
 }
 
 fn read_key_query(s: &mut Section) -> QuerySelection {
-    let parameter = |text: &str| {
-        let is_name =
-            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'[' | b']');
-        if text.is_empty() || !text.bytes().all(is_name) {
-            return Err(format!("{text:?} is not the name of a query parameter"));
-        }
-        Ok(text.to_owned())
-    };
     match s.read_list("key_query", parameter) {
         None => QuerySelection::All,
         Some(names) if names.len() == 1 && names[0] == "all" => QuerySelection::All,
@@ -133,7 +132,7 @@ fn read_key_query(s: &mut Section) -> QuerySelection {
     }
 }
 
-fn read_certainty(s: &mut Section) -> Option<Certainty> {
+pub(super) fn read_certainty(s: &mut Section) -> Option<Certainty> {
     s.read_required("certainty", |text| choice(text, &CERTAINTIES))
 }
 

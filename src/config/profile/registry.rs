@@ -12,11 +12,17 @@ use crate::problem::{Problem, Problems};
 use crate::reader;
 
 /// The built-in profiles.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("auto.toml", include_str!("../../../config/profiles/auto.toml")),
+    ("clamav.toml", include_str!("../../../config/profiles/clamav.toml")),
+    ("debian.toml", include_str!("../../../config/profiles/debian.toml")),
+    ("eset.toml", include_str!("../../../config/profiles/eset.toml")),
     ("generic.toml", include_str!("../../../config/profiles/generic.toml")),
     ("liveupdate.toml", include_str!("../../../config/profiles/liveupdate.toml")),
+    ("microsoft-do.toml", include_str!("../../../config/profiles/microsoft-do.toml")),
     ("sep.toml", include_str!("../../../config/profiles/sep.toml")),
+    ("trellix.toml", include_str!("../../../config/profiles/trellix.toml")),
+    ("trend-micro.toml", include_str!("../../../config/profiles/trend-micro.toml")),
 ];
 
 /// Name of the profile of routes without one.
@@ -97,6 +103,7 @@ impl ProfileFile {
                     let included = other.profile.clone();
                     profile.paths.extend(included.paths);
                     profile.revisions.extend(included.revisions);
+                    profile.origin = profile.origin.or(included.origin);
                     profile.guids.extend(included.guids);
                     profile.clients.extend(included.clients);
                 }

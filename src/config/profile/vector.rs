@@ -28,6 +28,10 @@ pub struct TestVector {
     pub form: Option<PayloadForm>,
     /// Expected revision number; `none` for a path without one.
     pub revision: Option<String>,
+    /// Expected form of the list of digests; `none` without one.
+    pub digests: Option<String>,
+    /// Expected origin server: a host, `none` or `refused`.
+    pub origin: Option<String>,
     /// Expected query of the key; empty for none.
     pub key_query: Option<String>,
 }
@@ -70,13 +74,27 @@ fn read_vector(s: &mut Section) -> Option<TestVector> {
     let content_type = s.read("content_type", label);
     let form = s.read("form", |text| choice(text, &FORMS));
     let revision = s.read("revision", |text| Ok(text.to_owned()));
+    let digests = s.read("digests", |text| Ok(text.to_owned()));
+    let origin = s.read("origin", |text| Ok(text.to_owned()));
     let key_query = s.read("key_query", |text| Ok(text.to_owned()));
     let line = match s.location() {
         Some(Location::File(_, line)) => *line,
         _ => None,
     };
     let (path, query) = target?;
-    Some(TestVector { line, path, query, host, class: class?, content_type, form, revision, key_query })
+    Some(TestVector {
+        line,
+        path,
+        query,
+        host,
+        class: class?,
+        content_type,
+        form,
+        revision,
+        digests,
+        origin,
+        key_query,
+    })
 }
 
 /// Splits a request target into path and query.

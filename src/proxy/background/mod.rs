@@ -108,7 +108,8 @@ impl Background {
         let generation = self.generations.load();
         let policy = &generation.policy;
         let route = policy.route(None, normal.path()).ok_or_else(refused)?;
-        let class = policy.classify(route, normal.path()).class;
+        let classified = policy.classify(route, normal.path());
+        let (class, normal) = (classified.class, normal.with_query(classified.key_query()));
         let key = |bound| ObjectKey::from(normal.key(&route.name, bound));
         if class == Class::Payload {
             return Ok(vec![key(None)]);

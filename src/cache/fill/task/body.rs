@@ -308,7 +308,8 @@ impl FillTask {
     }
 
     fn subject(&self, status: StatusCode) -> Subject<'_> {
-        Subject { key: &self.request.key, class: self.request.classification.class, status }
+        let classified = &self.request.classification;
+        Subject { key: &self.request.key, class: classified.class, status, digests: classified.digests() }
     }
 
     /// Returns the range to ask for first; `None` for the complete content.
