@@ -12,6 +12,7 @@
 #[allow(dead_code, unused_imports, unreachable_pub, reason = "a test bed offers more than one test uses")]
 mod support;
 
+mod apt;
 mod bad_input;
 mod bindings;
 mod bounds;
@@ -24,6 +25,7 @@ mod explain;
 mod exposition;
 mod fault_layer;
 mod faults;
+mod freshclam;
 mod guard;
 mod guarded;
 mod orders;

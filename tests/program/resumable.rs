@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::process::{Relay, serve};
-use crate::support::{Manager, Resource, bytes};
+use crate::support::{Manager, Request, Resource, WireClient, bytes};
 
 /// A path without braces, which these programs expand or encode.
 const PAYLOAD: &str = "/content/%7B535CB6A4-441F-4e8a-A897-804CD859100E%7D/261121001/full.zip";
@@ -66,4 +66,48 @@ async fn aria2_downloads_in_parallel_parts() {
         aria2.args(options).arg("-d").arg(file.parent().unwrap()).arg("-o").arg(file.file_name().unwrap());
     })
     .await;
+}
+
+/// BITS asks for the length first, then for ranges in order, each with the validator of the first response. It wants
+/// `206` with exactly the range, and the same length and validator throughout.
+#[tokio::test(flavor = "multi_thread")]
+async fn bits_sequence_gets_ranges_of_one_version() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let body = bytes(2, 3_000_001);
+    let modified = "Mon, 05 Jan 2026 10:00:00 GMT";
+    manager.put(PAYLOAD, Resource::new(body.clone()).header("Last-Modified", modified));
+    let relay = Relay::start(&mut serve(&manager, &folder.path().join("store")));
+    for temperature in ["cold", "hot"] {
+        let mut client = WireClient::connect(relay.address).await;
+        let head = client.send(&bits(Request::head(PAYLOAD))).await.unwrap();
+        assert_eq!((head.status, head.length()), (200, Some(body.len() as u64)), "{temperature}");
+        let etag = head.header("ETag").unwrap().to_owned();
+        let mut received = Vec::new();
+        // A job starts with small ranges, and grows them as the line allows.
+        let mut size = 2_048;
+        while received.len() < body.len() {
+            let last = (received.len() + size).min(body.len()) - 1;
+            let range = format!("bytes={}-{last}", received.len());
+            let request =
+                bits(Request::get(PAYLOAD)).header("Range", &range).header("If-Unmodified-Since", modified);
+            let response = client.send(&request).await.unwrap();
+            assert_eq!(response.status, 206, "{temperature}, {range}");
+            let expected = format!("bytes {}-{last}/{}", received.len(), body.len());
+            assert_eq!(response.header("Content-Range"), Some(&*expected), "{temperature}");
+            assert_eq!(response.header("ETag"), Some(&*etag), "{temperature}, {range}");
+            received.extend(response.expect_body());
+            size *= 3;
+        }
+        assert!(received == body, "{temperature}: not the manager's bytes");
+        relay.wait_until_stored(PAYLOAD).await;
+    }
+    assert!(manager.body_bytes() <= body.len() as u64, "every byte crossed once");
+}
+
+/// Adds the fields of a BITS job.
+fn bits(request: Request) -> Request {
+    request
+        .header("User-Agent", "Microsoft BITS/7.8")
+        .header("Accept-Encoding", "identity")
+        .header("Accept", "*/*")
 }
