@@ -20,8 +20,9 @@ use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::Classification;
 use gupd_config::{self as config, Class};
 use gupd_http::control::Directive;
+use gupd_http::freshness::RevalidationReason;
 use gupd_http::storable::check_storable;
-use gupd_http::{CacheControl, Freshness, UnstorableReason, VaryFields};
+use gupd_http::{CacheControl, Freshness, UnstorableReason, VaryFields, Verdict};
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, Store, StoreError};
 
 /// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB that a relay may use beyond
@@ -68,6 +69,7 @@ pub struct CacheEntry {
     used: AtomicBool,
     /// Time of the last revalidation at a client's request.
     last_reload: AtomicI64,
+    outdated: AtomicBool,
 }
 
 /// Result of a lookup.
@@ -373,6 +375,7 @@ impl Cache {
             recorded_use: AtomicI64::new(object.last_used()),
             used: AtomicBool::new(false),
             last_reload: AtomicI64::new(object.response_time),
+            outdated: AtomicBool::new(false),
             classification,
             object,
         }
@@ -417,6 +420,19 @@ impl CacheEntry {
             && self.classification.class == Class::Payload
             && now.abs_diff(last) >= RELOAD_INTERVAL
             && (self.object.len <= MAX_UNVALIDATED_RELOAD || has_validator())
+    }
+
+    /// Decides how the response may be used for a request. A response that a newer one replaces is stale.
+    pub fn evaluate(&self, now: UnixMillis, request: &CacheControl) -> Verdict {
+        match self.outdated.load(Ordering::Acquire) {
+            true => Verdict::Revalidate(RevalidationReason::Stale),
+            false => self.freshness.evaluate(now, request),
+        }
+    }
+
+    /// Records that a client may have a newer response: no later client may get this one as fresh.
+    pub(crate) fn mark_outdated(&self) {
+        self.outdated.store(true, Ordering::Release);
     }
 
     /// Records a use.

@@ -84,6 +84,8 @@ pub(crate) enum Repeat {
     Changed,
     /// The content did not match its announced digest; the fill fetches it again.
     Mismatch,
+    /// The response of the fill was complete before the request, which needs a newer one or a validation.
+    Completed,
     /// The fill asked upstreams that are not this request's, and brought no content.
     OtherUpstreams,
 }

@@ -5,8 +5,10 @@
 use std::convert::Infallible;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{StatusCode, header};
+use tokio::time::timeout;
 
 use crate::Proxy;
 use crate::exchange::{Exchange, Lookup, Repeat};
@@ -28,6 +30,10 @@ use gupd_net::upstream::RequestBody;
 /// Lookups of one request in this step. Each repetition is rare; more than this many in a row mean an upstream whose
 /// content never settles.
 const MAX_LOOKUPS: usize = 4;
+
+/// Time that a request waits until a complete response is stored and can be validated. A disk that takes longer must not
+/// hold clients up.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Progress of a request through repeated lookups.
 struct Attempt {
@@ -173,6 +179,12 @@ impl Attempt {
         let (fill, handover) = match joined {
             Joined::Started(fill, handover) => (fill, Some(handover)),
             Joined::Following(fill) => (fill, None),
+            Joined::Completed(fill) => {
+                return match timeout(COMMIT_TIMEOUT, fill.fetch_all()).await {
+                    Ok(_) => Followed::Repeat(Repeat::Completed),
+                    Err(_) => Followed::Alone(ForwardOutcome::StoreFailed),
+                };
+            }
             Joined::Stored(entry) => return answer_stored(proxy, exchange, &entry, CacheStatus::Hit).await,
         };
         let collapsed = handover.is_none();

@@ -23,7 +23,7 @@ pub(crate) async fn serve_hit(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Ste
     let Some(entry) = exchange.hot_entry(proxy) else { return Continue(()) };
     let now = proxy.cache.clock().now();
     if exchange.is_foreign_absence(entry)
-        || entry.freshness.evaluate(now, &exchange.control) != Verdict::Fresh
+        || entry.evaluate(now, &exchange.control) != Verdict::Fresh
         || entry.is_reload_due(now, &exchange.control)
     {
         return Continue(());
@@ -51,7 +51,7 @@ pub(crate) enum Served {
 
 /// Serves a stored response if it may be used without waiting for an upstream (RFC 9111 §4.2, RFC 5861 §3).
 pub(crate) async fn serve_stored(proxy: &Proxy, exchange: &Exchange<'_>, entry: &Arc<CacheEntry>) -> Served {
-    let status = match entry.freshness.evaluate(proxy.cache.clock().now(), &exchange.control) {
+    let status = match entry.evaluate(proxy.cache.clock().now(), &exchange.control) {
         Verdict::Revalidate(why) => return Served::Stale(why),
         Verdict::Fresh => CacheStatus::Hit,
         Verdict::StaleWhileRevalidate => {

@@ -42,6 +42,9 @@ pub(crate) async fn offered_fill(
         return None;
     }
     let fill = proxy.fills.find_running(exchange.key(), variant)?;
+    if !fill.is_usable(proxy.cache.clock().now(), &exchange.control) {
+        return None;
+    }
     let asks_peers = fill.current_upstream().is_none_or(|upstream| upstream.is_peer());
     let goes_first = exchange.generation.upstreams.instance().has_precedence_over_sender(&exchange.headers);
     if asks_peers && !goes_first {

@@ -142,7 +142,7 @@ impl Repair {
         let end = (rest.end < object.len).then_some(rest.end);
         request.part = Some(RequestedPart::From(rest.start, end));
         let fill = match self.fills.join(request, &self.generation.upstreams) {
-            Joined::Started(fill, _) | Joined::Following(fill) => fill,
+            Joined::Started(fill, _) | Joined::Following(fill) | Joined::Completed(fill) => fill,
             Joined::Stored(entry) => return self.read_stored(&entry, rest),
         };
         match fill.response().await {

@@ -49,7 +49,7 @@ async fn check_window(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
     };
     if group.settings.outside == OutsideWindow::CachedOnly
         && let Lookup::Found(entry) = exchange.lookup(proxy).await
-        && entry.freshness.evaluate(now, &exchange.control) == Verdict::Fresh
+        && entry.evaluate(now, &exchange.control) == Verdict::Fresh
         && let Served::Reply(reply) = serve_stored(proxy, exchange, entry).await
     {
         return Break(reply);

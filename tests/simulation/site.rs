@@ -92,7 +92,7 @@ impl Site {
         // A request looks up its object again as many times.
         for _ in 0..4 {
             let fill = match self.fills.join(self.wanted(path), &self.upstreams) {
-                Joined::Started(fill, _) | Joined::Following(fill) => fill,
+                Joined::Started(fill, _) | Joined::Following(fill) | Joined::Completed(fill) => fill,
                 Joined::Stored(entry) => {
                     return read(ContentReader::from_store(
                         self.store.clone(),

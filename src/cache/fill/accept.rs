@@ -99,6 +99,7 @@ impl AcceptedResponse {
             upstream: answer.upstream.name.clone(),
             request_time,
             response_time,
+            replaced: None,
         };
         Ok(Self { answer, head, length, range, skip, end, accepts_ranges })
     }

@@ -319,6 +319,11 @@ impl FillContent {
         None
     }
 
+    /// Returns true if every byte has arrived and the length was declared.
+    pub(super) fn has_arrived(&self) -> bool {
+        self.length.is_some_and(|length| self.first_missing(0..length).is_none())
+    }
+
     /// Returns the number of available bytes in `range`.
     pub fn available_bytes(&self, range: Range<u64>) -> u64 {
         let stored = self.partial.bytes_within(range.clone());

@@ -11,8 +11,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::{FillContent, FillError, FillRequest};
 use crate::CacheEntry;
 use gupd_config::UpstreamId;
-use gupd_http::UnstorableReason;
+use gupd_config::clock::UnixMillis;
 use gupd_http::status::ForwardOutcome;
+use gupd_http::{CacheControl, UnstorableReason, Verdict};
 use gupd_net::upstream::{CurrentUpstream, Upstream, UpstreamResponse};
 
 /// Phase of a fill.
@@ -87,6 +88,9 @@ pub enum Joined {
     Started(FillHandle, PrivateResponse),
     /// The request follows a running fill.
     Following(FillHandle),
+    /// The whole response of the running fill arrived before the request, which must not use it without validation. Once
+    /// this fill has ended, the response can be validated.
+    Completed(FillHandle),
     /// The fill ended before the request could join it; a fresh response is stored.
     Stored(Arc<CacheEntry>),
 }
@@ -306,6 +310,18 @@ impl FillHandle {
             Ok(Phase::Stored { .. } | Phase::NotModified { .. }) => true,
             Ok(Phase::Asking | Phase::Unshared { .. } | Phase::Failed { .. }) | Err(_) => false,
         }
+    }
+
+    /// Returns false if the whole response has arrived and a new request with these directives must not use it without
+    /// validation (RFC 9111 §4). While the response arrives, it answers every request that joins.
+    pub fn is_usable(&self, now: UnixMillis, request: &CacheControl) -> bool {
+        let phase = self.phase.borrow();
+        let complete = match &*phase {
+            Phase::Complete { content, .. } => content,
+            Phase::Receiving { content, .. } if content.has_arrived() => content,
+            _ => return true,
+        };
+        complete.head.freshness.evaluate(now, request) == Verdict::Fresh
     }
 
     /// Records that a follower joined.

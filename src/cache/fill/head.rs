@@ -6,8 +6,8 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode, header};
 
 use super::FillRequest;
-use crate::Cache;
 use crate::digest::Expectation;
+use crate::{Cache, CacheEntry};
 use gupd_config::Class;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::{Classification, plausibility};
@@ -38,6 +38,8 @@ pub struct ContentHead {
     pub request_time: UnixMillis,
     /// Time of the response.
     pub response_time: UnixMillis,
+    /// Stored response that this one replaces.
+    pub(super) replaced: Option<Arc<CacheEntry>>,
 }
 
 impl ContentHead {
@@ -67,6 +69,19 @@ impl ContentHead {
             upstream: object.upstream.clone(),
             request_time,
             response_time,
+            replaced: None,
+        }
+    }
+
+    /// Returns true if no check of the complete content can refuse it. A payload may turn out to be a page.
+    pub(super) fn is_kept_surely(&self) -> bool {
+        self.kept.is_ok() && !self.expected.must_verify_first() && self.classification.class != Class::Payload
+    }
+
+    /// Records that a client may have the whole response: the stored one is older.
+    pub(super) fn mark_replaced(&self) {
+        if let Some(replaced) = &self.replaced {
+            replaced.mark_outdated();
         }
     }
 

@@ -120,10 +120,15 @@ impl Fills {
     }
 
     /// Joins the running fill of `request`, or starts one.
-    pub fn join(&self, request: FillRequest, upstreams: &Arc<Upstreams>) -> Joined {
+    pub fn join(&self, mut request: FillRequest, upstreams: &Arc<Upstreams>) -> Joined {
+        let control = CacheControl::from_request(&request.client_headers);
+        let now = self.context.clock.now();
         let key = (request.key.clone(), request.variant.clone());
         let mut running = self.context.lock();
         if let Some(fill) = running.get(&key) {
+            if !fill.is_usable(now, &control) {
+                return Joined::Completed(fill.clone());
+            }
             return Joined::Following(fill.join(request.background.is_none()));
         }
         // A fill inserts its entry into the cache before it leaves the register. A request that missed both arrived in
@@ -131,7 +136,10 @@ impl Fills {
         if request.background != Some(BackgroundFetch::Collect)
             && let Some(entry) = self.context.just_stored(&request)
         {
-            return Joined::Stored(entry);
+            if entry.evaluate(now, &control) == Verdict::Fresh {
+                return Joined::Stored(entry);
+            }
+            request.stale = Some(entry);
         }
         let (task, fill, private_response) = FillTask::new(self.context.clone(), upstreams.clone(), request);
         running.insert(key, fill.clone());
@@ -181,14 +189,13 @@ impl Fills {
 }
 
 impl FillContext {
-    /// Returns a fresh hot entry that is newer than the stale one of the request.
+    /// Returns a hot entry that is newer than the stale one of the request.
     fn just_stored(&self, request: &FillRequest) -> Option<Arc<CacheEntry>> {
         let entry = self.cache.find_hot(&request.key, &request.client_headers)?;
         let is_new = request.stale.as_ref().is_none_or(|stale| {
             stale.object.id != entry.object.id || stale.object.response_time < entry.object.response_time
         });
-        let verdict = entry.freshness.evaluate(self.clock.now(), &CacheControl::default());
-        (is_new && verdict == Verdict::Fresh).then_some(entry)
+        is_new.then_some(entry)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<FillKey, FillHandle>> {

@@ -132,8 +132,11 @@ impl RunSource {
             if content.length.is_none() {
                 check_limit(buffer.position() + bytes).map_err(Interruption::Fatal)?;
             }
-            buffer.push(piece);
             let arrived = self.arrived.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            if content.length.is_some_and(|length| arrived >= length) && content.head.is_kept_surely() {
+                content.head.mark_replaced();
+            }
+            buffer.push(piece);
             phase.send_replace(Phase::Receiving { content: content.clone(), arrived });
         }
         transfer.check_end(buffer.position())?;

@@ -41,6 +41,8 @@ pub(super) struct FillTask {
     distrusted: Vec<UpstreamId>,
     /// Number of times that other content replaced the arriving content.
     changes: u32,
+    /// Stored response that the response of this fill replaces.
+    replaced: Option<Arc<CacheEntry>>,
 }
 
 /// Outcome of one response to a fill.
@@ -68,6 +70,7 @@ impl FillTask {
         let task = Self {
             context,
             upstreams,
+            replaced: request.stale.clone(),
             request,
             phase,
             current_upstream,
@@ -200,6 +203,10 @@ impl FillTask {
                 let class = self.request.classification.class;
                 if why.is_lasting() && !matches!(class, Class::Payload | Class::Catalog) {
                     self.context.cache.remember_unstorable(&self.request.key, why);
+                }
+                // The client gets a newer response, which cannot replace the stored one.
+                if let Some(replaced) = self.replaced.as_ref().filter(|_| status == StatusCode::OK) {
+                    replaced.mark_outdated();
                 }
                 self.hand_over(*answer);
                 StepOutcome::Done(self.end_unshared(UnsharedReason::Unstorable(why)))

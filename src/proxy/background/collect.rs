@@ -138,7 +138,7 @@ impl Background {
             };
             let (fill, handover) = match self.fills.join(request.clone(), &generation.upstreams) {
                 Joined::Started(fill, handover) => (fill, handover),
-                Joined::Following(fill) => {
+                Joined::Following(fill) | Joined::Completed(fill) => {
                     fill.fetch_all().await;
                     continue;
                 }
@@ -169,7 +169,7 @@ impl Background {
         let Ok(request) = generation.fill_request(key, HeaderMap::new()) else { return false };
         match self.cache.find(key, &request.client_headers, &request.classification).await {
             Ok(CacheLookup::Hit(entry)) => {
-                let verdict = entry.freshness.evaluate(self.cache.clock().now(), &CacheControl::default());
+                let verdict = entry.evaluate(self.cache.clock().now(), &CacheControl::default());
                 verdict == Verdict::Fresh
                     && matches!(entry.object.status, StatusCode::NOT_FOUND | StatusCode::GONE)
             }

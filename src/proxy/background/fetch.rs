@@ -35,8 +35,16 @@ pub enum FetchOutcome {
     TooLarge,
 }
 
+impl FetchOutcome {
+    /// Returns the outcome of this fetch, or that of the fetch before if this one changed nothing.
+    fn or(self, before: Self) -> Self {
+        if matches!(self, Self::Unchanged) { before } else { self }
+    }
+}
+
 impl Background {
-    /// Revalidates a stored response, however fresh it is. This does not count as a use by a client.
+    /// Revalidates a stored response, however fresh it is. A response that an upstream was asked for before the call does
+    /// not count. This is no use by a client.
     ///
     /// # Errors
     /// When the configuration has no upstream for it, or none answers. The stored response stays.
@@ -87,6 +95,10 @@ impl Background {
         if request.classification.class == Class::Private || generation.classify(&request.key).is_none() {
             return Ok(FetchOutcome::Nothing);
         }
+        let is_prefetch = request.background == Some(BackgroundFetch::Prefetch);
+        let called_at = self.cache.clock().now();
+        // Outcome of a fill that began before the call.
+        let mut earlier = FetchOutcome::Unchanged;
         let mut last = FillError::Abandoned;
         for _ in 0..MAX_TRIES {
             match self.cache.find(&request.key, &request.client_headers, &request.classification).await? {
@@ -97,8 +109,8 @@ impl Background {
                 }
                 CacheLookup::Hit(entry) => {
                     let now = self.cache.clock().now();
-                    let verdict = entry.freshness.evaluate(now, &CacheControl::default());
-                    if request.background == Some(BackgroundFetch::Prefetch) && verdict == Verdict::Fresh {
+                    let verdict = entry.evaluate(now, &CacheControl::default());
+                    if is_prefetch && verdict == Verdict::Fresh {
                         return Ok(FetchOutcome::Unchanged);
                     }
                     request.variant.clone_from(&entry.object.selecting);
@@ -109,9 +121,16 @@ impl Background {
                 // No client waits for a response that cannot be shared.
                 Joined::Started(fill, _handover) => (fill, true),
                 Joined::Following(fill) => (fill, false),
-                Joined::Stored(_) => return Ok(FetchOutcome::Unchanged),
+                Joined::Completed(fill) => {
+                    fill.fetch_all().await;
+                    continue;
+                }
+                Joined::Stored(entry) if is_prefetch || entry.object.request_time > called_at => {
+                    return Ok(earlier);
+                }
+                Joined::Stored(_) => continue,
             };
-            if !begun && request.background == Some(BackgroundFetch::Prefetch) && fill.is_for_client() {
+            if !begun && is_prefetch && fill.is_for_client() {
                 return Ok(FetchOutcome::Unchanged);
             }
             if let fill::FillResponse::Content(flow) = fill.response().await
@@ -120,9 +139,20 @@ impl Background {
             {
                 return Ok(FetchOutcome::TooLarge);
             }
+            let is_recent =
+                |entry: &CacheEntry| begun || is_prefetch || entry.object.request_time > called_at;
             match fill.fetch_all().await {
-                FillResult::Stored(entry) => return Ok(stored(&request, entry, fill.is_for_client())),
-                FillResult::NotModified(_) => return Ok(FetchOutcome::Unchanged),
+                FillResult::Stored(entry) => {
+                    let is_recent = is_recent(&entry);
+                    let outcome = stored(&request, entry, fill.is_for_client());
+                    if is_recent {
+                        return Ok(outcome.or(earlier));
+                    }
+                    earlier = outcome.or(earlier);
+                }
+                FillResult::NotModified(entry) if is_recent(&entry) => return Ok(earlier),
+                FillResult::NotModified(_) => {}
+                FillResult::NotKept if !begun && !is_prefetch => {}
                 FillResult::NotKept => return Ok(FetchOutcome::Nothing),
                 FillResult::Failed(
                     error @ (FillError::Changed { .. } | FillError::Mismatch { .. } | FillError::Abandoned),

@@ -66,7 +66,7 @@ async fn exists(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Option<bool> {
     }
     let request = exchange.fill_request(variant, None);
     let outcome = match proxy.fills.join(request, &exchange.generation.upstreams) {
-        Joined::Started(fill, _) | Joined::Following(fill) => fill.response().await,
+        Joined::Started(fill, _) | Joined::Following(fill) | Joined::Completed(fill) => fill.response().await,
         Joined::Stored(entry) => FillResponse::Stored(entry),
     };
     if let FillResponse::Stored(entry) | FillResponse::NotModified(entry) = &outcome {

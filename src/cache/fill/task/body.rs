@@ -51,7 +51,8 @@ impl FillTask {
         {
             tracing::warn!(%error, key = &*self.request.key, "cannot start a journal; an interrupted fill will start over");
         }
-        let AcceptedResponse { answer, head, length, range, skip, end, accepts_ranges } = accepted;
+        let AcceptedResponse { answer, mut head, length, range, skip, end, accepts_ranges } = accepted;
+        head.replaced = self.replaced.clone();
         let upstream = answer.upstream.clone();
         let origin = ContentOrigin::new(&self.request, &self.upstreams, upstream, &self.context.metrics);
         let received = answer.upstream.received_bytes().clone();
@@ -128,6 +129,9 @@ impl FillTask {
             content.reveal();
         }
         let arrived = writer.partial().written_bytes();
+        if content.length == Some(0) && content.head.is_kept_surely() {
+            content.head.mark_replaced();
+        }
         self.set_phase(Phase::Receiving { content: content.clone(), arrived });
         let fetch = self.content_fetch(&content, arrived);
         let check_limit = |bytes| self.check_open_ended(bytes);
@@ -235,6 +239,7 @@ impl FillTask {
                 return StepOutcome::Done(self.fail(error.into()));
             }
         }
+        content.head.mark_replaced();
         self.set_phase(Phase::Complete { content: content.clone(), length });
         if self.context.store.is_released() {
             self.unregister();
