@@ -85,6 +85,7 @@ fn select(request: &RecordedRequest, resource: &Resource, length: u64) -> Select
     let is_other_version = request.header("if-range").is_some_and(|validator| {
         resource.field("etag") != Some(validator) && resource.field("last-modified") != Some(validator)
     });
+    let is_other_version = is_other_version && !resource.faults.ignores_if_range;
     if !resource.has_ranges || is_other_version || request.method != "GET" {
         return Selected::Whole;
     }

@@ -54,6 +54,7 @@ pub(crate) struct Faults {
     /// Position in the representation of a byte with one wrong bit.
     pub(crate) flip: Option<u64>,
     pub(crate) is_wrong_range: bool,
+    pub(crate) ignores_if_range: bool,
 }
 
 /// The length of an interruption.
@@ -124,6 +125,11 @@ impl Resource {
     /// An empty response with this status.
     pub fn empty(status: u16) -> Self {
         Self::new("").without("ETag").status(status)
+    }
+
+    /// Changes the content, and keeps the fields.
+    pub fn with_content(self, content: impl Into<Content>) -> Self {
+        Self { body: Body::Content(content.into()), ..self }
     }
 
     /// Changes the status.
@@ -218,6 +224,12 @@ impl Resource {
     /// Answers a request for a range with another one.
     pub fn with_wrong_ranges(mut self) -> Self {
         self.faults.is_wrong_range = true;
+        self
+    }
+
+    /// Answers a request for a range of another version with the range of this one.
+    pub fn ignoring_if_range(mut self) -> Self {
+        self.faults.ignores_if_range = true;
         self
     }
 

@@ -52,4 +52,5 @@ mod targets;
 mod tls;
 mod upstream_proxy;
 mod upstream_tls;
+mod validators;
 mod windows;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::delivered::ContentIdentity;
 use super::head::ContentHead;
 use super::origin::ContentOrigin;
 use super::plan::{FetchPlan, NEAR, RunSpan};
@@ -126,6 +127,11 @@ impl FillContent {
     /// Returns true if a peer relay, not a manager, sent the head.
     pub(super) fn is_from_peer(&self) -> bool {
         self.from_peer
+    }
+
+    /// Returns the part of the head that identifies the bytes.
+    pub(super) fn identity(&self) -> ContentIdentity<'_> {
+        ContentIdentity { status: self.head.status, headers: &self.head.headers, length: self.length }
     }
 
     /// Records that the upstream does not serve ranges. The first run then brings the complete content.

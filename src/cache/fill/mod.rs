@@ -9,6 +9,7 @@
 mod accept;
 mod content;
 mod content_range;
+mod delivered;
 mod direct;
 mod failover;
 mod fetch;
@@ -29,6 +30,7 @@ mod transfer;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -76,12 +78,21 @@ struct FillContext {
     store: Arc<Store>,
     cache: Arc<Cache>,
     digests: Digests,
+    /// Names of upstreams that gave the same content different validators.
+    disagreeing: moka::sync::Cache<Arc<str>, ()>,
     metrics: Arc<FillMetrics>,
     clock: Clock,
 }
 
 /// Object key and variant.
 type FillKey = (ObjectKey, String);
+
+/// Time for which content of an upstream is fetched from one connection, after its backends gave the same content
+/// different validators. Parts from several connections would not fit together.
+const REMEMBER_DISAGREEMENT: Duration = Duration::from_secs(3600);
+
+/// Maximum number of upstreams remembered for disagreeing validators.
+const MAX_DISAGREEING: u64 = 1_000;
 
 /// A response without a declared length may take up to 1/8 of the quota: it cannot reserve room, and may never end.
 const OPEN_ENDED_SHARE: u64 = 8;
@@ -106,6 +117,10 @@ impl Fills {
             stopping: CancellationToken::new(),
             open_ended_max: config.store.quota / OPEN_ENDED_SHARE,
             digests: Digests::new(cache.clone(), metrics.digest_mismatches.clone()),
+            disagreeing: moka::sync::Cache::builder()
+                .max_capacity(MAX_DISAGREEING)
+                .time_to_live(REMEMBER_DISAGREEMENT)
+                .build(),
             store,
             cache,
             metrics,

@@ -1,6 +1,7 @@
 //! Reader of content from any position, whether the content is stored or still arriving. Each reader has its own speed.
 //! A reader ends where the content ends, or with an error; never in between. The complication: the source may change
-//! while the client reads, from the fill to the store, or to the upstream when the disk fails.
+//! while the client reads, from the fill to the store, to the same content of a fill that started again, or to the
+//! upstream when the disk fails.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,10 +10,11 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::content::{ByteLocation, DemandGuard};
+use super::delivered::{ContentIdentity, DeliveredBytes};
 use super::direct::DirectReader;
 use super::metrics::FillMetrics;
 use super::origin::ContentOrigin;
-use super::{FillContent, FillError, FillHandle, FillRequest, Phase};
+use super::{FillContent, FillError, FillHandle, FillRequest, FillResponse, Phase};
 use crate::CacheEntry;
 use gupd_net::upstream::Upstreams;
 use gupd_store::{BodySource, Object, ReadError, Store};
@@ -22,8 +24,11 @@ use gupd_store::{BodySource, Object, ReadError, Store};
 pub struct ContentReader {
     store: Arc<Store>,
     source: ReadSource,
+    begin: u64,
     position: u64,
     end: Option<u64>,
+    /// Bytes from `begin` to `position`, if they came from a fill.
+    delivered: Option<DeliveredBytes>,
 }
 
 #[derive(Debug)]
@@ -48,6 +53,8 @@ enum ArrivingStep {
     Piece(Bytes),
     /// The content is stored: continue from the store.
     Stored(Arc<CacheEntry>),
+    /// The fill has started again.
+    Restarted(FillError, FillHandle),
     End,
 }
 
@@ -72,7 +79,7 @@ impl TransferError {
 impl ContentReader {
     /// Reads `range` of stored content.
     pub fn from_store(store: Arc<Store>, source: BodySource, range: Range<u64>) -> Self {
-        Self { store, source: ReadSource::Stored(source), position: range.start, end: Some(range.end) }
+        Self::new(store, ReadSource::Stored(source), range.start, Some(range.end))
     }
 
     /// Reads the content of a fill from `start` to `end`, or to its end.
@@ -87,7 +94,12 @@ impl ContentReader {
         let demand = content.add_demand(start..end.unwrap_or(u64::MAX));
         let reads_all = start == 0 && end == content.length;
         let source = ArrivingSource { content, phase: fill.phase.clone(), demand, reads_all };
-        Self { store, source: ReadSource::Arriving(source), position: start, end }
+        let delivered = Some(DeliveredBytes::default());
+        Self { delivered, ..Self::new(store, ReadSource::Arriving(source), start, end) }
+    }
+
+    fn new(store: Arc<Store>, source: ReadSource, begin: u64, end: Option<u64>) -> Self {
+        Self { store, source, begin, position: begin, end, delivered: None }
     }
 
     /// Reads `range` of a stored object from its upstreams, for this reader alone, because the disk does not return it.
@@ -102,7 +114,7 @@ impl ContentReader {
     ) -> Option<Self> {
         let origin = ContentOrigin::from_record(request, upstreams, &object.upstream, metrics)?;
         let source = ReadSource::Direct(Box::new(DirectReader::for_object(origin, object, range.end)));
-        Some(Self { store, source, position: range.start, end: Some(range.end) })
+        Some(Self::new(store, source, range.start, Some(range.end)))
     }
 
     /// Waits until the next `bytes`, or all remaining ones, are available.
@@ -135,6 +147,11 @@ impl ContentReader {
             _ => piece,
         };
         self.position += piece.len() as u64;
+        match (&self.source, &mut self.delivered) {
+            (ReadSource::Arriving(_), Some(delivered)) => delivered.push(&piece),
+            // Only a fill starts again.
+            _ => self.delivered = None,
+        }
         Some(Ok(piece))
     }
 
@@ -170,6 +187,9 @@ impl ContentReader {
             match step {
                 ArrivingStep::Piece(piece) => return Ok(Some(piece)),
                 ArrivingStep::End => return Ok(None),
+                ArrivingStep::Restarted(error, successor) => {
+                    Box::pin(self.follow_successor(error, successor)).await?;
+                }
                 ArrivingStep::Stored(entry) => {
                     let len = entry.object.len;
                     self.end = Some(self.end.map_or(len, |end| end.min(len)));
@@ -178,6 +198,61 @@ impl ContentReader {
             }
         }
     }
+
+    /// Continues with the new content of a fill that started again, if all delivered bytes are equal there.
+    ///
+    /// # Errors
+    /// `error`, if the new content is another one, or none.
+    async fn follow_successor(
+        &mut self,
+        error: FillError,
+        mut successor: FillHandle,
+    ) -> Result<(), TransferError> {
+        let (ReadSource::Arriving(ArrivingSource { content, .. }), Some(delivered)) =
+            (&self.source, &self.delivered)
+        else {
+            return Err(error.into());
+        };
+        if delivered.count() == 0 {
+            return Err(error.into());
+        }
+        let (store, content) = (self.store.clone(), content.clone());
+        let mut reader = loop {
+            match successor.response().await {
+                FillResponse::Content(new) if content.identity().is_like(&new.identity()) => {
+                    break Self::from_fill(store, &successor, new, self.begin, self.end);
+                }
+                FillResponse::Stored(entry) if content.identity().is_like(&entry_identity(&entry)) => {
+                    let reader = Self::from_store(store, entry.body_source(), self.begin..entry.object.len);
+                    break Self { end: self.end, delivered: Some(DeliveredBytes::default()), ..reader };
+                }
+                FillResponse::Failed(_) => match successor.successor() {
+                    Some(next) => successor = next,
+                    None => return Err(error.into()),
+                },
+                _ => return Err(error.into()),
+            }
+        };
+        let mut found = DeliveredBytes::default();
+        while found.count() < delivered.count() {
+            let left = delivered.count() - found.count();
+            let Some(piece) = reader.next().await else { return Err(error.into()) };
+            let piece = piece?;
+            let wanted = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
+            found.push(&piece[..wanted]);
+        }
+        if found != *delivered {
+            return Err(error.into());
+        }
+        tracing::info!(position = self.position, "reader continues with equal content of a new fill");
+        *self = Self { position: self.position, delivered: Some(found), ..reader };
+        Ok(())
+    }
+}
+
+fn entry_identity(entry: &CacheEntry) -> ContentIdentity<'_> {
+    let Object { status, headers, len, .. } = &entry.object;
+    ContentIdentity { status: *status, headers, length: Some(*len) }
 }
 
 impl ArrivingSource {
@@ -209,7 +284,10 @@ impl ArrivingSource {
                 Phase::Complete { length, .. } if position >= *length => return Ok(ArrivingStep::End),
                 Phase::Complete { .. } => true,
                 Phase::Stored { entry } => return Ok(ArrivingStep::Stored(entry.clone())),
-                Phase::Failed { error, .. } => return Err(error.clone().into()),
+                Phase::Failed { error, successor: None } => return Err(error.clone().into()),
+                Phase::Failed { error, successor: Some(successor) } => {
+                    return Ok(ArrivingStep::Restarted(error.clone(), FillHandle::clone(successor)));
+                }
                 // These phases come before content, or instead of it; this reader has seen content.
                 Phase::Asking | Phase::NotModified { .. } | Phase::Unshared { .. } => {
                     return Err(FillError::Stopped.into());

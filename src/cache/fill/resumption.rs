@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::FillError;
 use super::content_range::ContentRange;
+use super::delivered::ContentIdentity;
 use super::failover::{AttemptFailure, FailoverOrder};
 use super::origin::ContentOrigin;
 use super::transfer::{Transfer, TransferFailure};
@@ -196,6 +197,13 @@ impl Resumption {
         range: &Range<u64>,
     ) -> Result<ResumeAttempt, FillError> {
         let answer = self.origin.upstreams.send_to(upstream, &self.request(upstream, range)).await;
+        let answer = match answer {
+            // A backend with another validator for the same content ignored `If-Range`. Ask it for the complete content.
+            Ok(answer) if self.is_part_under_another_validator(&answer) => {
+                self.origin.upstreams.send_to(upstream, &self.origin.outgoing).await
+            }
+            answer => answer,
+        };
         let error = match answer {
             Ok(answer) => return Ok(self.judge(answer, range)),
             Err(error) => error,
@@ -293,6 +301,15 @@ impl Resumption {
             }
             (status, _) => nothing(AttemptFailure::Interrupted, &format!("it answered {status}")),
         }
+    }
+
+    fn is_part_under_another_validator(&self, answer: &UpstreamResponse) -> bool {
+        let theirs = answer.response.headers();
+        let length = ContentRange::parse(theirs).and_then(|part| part.complete);
+        let identity = |headers, length| ContentIdentity { status: StatusCode::OK, headers, length };
+        answer.response.status() == StatusCode::PARTIAL_CONTENT
+            && self.origin.sent_head(&answer.upstream)
+            && identity(&self.headers, self.length).disagrees_with(&identity(theirs, length))
     }
 
     fn continues(&self, answer: UpstreamResponse, skip: u64, end: Option<u64>) -> ResumeAttempt {

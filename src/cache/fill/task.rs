@@ -288,8 +288,8 @@ impl FillTask {
         outcome
     }
 
-    /// Starts the fill again under a new phase channel. Later requests follow the new content; readers of the old
-    /// content see a broken transfer.
+    /// Starts the fill again under a new phase channel. Later requests follow the new content. A reader of the old
+    /// content goes on with the new one if its bytes are equal there, and sees a broken transfer otherwise.
     fn restart(&mut self, error: FillError) {
         tracing::warn!(%error, key = &*self.request.key, "fill restarted");
         let (phase, phases) = watch::channel(Phase::Asking);

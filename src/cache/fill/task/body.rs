@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use http::{HeaderMap, StatusCode, header};
+use http_body::Body;
 
 use super::{FillTask, StepOutcome};
 use crate::digest::{CompleteContent, DigestVerdict, Expectation, Subject};
 use crate::fill::accept::AcceptedResponse;
+use crate::fill::delivered::ContentIdentity;
 use crate::fill::fetch::{ContentFetch, ContentFetchResult, Followers};
 use crate::fill::head::ContentHead;
 use crate::fill::origin::ContentOrigin;
@@ -24,6 +26,7 @@ use gupd_http::range::RequestedPart;
 use gupd_http::storable::check_length;
 use gupd_http::{UnstorableReason, VaryFields};
 use gupd_net::shape::Purpose;
+use gupd_net::upstream::UpstreamResponse;
 use gupd_store::{BlobWriter, BodySource, CHUNK, StoreError, UnfinishedFill};
 
 /// Maximum number of restarts with changed content before the fill fails. A middlebox may break off each transfer while
@@ -54,6 +57,7 @@ impl FillTask {
         let AcceptedResponse { answer, mut head, length, range, skip, end, accepts_ranges } = accepted;
         head.replaced = self.replaced.clone();
         let upstream = answer.upstream.clone();
+        let accepts_ranges = accepts_ranges && !self.context.disagreeing.contains_key(&upstream.name);
         let origin = ContentOrigin::new(&self.request, &self.upstreams, upstream, &self.context.metrics);
         let received = answer.upstream.received_bytes().clone();
         let partial = writer.partial().clone();
@@ -139,6 +143,7 @@ impl FillTask {
             ContentFetchResult::All { length } => self.finish_content(content, writer, length).await,
             ContentFetchResult::Changed(answer) => {
                 writer.discard();
+                self.note_disagreement(&content, &answer);
                 self.changes += 1;
                 let error = FillError::Changed { upstream: answer.upstream.name.clone() };
                 if self.changes > MAX_RESTARTS {
@@ -155,6 +160,21 @@ impl FillTask {
                 }
                 StepOutcome::Done(self.fail(error))
             }
+        }
+    }
+
+    /// Remembers an upstream whose backends have different validators for the same content.
+    fn note_disagreement(&self, content: &FillContent, answer: &UpstreamResponse) {
+        let response = &answer.response;
+        let length = response.body().size_hint().exact();
+        let theirs = ContentIdentity { status: response.status(), headers: response.headers(), length };
+        let name = &answer.upstream.name;
+        if content.origin.sent_head(&answer.upstream) && content.identity().disagrees_with(&theirs) {
+            tracing::warn!(
+                upstream = &**name,
+                "validators of the same content differ; fetching it from one connection"
+            );
+            self.context.disagreeing.insert(name.clone(), ());
         }
     }
 
@@ -321,7 +341,11 @@ impl FillTask {
     pub(super) fn part(&self) -> Option<RequestedPart> {
         let all = self.upstreams.settings().finish == FinishPolicy::Always;
         let part = self.request.part.filter(|part| !(all && part.is_front(CHUNK)));
-        part.filter(|_| self.request.stale.is_none())
+        let is_whole_required = || {
+            let mut order = self.request.upstream_order.iter();
+            order.any(|id| self.context.disagreeing.contains_key(id.name()))
+        };
+        part.filter(|_| self.request.stale.is_none() && !is_whole_required())
     }
 
     pub(super) fn find_unfinished(&self) -> Option<UnfinishedFill> {
