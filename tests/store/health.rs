@@ -48,6 +48,7 @@ async fn permanently_unreadable_block_costs_its_blob_only() {
         form: PayloadForm::Full,
         content_type: Arc::from("test"),
         rule: None,
+        format: None,
     };
     let hot = store.lookup("lost").await.unwrap().remove(0);
     cache.insert(hot, VaryFields::default(), classified);

@@ -88,7 +88,7 @@ impl ContentHead {
     /// Returns true if the content is most likely what the name of the request's path promises. `beginning` holds its
     /// first bytes, or `None` before they have arrived.
     pub(super) fn is_plausible(&self, path: &str, beginning: Option<&[u8]>) -> bool {
-        is_plausible_head(path, self.status, &self.headers, self.classification.class, beginning)
+        is_plausible_head(path, self.status, &self.headers, &self.classification, beginning)
     }
 
     /// Builds the object to commit.
@@ -122,8 +122,7 @@ pub(super) fn check_type(
     status: StatusCode,
     headers: &HeaderMap,
 ) -> Result<(), UnstorableReason> {
-    let class = request.classification.class;
-    match is_plausible_head(request.target.path(), status, headers, class, None) {
+    match is_plausible_head(request.target.path(), status, headers, &request.classification, None) {
         true => Ok(()),
         false => Err(UnstorableReason::UnexpectedType),
     }
@@ -133,11 +132,11 @@ fn is_plausible_head(
     path: &str,
     status: StatusCode,
     headers: &HeaderMap,
-    class: Class,
+    classification: &Classification,
     beginning: Option<&[u8]>,
 ) -> bool {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     status != StatusCode::OK
-        || !matches!(class, Class::Payload | Class::Catalog)
-        || plausibility::is_plausible(path, media_type, beginning)
+        || !matches!(classification.class, Class::Payload | Class::Catalog)
+        || plausibility::is_plausible(path, classification.format.as_deref(), media_type, beginning)
 }

@@ -26,7 +26,7 @@ use http::StatusCode;
 
 use crate::clock::UnixMillis;
 pub use crate::profile::PayloadForm;
-use crate::profile::{DigestList, ForeignOrigin, PathRule, QuerySelection};
+use crate::profile::{DigestList, FileFormat, ForeignOrigin, PathRule, QuerySelection};
 use crate::{Class, Config, Problems, content, pattern};
 pub use binding::UpstreamBinding;
 use binding::{Destinations, Resolver};
@@ -69,6 +69,8 @@ pub struct Classification {
     pub content_type: Arc<str>,
     /// The rule of the profile that the path matches; `None` if a configured rule or none decides.
     pub rule: Option<Arc<PathRule>>,
+    /// The format of files with this extension.
+    pub format: Option<Arc<FileFormat>>,
 }
 
 impl Classification {
@@ -180,9 +182,9 @@ impl Policy {
         #[cfg(debug_assertions)]
         self.classifications.fetch_add(1, Ordering::Relaxed);
         let path = pattern::fold(path);
-        let Match { class, form, rule } = route.rules.find(&path);
+        let Match { class, form, rule, format } = route.rules.find(&path);
         let content_type = Arc::clone(self.content_types.find(&path, class, rule.as_deref()));
-        Classification { class, form, content_type, rule }
+        Classification { class, form, content_type, rule, format }
     }
 
     /// Returns the group of a client: the first that matches it, else the default group.

@@ -2,31 +2,10 @@
 //! with a page for any name, and a page under a payload's name would be served for ever. The first bytes decide, because
 //! servers declare wrong types for files that they do not know. Pure.
 
+use crate::profile::{FileFormat, extension};
+
 /// Number of first bytes that decide.
 pub const BEGINNING: usize = 256;
-
-/// Extensions with the first bytes of their files. An extension without any is binary all the same.
-const MAGIC_NUMBERS: &[(&str, &[&[u8]])] = &[
-    ("zip", ZIP),
-    ("jdb", ZIP),
-    ("7z", &[b"7z\xbc\xaf\x27\x1c"]),
-    ("exe", &[b"MZ"]),
-    ("msi", COMPOUND_FILE),
-    ("msp", COMPOUND_FILE),
-    ("cab", &[b"MSCF"]),
-    ("gz", &[b"\x1f\x8b"]),
-    // The formats are not documented.
-    ("dax", &[]),
-    ("irn", &[]),
-    ("m26", &[]),
-    ("m35", &[]),
-    ("x86", &[]),
-];
-
-/// First file, empty archive, part of a spanned archive (PKWARE APPNOTE §4.3).
-const ZIP: &[&[u8]] = &[b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"];
-
-const COMPOUND_FILE: &[&[u8]] = &[b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"];
 
 /// Extensions of pages.
 const PAGES: &[&str] = &["html", "htm", "xhtml", "asp", "aspx", "php", "jsp", "cgi", "dll"];
@@ -37,32 +16,31 @@ const PAGE_TYPES: &[&str] = &["text/html", "application/xhtml+xml"];
 /// Media types of text, besides `text/*`.
 const TEXT_TYPES: &[&str] = &["application/json", "application/xml", "application/javascript"];
 
-/// Returns false if content of this path is most likely a page in place of the file. `media_type` is the value of
-/// `Content-Type`; `beginning` holds up to [`BEGINNING`] first bytes, or `None` while only the head is known.
-pub fn is_plausible(path: &str, media_type: Option<&str>, beginning: Option<&[u8]>) -> bool {
-    let extension = extension(path);
+/// Returns false if content of this path is most likely a page in place of the file. `format` is that of its extension,
+/// if the profile has one; `media_type` is the value of `Content-Type`; `beginning` holds up to [`BEGINNING`] first bytes, or `None` while only the head is known.
+pub fn is_plausible(
+    path: &str,
+    format: Option<&FileFormat>,
+    media_type: Option<&str>,
+    beginning: Option<&[u8]>,
+) -> bool {
     let media_type = media_type.map(|value| value.split(';').next().unwrap_or_default().trim());
     let is_type = |known: &[&str]| {
         media_type.is_some_and(|is| known.iter().any(|known| known.eq_ignore_ascii_case(is)))
     };
     let is_page_type = is_type(PAGE_TYPES);
-    let Some((_, magic_numbers)) = MAGIC_NUMBERS.iter().find(|(known, _)| *known == extension) else {
+    let Some(format) = format else {
+        let extension = extension(path).to_ascii_lowercase();
         let is_page = is_page_type && beginning.is_none_or(is_markup);
         return !is_page || extension.is_empty() || PAGES.contains(&&*extension);
     };
     let Some(beginning) = beginning else { return !is_page_type };
-    if magic_numbers.iter().any(|magic_number| beginning.starts_with(magic_number)) {
+    if format.matches(beginning) {
         return true;
     }
     let is_text_type = is_type(TEXT_TYPES)
         || media_type.and_then(|is| is.get(..5)).is_some_and(|is| is.eq_ignore_ascii_case("text/"));
     !(is_page_type || is_markup(beginning) || (is_text_type && is_text(beginning)))
-}
-
-/// Returns the extension of the last segment, in lower case; empty if it has none.
-fn extension(path: &str) -> String {
-    let name = path.rsplit('/').next().unwrap_or_default();
-    name.rsplit_once('.').map_or_else(String::new, |(_, extension)| extension.to_ascii_lowercase())
 }
 
 /// Returns true for HTML, XML and JSON.
@@ -84,7 +62,23 @@ fn is_text(beginning: &[u8]) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::BEGINNING;
+    use crate::Config;
+    use crate::policy::Policy;
+
+    fn is_plausible(path: &str, media_type: Option<&str>, beginning: Option<&[u8]>) -> bool {
+        let policy = Policy::new(&Config::for_upstreams(&["http://manager"]).unwrap()).unwrap();
+        let classified = policy.classify(policy.route(None, path).unwrap(), path);
+        super::is_plausible(path, classified.format.as_deref(), media_type, beginning)
+    }
+
+    const MAGIC_NUMBERS: [(&str, &[u8]); 5] = [
+        ("zip", b"PK\x03\x04"),
+        ("7z", b"7z\xbc\xaf\x27\x1c"),
+        ("EXE", b"MZ"),
+        ("msi", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
+        ("cab", b"MSCF"),
+    ];
 
     const HTML: &[u8] = b"<html>please log in";
 
@@ -150,16 +144,13 @@ mod tests {
     proptest! {
         #[test]
         fn magic_number_overrules_every_media_type(
-            index in 0..MAGIC_NUMBERS.len(),
+            (extension, magic_number) in proptest::sample::select(&MAGIC_NUMBERS[..]),
             media_type in proptest::option::of("[ -~]{0,20}"),
             rest in proptest::collection::vec(any::<u8>(), 0..BEGINNING),
         ) {
-            let (extension, magic_numbers) = MAGIC_NUMBERS[index];
-            for magic_number in magic_numbers {
-                let beginning = [*magic_number, &rest].concat();
-                let path = format!("/a.b/c.{extension}");
-                prop_assert!(is_plausible(&path, media_type.as_deref(), Some(&beginning)));
-            }
+            let beginning = [magic_number, &rest].concat();
+            let path = format!("/a.b/c.{extension}");
+            prop_assert!(is_plausible(&path, media_type.as_deref(), Some(&beginning)));
         }
     }
 }

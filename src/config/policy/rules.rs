@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use globset::{GlobSet, GlobSetBuilder};
 
-use crate::profile::{PathRule, PayloadForm, QuerySelection};
+use crate::profile::{FileFormat, PathRule, PayloadForm, QuerySelection, extension};
 use crate::{Class, Config, RouteSettings, Rule, pattern};
 
 /// The rules of routes with one profile.
@@ -17,6 +17,8 @@ pub(super) struct Rules {
     configured: Vec<Class>,
     /// Rules of the profile, whose patterns follow.
     of_profile: Vec<Arc<PathRule>>,
+    /// File formats; the first with the path's extension is its format.
+    formats: Vec<Arc<FileFormat>>,
     selects_query: bool,
 }
 
@@ -26,21 +28,33 @@ pub(super) struct Match {
     pub(super) form: PayloadForm,
     /// The rule of the profile, if it decides.
     pub(super) rule: Option<Arc<PathRule>>,
+    /// The format of files with this extension.
+    pub(super) format: Option<Arc<FileFormat>>,
+}
+
+/// The part of a configuration that is for one route.
+#[derive(Debug, PartialEq)]
+pub(super) struct Selection<'a> {
+    paths: Vec<&'a PathRule>,
+    formats: Vec<&'a FileFormat>,
 }
 
 /// Returns the rules of a route's profile that are for the route's host, or else for its upstreams' hosts.
-pub(super) fn select<'a>(config: &'a Config, route: &'a RouteSettings) -> Vec<&'a PathRule> {
+pub(super) fn select<'a>(config: &'a Config, route: &'a RouteSettings) -> Selection<'a> {
     let of_upstreams = || {
         let upstreams = route.upstreams.iter().filter_map(|&at| config.upstreams.get(at));
         upstreams.filter_map(|upstream| upstream.url.host()).collect()
     };
     let hosts = route.host.as_deref().map_or_else(of_upstreams, |host| vec![host]);
-    route.profile.paths.iter().filter(|rule| rule.is_for_hosts(&hosts)).collect()
+    let paths = route.profile.paths.iter().filter(|rule| rule.is_for_hosts(&hosts)).collect();
+    let formats = route.profile.formats.iter().chain(config.profiles.common_formats()).collect();
+    Selection { paths, formats }
 }
 
 impl Rules {
     /// Compiles configured rules and those of a profile.
-    pub(super) fn new(configured: &[Rule], of_profile: &[&PathRule]) -> Result<Self, globset::Error> {
+    pub(super) fn new(configured: &[Rule], selection: &Selection<'_>) -> Result<Self, globset::Error> {
+        let of_profile = &selection.paths;
         let mut patterns = GlobSetBuilder::new();
         for rule in configured {
             patterns.add(pattern::compile(&rule.pattern)?);
@@ -53,12 +67,14 @@ impl Rules {
             configured: configured.iter().map(|rule| rule.class).collect(),
             selects_query: of_profile.iter().any(|rule| rule.key_query != QuerySelection::All),
             of_profile: of_profile.iter().map(|&rule| Arc::new(rule.clone())).collect(),
+            formats: selection.formats.iter().map(|&format| Arc::new(format.clone())).collect(),
         })
     }
 
     /// Returns true if these are the compiled rules: of one configuration, so the configured ones are equal.
-    pub(super) fn are_of(&self, of_profile: &[&PathRule]) -> bool {
-        self.of_profile.iter().map(|rule| &**rule).eq(of_profile.iter().copied())
+    pub(super) fn are_of(&self, selection: &Selection<'_>) -> bool {
+        self.of_profile.iter().map(|rule| &**rule).eq(selection.paths.iter().copied())
+            && self.formats.iter().map(|format| &**format).eq(selection.formats.iter().copied())
     }
 
     /// Returns true if the keys of some paths do not have the whole query.
@@ -82,7 +98,9 @@ impl Rules {
             }
             _ => PayloadForm::Other,
         };
-        Match { class, form, rule }
+        let extension = extension(path);
+        let format = self.formats.iter().find(|format| format.has_extension(extension)).map(Arc::clone);
+        Match { class, form, rule, format }
     }
 }
 
@@ -94,7 +112,8 @@ mod tests {
     fn rules(own: &[Rule]) -> Rules {
         let profiles = Profiles::built_in().unwrap();
         let auto = profiles.find("auto").unwrap();
-        Rules::new(own, &auto.paths.iter().collect::<Vec<_>>()).unwrap()
+        let (paths, formats) = (auto.paths.iter().collect(), Vec::new());
+        Rules::new(own, &Selection { paths, formats }).unwrap()
     }
 
     #[test]
@@ -141,7 +160,7 @@ mod tests {
         ] {
             config.routes[0].host = host.map(str::to_owned);
             config.routes[0].upstreams = upstreams;
-            assert_eq!(select(&config, &config.routes[0]).len(), expected, "{host:?}");
+            assert_eq!(select(&config, &config.routes[0]).paths.len(), expected, "{host:?}");
         }
     }
 }

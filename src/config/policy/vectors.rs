@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::plausibility::is_plausible;
 use super::{Policy, PolicyError};
 use crate::profile::{DigestList, TestVector, VectorFailure};
 use crate::{Config, Profile, Profiles};
@@ -45,6 +46,11 @@ fn evaluate(policy: &Policy, vector: &TestVector, failures: &mut Vec<VectorFailu
     let revision = revision.map_or("none", |revision| revision.sequence);
     compare("revision", vector.revision.as_deref(), revision);
     compare("digests", vector.digests.as_deref(), classified.digests().map_or("none", DigestList::as_str));
+    if let Some(beginning) = &vector.beginning {
+        let plausible =
+            is_plausible(&vector.path, classified.format.as_deref(), None, Some(beginning)).to_string();
+        compare("plausible", vector.plausible.map(|is| if is { "true" } else { "false" }), &plausible);
+    }
     let origin = route
         .profile
         .origin

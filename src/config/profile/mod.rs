@@ -5,6 +5,7 @@
 //! `policy` compiles the rules of each route from it. The complication is `include`: a profile may consist of others.
 
 mod client;
+mod format;
 mod host;
 mod origin;
 mod query;
@@ -23,6 +24,8 @@ use crate::Class;
 use crate::content::ContentGuid;
 
 pub use client::ClientInstruction;
+pub use format::FileFormat;
+pub(crate) use format::extension;
 pub use host::HostPattern;
 pub use origin::{ForeignOrigin, OriginParameter};
 pub use query::QuerySelection;
@@ -48,6 +51,8 @@ pub struct Profile {
     pub origin: Option<OriginParameter>,
     /// Content types by GUID.
     pub guids: Vec<ContentGuid>,
+    /// File formats by extension; those of `generic` follow on every route.
+    pub formats: Vec<FileFormat>,
     /// Settings of the vendor's clients.
     pub clients: Vec<ClientInstruction>,
     /// Requests with their expected results.

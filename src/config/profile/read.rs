@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::client::read_clients;
+use super::format::read_formats;
 use super::origin::read_origin;
 use super::vector::read_vectors;
 use super::{CERTAINTIES, Certainty, DIGEST_LISTS, FORMS, HostPattern, PathRule, PayloadForm, Profile};
@@ -55,10 +56,11 @@ fn read_profile(document: &mut Document, file: &Arc<str>) -> Option<ProfileFile>
     let revisions = read_revisions(document);
     let origin = read_origin(document);
     let guids = read_guids(document);
+    let formats = read_formats(document);
     let clients = read_clients(document);
     let vectors = read_vectors(document);
     let (name, title) = (name?, title?);
-    let profile = Profile { name, title, paths, revisions, origin, guids, clients, vectors };
+    let profile = Profile { name, title, paths, revisions, origin, guids, formats, clients, vectors };
     Some(ProfileFile { profile, includes, location })
 }
 

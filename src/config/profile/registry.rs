@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use super::Profile;
 use super::read::ProfileFile;
+use super::{FileFormat, Profile};
 use crate::document::Document;
 use crate::file;
 use crate::problem::{Problem, Problems};
@@ -75,6 +75,11 @@ impl Profiles {
         self.0.iter()
     }
 
+    /// Returns the file formats of every route, which are those of the profile `generic`.
+    pub(crate) fn common_formats(&self) -> &[FileFormat] {
+        self.find("generic").map_or(&[], |generic| &generic.formats)
+    }
+
     /// Returns the profile of routes without one.
     pub(crate) fn default_profile(&self) -> Arc<Profile> {
         self.find(DEFAULT_PROFILE).cloned().unwrap_or_default()
@@ -105,6 +110,7 @@ impl ProfileFile {
                     profile.revisions.extend(included.revisions);
                     profile.origin = profile.origin.or(included.origin);
                     profile.guids.extend(included.guids);
+                    profile.formats.extend(included.formats);
                     profile.clients.extend(included.clients);
                 }
                 Some(_) => {

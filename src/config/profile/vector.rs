@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use super::format::hex_bytes;
 use super::{FORMS, PayloadForm};
 use crate::Class;
 use crate::content::CLASSES;
 use crate::document::{Document, Section};
 use crate::problem::Location;
-use crate::reader::{choice, host, label};
+use crate::reader::{boolean, choice, host, label};
 
 /// A request with its expected result. Results that are not set are not compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,10 @@ pub struct TestVector {
     pub revision: Option<String>,
     /// Expected form of the list of digests; `none` without one.
     pub digests: Option<String>,
+    /// First bytes of a response.
+    pub beginning: Option<Vec<u8>>,
+    /// Whether these can be the file; `true` or `false`.
+    pub plausible: Option<bool>,
     /// Expected origin server: a host, `none` or `refused`.
     pub origin: Option<String>,
     /// Expected query of the key; empty for none.
@@ -75,6 +80,11 @@ fn read_vector(s: &mut Section) -> Option<TestVector> {
     let form = s.read("form", |text| choice(text, &FORMS));
     let revision = s.read("revision", |text| Ok(text.to_owned()));
     let digests = s.read("digests", |text| Ok(text.to_owned()));
+    let beginning = s.read("beginning", hex_bytes);
+    let plausible = s.read("plausible", boolean);
+    if plausible.is_some() != beginning.is_some() {
+        s.refuse("beginning", "is set without plausible, or the reverse: set both or neither");
+    }
     let origin = s.read("origin", |text| Ok(text.to_owned()));
     let key_query = s.read("key_query", |text| Ok(text.to_owned()));
     let line = match s.location() {
@@ -92,6 +102,8 @@ fn read_vector(s: &mut Section) -> Option<TestVector> {
         form,
         revision,
         digests,
+        beginning,
+        plausible,
         origin,
         key_query,
     })
