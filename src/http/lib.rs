@@ -11,6 +11,7 @@ pub mod control;
 pub mod date;
 pub mod field;
 pub mod forwarding;
+pub mod framing;
 pub mod freshness;
 pub mod instance;
 pub mod key;

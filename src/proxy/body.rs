@@ -6,10 +6,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::unfold;
-use futures_util::{Stream, TryStreamExt};
+use futures_util::stream::{iter, once, unfold};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
 use prometheus::IntCounter;
+use tokio::task::yield_now;
 
 use crate::access::AccessRecord;
 use crate::pacing::ResponsePacer;
@@ -19,7 +20,7 @@ use gupd_cache::fill::{ContentReader, FillError, TransferError};
 use gupd_http::multipart::Multipart;
 use gupd_http::status::ResponseEnd;
 use gupd_net::upstream::UpstreamBody;
-use gupd_net::upstream::{self, BodyStreamError};
+use gupd_net::upstream::{self, BodyBegin, BodyStreamError};
 use gupd_store::ReadError;
 
 /// Source of a response's bytes.
@@ -119,12 +120,29 @@ impl BodyContent {
         })))
     }
 
-    /// An upstream's body as it arrives, each piece within `idle_timeout`.
-    pub(crate) fn passed_on(body: UpstreamBody, idle_timeout: Duration, received: IntCounter) -> Self {
-        if body.is_end_stream() {
+    /// An upstream's body as it arrives behind its first pieces, each piece within `idle_timeout`.
+    pub(crate) fn passed_on(
+        begin: BodyBegin,
+        body: UpstreamBody,
+        idle_timeout: Duration,
+        received: IntCounter,
+    ) -> Self {
+        let BodyBegin { pieces, error } = begin;
+        if pieces.is_empty() && error.is_none() && body.is_end_stream() {
             return Self::Empty;
         }
-        Self::Stream(Box::pin(upstream::stream_body(body, idle_timeout, received).map_err(BodyError::from)))
+        received.inc_by(pieces.iter().map(|piece| piece.len() as u64).sum());
+        let pieces = iter(pieces).map(Ok);
+        if let Some(error) = error {
+            let broken = once(async {
+                // hyper drops the head that it has not sent if the body breaks off at once.
+                yield_now().await;
+                Err(error.into())
+            });
+            return Self::Stream(Box::pin(pieces.chain(broken)));
+        }
+        let rest = upstream::stream_body(body, idle_timeout, received).map_err(BodyError::from);
+        Self::Stream(Box::pin(pieces.chain(rest)))
     }
 }
 

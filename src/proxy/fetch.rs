@@ -257,7 +257,7 @@ impl Attempt {
                     _ => None,
                 };
                 let Some(answer) = answer else { return Followed::Alone(outcome) };
-                let reply = passthrough::pass_on(exchange, answer);
+                let reply = passthrough::pass_on(exchange, answer).await;
                 let status = CacheStatus::Forwarded(self.forward, outcome);
                 Followed::Reply(reply.annotate(status, exchange.classification(), None))
             }
@@ -293,7 +293,7 @@ impl Attempt {
             _ => None,
         };
         let reply = match answer {
-            Some(answer) => passthrough::pass_on(exchange, answer),
+            Some(answer) => passthrough::pass_on(exchange, answer).await,
             None => passthrough::fill_failed(exchange, error),
         };
         reply.annotate(CacheStatus::Failed, exchange.classification(), None)

@@ -2,6 +2,7 @@
 //! to the statuses that clients see when the relay has nothing better for them.
 
 use std::ops::ControlFlow::{Break, Continue};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::Body;
@@ -20,12 +21,21 @@ use gupd_http::forwarding;
 use gupd_http::key::{self, KeyBinding};
 use gupd_http::status::CacheStatus;
 use gupd_net::shape::Purpose;
-use gupd_net::upstream::{CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse};
+use gupd_net::upstream::{
+    CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse, read_begin,
+};
 use gupd_store::ObjectKey;
 
 /// `Retry-After` in seconds where the end of a failure is not known. A quarter of a heartbeat: clients neither hammer a
 /// manager that fails nor wait long for one that does not.
 const RETRY_AFTER: u64 = 60;
+
+/// Bytes of a body that the relay holds back before it sends the head, or all if there are fewer, as of a fill. Up to
+/// here a failure becomes a `502`. hyper sends nothing at all of a response whose body breaks off at once.
+const HOLD_BACK: usize = 64 << 10;
+
+/// Maximum time of that, for a body that is written piece by piece.
+const HOLD_BACK_TIME: Duration = Duration::from_millis(500);
 
 /// Passes requests through that are never cached: methods besides `GET` and `HEAD`, private paths, and requests with a
 /// body.
@@ -71,21 +81,28 @@ pub(crate) async fn forward(exchange: &Exchange<'_>, body: RequestBody) -> Reply
         client: Some(address.ip()),
     };
     match upstreams.send(exchange.target.upstreams(), &outgoing).await {
-        Ok(answer) => pass_on(exchange, answer),
+        Ok(answer) => pass_on(exchange, answer).await,
         Err(error) => upstream_failed(exchange, &error),
     }
 }
 
-/// Passes an upstream's response on to the client.
-pub(crate) fn pass_on(exchange: &Exchange<'_>, answer: UpstreamResponse) -> Reply {
-    let received = answer.upstream.received_bytes().clone();
-    let (head, body) = answer.response.into_parts();
+/// Passes an upstream's response on to the client. One whose body breaks off at its begin becomes a `502`.
+pub(crate) async fn pass_on(exchange: &Exchange<'_>, answer: UpstreamResponse) -> Reply {
+    let (upstream, received) = (answer.upstream.name.clone(), answer.upstream.received_bytes().clone());
+    let (head, mut body) = answer.response.into_parts();
+    let expected = body.size_hint().exact();
+    let begin = read_begin(&mut body, HOLD_BACK, HOLD_BACK_TIME).await;
+    // A refusal is one without its body too: of an upload, after which the upstream resets the connection.
+    if let Some(error) = begin.error.as_ref().filter(|_| !head.status.is_client_error()) {
+        tracing::warn!(upstream = &*upstream, %error, "body of an upstream's response broke off at its begin");
+        return bad_gateway();
+    }
     let mut headers = head.headers;
     forwarding::prepare_response(&mut headers, head.version);
     exchange.relocation().rewrite(&mut headers);
     let has_no_body = *exchange.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
-    let expected = if has_no_body { Some(0) } else { body.size_hint().exact() };
-    let content = BodyContent::passed_on(body, exchange.generation.config.fill.idle_timeout, received);
+    let expected = if has_no_body { Some(0) } else { expected };
+    let content = BodyContent::passed_on(begin, body, exchange.generation.config.fill.idle_timeout, received);
     Reply::new(head.status, headers, content, expected)
 }
 
@@ -103,9 +120,13 @@ fn upstream_failed(exchange: &Exchange<'_>, error: &UpstreamError) -> Reply {
             Reply::text(StatusCode::REQUEST_TIMEOUT, "gupd: the request body did not arrive in time\n")
         }
         UpstreamError::Closed { .. } | UpstreamError::Response { .. } | UpstreamError::Request { .. } => {
-            Reply::text(StatusCode::BAD_GATEWAY, "gupd: no usable response from the upstream\n")
+            bad_gateway()
         }
     }
+}
+
+fn bad_gateway() -> Reply {
+    Reply::text(StatusCode::BAD_GATEWAY, "gupd: no usable response from the upstream\n")
 }
 
 /// The reply when the fill failed before its first byte.

@@ -22,6 +22,7 @@ mod digests;
 mod failover;
 mod fill;
 mod forward;
+mod framing;
 mod freshness;
 mod groups;
 mod handover;

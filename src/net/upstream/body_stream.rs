@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use http_body::Frame;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use prometheus::IntCounter;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::UpstreamBody;
 
@@ -21,6 +21,38 @@ pub enum BodyStreamError {
     /// No byte arrived in time.
     #[error("upstream sent no byte for {0:?}")]
     Silent(Duration),
+}
+
+/// First pieces of a body.
+#[derive(Debug, Default)]
+pub struct BodyBegin {
+    /// The pieces.
+    pub pieces: Vec<Bytes>,
+    /// The error that broke the body off behind them.
+    pub error: Option<BodyStreamError>,
+}
+
+/// Reads the begin of a body: all if it is shorter than `bytes`, and the pieces that arrive within `limit`. Until then a
+/// broken body can become an error response.
+pub async fn read_begin(body: &mut UpstreamBody, bytes: usize, limit: Duration) -> BodyBegin {
+    let (deadline, mut begin, mut read) = (Instant::now() + limit, BodyBegin::default(), 0);
+    while read < bytes && !body.is_end_stream() {
+        match timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                // Trailers were not announced to the client.
+                if let Ok(piece) = frame.into_data() {
+                    read += piece.len();
+                    begin.pieces.push(piece);
+                }
+            }
+            Ok(Some(Err(error))) => {
+                begin.error = Some(BodyStreamError::Upstream(error));
+                break;
+            }
+            Ok(None) | Err(_) => break,
+        }
+    }
+    begin
 }
 
 /// Returns the pieces of a body, each within `idle_timeout`, counted in `received`.

@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use super::dial::Dialer;
+use super::http_1_0::Http10Stream;
 use super::limited_stream::{LimitedStream, LineHandle};
 use super::proxy::{CredentialsError, HttpProxyClient};
 use super::tls::{self, SystemRoots, TrustError};
@@ -190,7 +191,7 @@ pub(super) fn check_congestion(algorithm: &str) -> Result<Arc<str>, ConnectError
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<UpstreamConnection>;
+    type Response = TokioIo<Http10Stream<UpstreamConnection>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -200,7 +201,26 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connector = self.clone();
-        Box::pin(async move { connector.connect(uri).await.map(TokioIo::new) })
+        Box::pin(async move {
+            let connection = connector.connect(uri).await?;
+            let line = connection.line().clone();
+            Ok(TokioIo::new(Http10Stream::new(connection, line)))
+        })
+    }
+}
+
+impl UpstreamConnection {
+    fn line(&self) -> &LineHandle {
+        match self {
+            Self::Plain(stream) | Self::Proxied(stream) => stream.line(),
+            Self::Tls(tls) => tls.get_ref().0.line(),
+        }
+    }
+}
+
+impl Connection for Http10Stream<UpstreamConnection> {
+    fn connected(&self) -> Connected {
+        self.get_ref().connected()
     }
 }
 

@@ -89,6 +89,11 @@ impl LineHandle {
         self.state().response > 0
     }
 
+    /// Returns true from the head of a response to the end of its body.
+    pub(super) fn has_response(&self) -> bool {
+        self.state().bandwidth.is_some()
+    }
+
     /// Assigns the bytes from now on to a response of this class.
     pub(super) fn assign(&self, bandwidth: BandwidthClass) -> ClassHold {
         let mut state = self.state();

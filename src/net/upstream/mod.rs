@@ -10,6 +10,7 @@ mod connect;
 mod dial;
 mod error;
 pub mod health;
+mod http_1_0;
 mod limited_stream;
 mod path_fault;
 mod peers;
@@ -33,7 +34,7 @@ use http::{HeaderValue, Request, Response, Uri, Version, header};
 use prometheus::{IntCounter, IntGauge};
 use tokio::time::timeout;
 
-pub use self::body_stream::{BodyStreamError, stream_body};
+pub use self::body_stream::{BodyBegin, BodyStreamError, read_begin, stream_body};
 use self::breaker::BreakerSettings;
 pub use self::connect::ConnectError;
 use self::dial::Dialer;

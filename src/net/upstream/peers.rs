@@ -27,6 +27,7 @@ use crate::shape::WanLimiter;
 use gupd_config::Config;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_http::field::append_member;
+use gupd_http::framing;
 
 /// Time-out to the response head, connecting included. A peer waits most of it for content that it is about to have.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
@@ -138,7 +139,8 @@ impl Upstreams {
         }
         peer_state.pause_for(response_time, pause);
         peer.set_health(pause == 0);
-        let response = response.and_then(Result::ok).filter(|_| outcome == PeerOutcome::Served)?;
+        let mut response = response.and_then(Result::ok).filter(|_| outcome == PeerOutcome::Served)?;
+        framing::normalize(response.headers_mut()).ok()?;
         let mut outstanding = peer.state.load.add_request();
         outstanding.expect(response.body().size_hint().exact());
         let response = response.map(|body| UpstreamBody::new(body, None, outstanding));

@@ -132,6 +132,8 @@ impl ClientGeneration {
             .pool_max_idle_per_host(MAX_IDLE)
             .http1_max_buf_size(max_read)
             .http1_max_headers(MAX_FIELDS)
+            // A proxy removes it (RFC 9112 §5.1).
+            .http1_allow_spaces_after_header_name_in_responses(true)
             .build(connector.clone());
         Self { client, since: Instant::now(), max_read }
     }

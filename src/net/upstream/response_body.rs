@@ -46,7 +46,8 @@ impl Body for UpstreamBody {
             (Some(Ok(frame)), Some(outstanding)) => {
                 outstanding.received(frame.data_ref().map_or(0, |data| data.len() as u64));
             }
-            _ => this.outstanding = None,
+            // The connection may carry the next response before the body is dropped.
+            _ => (this.outstanding, this.line) = (None, None),
         }
         Poll::Ready(frame)
     }

@@ -22,6 +22,7 @@ use super::{
     RequestBody, Upstream, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams, peers,
 };
 use gupd_config::UpstreamId;
+use gupd_http::framing;
 
 /// Time-outs of a request.
 #[derive(Debug)]
@@ -154,7 +155,11 @@ impl Upstreams {
         outgoing.current_upstream.set(upstream);
         let mut outstanding = upstream.state.load.add_request();
         let request_time = self.clock.now();
-        let response = self.head(upstream, request, &outgoing.body, timeouts).await?;
+        let mut response = self.head(upstream, request, &outgoing.body, timeouts).await?;
+        framing::normalize(response.headers_mut()).map_err(|error| UpstreamError::Response {
+            upstream: upstream.name.clone(),
+            reason: Arc::from(error.to_string()),
+        })?;
         if let Some(proxy) = upstream.pool.forward_proxy()
             && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED
         {
