@@ -26,6 +26,8 @@ const CONFIG: config::CacheSettings = config::CacheSettings {
     heuristic_max: Duration::MAX,
     stale_if_error: Duration::ZERO,
     targeted_fields: Vec::new(),
+    store_set_cookie: false,
+    verify_content_md5: true,
 };
 
 /// A request, its response, and a later request of the same resource.
@@ -165,7 +167,7 @@ fn ours(case: &CacheCase) -> Decision {
     let status = StatusCode::from_u16(case.status).unwrap();
     let arrived = i64::try_from(ARRIVED * 1000).unwrap();
     let now = arrived + i64::try_from(case.after * 1000).unwrap();
-    let stored = check_storable(&request, status, &response, Class::Generic, &CONFIG.targeted_fields).is_ok();
+    let stored = check_storable(&request, status, &response, Class::Generic, &CONFIG).is_ok();
     let freshness = Freshness::new(status, &response, arrived, arrived, Class::Generic, &CONFIG);
     let verdict = freshness.evaluate(now, &CacheControl::from_request(&headers(&case.later)));
     Decision { stored, reused: stored && verdict == Verdict::Fresh }

@@ -282,7 +282,12 @@ impl Cache {
         response: &HeaderMap,
         class: Class,
     ) -> Result<(), UnstorableReason> {
-        check_storable(request, status, response, class, &self.rules.load().targeted_fields)
+        check_storable(request, status, response, class, &self.rules.load())
+    }
+
+    /// Returns true if content must match its `Content-MD5`.
+    pub(crate) fn verifies_content_md5(&self) -> bool {
+        self.rules.load().verify_content_md5
     }
 
     /// Returns the reason why the last response under this key was not shared, if remembered.

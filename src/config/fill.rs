@@ -7,7 +7,7 @@ use http::HeaderName;
 
 use crate::defaults;
 use crate::document::Document;
-use crate::reader::{count, time};
+use crate::reader::{boolean, count, time};
 use crate::units::Time;
 
 /// `[fill]`
@@ -58,6 +58,10 @@ pub struct CacheSettings {
     pub stale_if_error: Duration,
     /// Response fields that replace `Cache-Control` for this cache, in order (the target list of RFC 9213).
     pub targeted_fields: Vec<HeaderName>,
+    /// Whether a response with `Set-Cookie` and explicit freshness is stored, with the cookie.
+    pub store_set_cookie: bool,
+    /// Whether content must match its `Content-MD5`.
+    pub verify_content_md5: bool,
 }
 
 impl CacheSettings {
@@ -105,6 +109,8 @@ pub(crate) fn read_cache(document: &mut Document) -> CacheSettings {
             || vec![HeaderName::from_static(defaults::TARGETED_FIELD)],
             |fields| fields.into_iter().flatten().collect(),
         ),
+        store_set_cookie: s.read("store_set_cookie", boolean).unwrap_or(false),
+        verify_content_md5: s.read("verify_content_md5", boolean).unwrap_or(true),
     };
     document.close(s);
     cache

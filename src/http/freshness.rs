@@ -200,6 +200,8 @@ mod tests {
         heuristic_max: Duration::from_secs(86_400),
         stale_if_error: Duration::from_secs(1000),
         targeted_fields: Vec::new(),
+        store_set_cookie: false,
+        verify_content_md5: true,
     };
 
     fn headers(text: &str) -> HeaderMap {

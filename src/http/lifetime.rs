@@ -108,6 +108,8 @@ mod tests {
             heuristic_max: Duration::from_secs(86_400),
             stale_if_error: Duration::ZERO,
             targeted_fields: vec![header::HeaderName::from_static("cdn-cache-control")],
+            store_set_cookie: false,
+            verify_content_md5: true,
         };
         let expires = "expires: Sun, 06 Nov 1994 08:50:37 GMT"; // 60 s later
         let modified = "last-modified: Sun, 06 Nov 1994 08:32:57 GMT"; // 1,000 s before

@@ -2,12 +2,12 @@
 //! its headers. Decides on heads; [`check_length`], the one rule about bodies, is checked again once a length is
 //! known.
 
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 
 use super::control::{CacheControl, Directive};
 use super::field;
 use super::vary::VaryFields;
-use gupd_config::Class;
+use gupd_config::{self as config, Class};
 
 /// Reason for which a response is not stored, with its label for logs, metrics and `Cache-Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,7 +100,7 @@ impl UnstorableReason {
     }
 }
 
-/// Checks whether the response to a `GET` may be stored. `targeted_fields` are those for this cache (RFC 9213).
+/// Checks whether the response to a `GET` may be stored.
 ///
 /// A payload's or catalog's `200`, and a negative response of either, need no permission. Managers serve them as
 /// static files, with validators and either no `Cache-Control` or a `no-cache`, `max-age=0` or session cookie meant
@@ -112,9 +112,9 @@ pub fn check_storable(
     status: StatusCode,
     response: &HeaderMap,
     class: Class,
-    targeted_fields: &[HeaderName],
+    rules: &config::CacheSettings,
 ) -> Result<(), UnstorableReason> {
-    let control = CacheControl::for_shared_cache(response, targeted_fields);
+    let control = CacheControl::for_shared_cache(response, &rules.targeted_fields);
     let is_error = status.is_client_error() || status.is_server_error();
     let refused = [
         (class == Class::Private, UnstorableReason::ClassPrivate),
@@ -149,10 +149,12 @@ pub fn check_storable(
         return Ok(());
     }
     // RFC 9111 §7.3 leaves this to the cache. A cookie given to a whole site is a session shared by a whole site.
-    if response.contains_key(header::SET_COOKIE) && !control.has(Directive::Public) {
+    let has_explicit_freshness = has_explicit_freshness(&control, response);
+    let shares_cookie = control.has(Directive::Public) || (rules.store_set_cookie && has_explicit_freshness);
+    if response.contains_key(header::SET_COOKIE) && !shares_cookie {
         return Err(UnstorableReason::SetCookie);
     }
-    if has_explicit_freshness(&control, response)
+    if has_explicit_freshness
         || (is_heuristically_cacheable(status, &control) && is_reusable(request, status, response, &control))
     {
         Ok(())
@@ -224,7 +226,21 @@ fn has_explicit_freshness(control: &CacheControl, response: &HeaderMap) -> bool 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use http::{HeaderName, HeaderValue};
+
+    const RULES: config::CacheSettings = config::CacheSettings {
+        catalog_fresh: Duration::ZERO,
+        catalog_negative: Duration::ZERO,
+        payload_negative: Duration::ZERO,
+        generic_negative: Duration::ZERO,
+        heuristic_max: Duration::ZERO,
+        stale_if_error: Duration::ZERO,
+        targeted_fields: Vec::new(),
+        store_set_cookie: false,
+        verify_content_md5: true,
+    };
 
     fn headers(text: &str) -> HeaderMap {
         let fields = text.split('|').filter_map(|line| line.split_once(": "));
@@ -235,7 +251,7 @@ mod tests {
 
     fn get(request: &str, status: u16, response: &str, class: Class) -> Result<(), UnstorableReason> {
         let status = StatusCode::from_u16(status).unwrap();
-        check_storable(&headers(request), status, &headers(response), class, &[])
+        check_storable(&headers(request), status, &headers(response), class, &RULES)
     }
 
     #[test]
@@ -309,7 +325,8 @@ mod tests {
 
     #[test]
     fn targeted_field_decides_storage_for_every_class() {
-        let fields = [HeaderName::from_static("cdn-cache-control")];
+        let fields = vec![HeaderName::from_static("cdn-cache-control")];
+        let rules = config::CacheSettings { targeted_fields: fields, ..RULES };
         for class in [Class::Payload, Class::Catalog, Class::Generic] {
             for (response, expected) in [
                 ("cdn-cache-control: max-age=9|cache-control: no-store", Ok(())),
@@ -319,17 +336,37 @@ mod tests {
                 ("cdn-cache-control: no-store, &|cache-control: max-age=9", Ok(())),
                 ("cdn-cache-control: &|cache-control: no-store", Err(UnstorableReason::NoStore)),
             ] {
-                let stored = check_storable(&headers(""), StatusCode::OK, &headers(response), class, &fields);
+                let stored = check_storable(&headers(""), StatusCode::OK, &headers(response), class, &rules);
                 assert_eq!(stored, expected, "{class:?} {response}");
             }
         }
         let ignored = headers("cdn-cache-control: must-revalidate|expires: 0");
-        let stored = check_storable(&headers(""), StatusCode::OK, &ignored, Class::Generic, &fields);
+        let stored = check_storable(&headers(""), StatusCode::OK, &ignored, Class::Generic, &rules);
         assert_eq!(
             stored,
             Err(UnstorableReason::NotCacheable),
             "beside a targeted field, `Expires` does not count"
         );
+    }
+
+    #[test]
+    fn cookie_with_explicit_freshness_is_stored_on_request() {
+        let rules = config::CacheSettings { store_set_cookie: true, ..RULES };
+        for (response, by_default, on_request) in [
+            ("set-cookie: a=b|cache-control: max-age=9", false, true),
+            ("set-cookie: a=b|cache-control: s-maxage=9", false, true),
+            ("set-cookie: a=b|expires: 0", false, true),
+            ("set-cookie: a=b|etag: \"a\"", false, false),
+            ("set-cookie: a=b", false, false),
+            ("set-cookie: a=b|cache-control: private, max-age=9", false, false),
+            ("set-cookie: a=b|cache-control: public", true, true),
+        ] {
+            let is_stored = |rules| {
+                check_storable(&headers(""), StatusCode::OK, &headers(response), Class::Generic, rules)
+                    .is_ok()
+            };
+            assert_eq!((is_stored(&RULES), is_stored(&rules)), (by_default, on_request), "{response}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod corruption;
 mod damage;
 mod denied;
 mod digests;
+mod explicit_freshness;
 mod failover;
 mod fill;
 mod forward;

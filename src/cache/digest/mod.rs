@@ -118,6 +118,9 @@ impl Digests {
     pub(crate) fn expect(&self, subject: Subject<'_>, headers: &HeaderMap) -> Expectation {
         let Subject { key, class, status, .. } = subject;
         let mut announced = field::announced_digests(status, headers);
+        if !self.cache.verifies_content_md5() {
+            announced.retain(|one| one.by != Announcer::ContentMd5);
+        }
         if class == Class::Payload
             && status.is_success()
             && let Some(blob) = self.listed.get(&**key)

@@ -133,7 +133,8 @@ impl FillTask {
             content.reveal();
         }
         let arrived = writer.partial().written_bytes();
-        if content.length == Some(0) && content.head.is_kept_surely() {
+        // Nothing can be withheld of an empty response.
+        if content.length == Some(0) && content.head.kept.is_ok() {
             content.head.mark_replaced();
         }
         self.set_phase(Phase::Receiving { content: content.clone(), arrived });
