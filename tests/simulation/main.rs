@@ -7,6 +7,7 @@
 #[allow(dead_code, unreachable_pub, reason = "a test bed offers more than one test uses")]
 mod collector;
 mod failover;
+mod limits;
 mod names;
 mod network;
 mod revisions;

@@ -8,7 +8,7 @@ use gupd_cache::fill::{ContentReader, FillOutcome, FillRequest, FillResponse, Fi
 use gupd_cli::relay::RelayMetrics;
 use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config};
-use gupd_net::shape::{BandwidthClass, WanLimiter};
+use gupd_net::shape::{Purpose, WanLimiter};
 use gupd_net::upstream::Upstreams;
 use gupd_store::Store;
 use http::HeaderMap;
@@ -51,6 +51,10 @@ pub(crate) enum End {
 
 impl Site {
     pub(crate) fn new(net: &Net, names: &[&str]) -> Self {
+        Self::with_config(net, names, |_| {})
+    }
+
+    pub(crate) fn with_config(net: &Net, names: &[&str], change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let urls: Vec<_> = names.iter().map(|name| format!("http://{name}")).collect();
         let urls: Vec<_> = urls.iter().map(String::as_str).collect();
@@ -59,9 +63,14 @@ impl Site {
         config.store.min_free = 0;
         config.fill.head_timeout = Duration::from_secs(10);
         config.fill.idle_timeout = Duration::from_secs(5);
+        change(&mut config);
         let clock = Clock::manual(Clock::system().now());
         let metrics = Arc::new(RelayMetrics::new().unwrap());
-        let wan = Arc::new(WanLimiter::unlimited(&config, clock.clone()));
+        let wan = Arc::new(WanLimiter::new(&config, clock.clone()));
+        tokio::spawn({
+            let wan = wan.clone();
+            async move { wan.run().await }
+        });
         let network = Arc::new(net.clone());
         let upstreams =
             Upstreams::with_network(network, &config, clock.clone(), wan, metrics.net.clone()).unwrap();
@@ -91,7 +100,7 @@ impl Site {
     pub(crate) async fn get(&self, path: &str) -> End {
         // A request looks up its object again as many times.
         for _ in 0..4 {
-            let fill = match self.fills.join(self.wanted(path), &self.upstreams) {
+            let fill = match self.fills.join(self.fill_request(path), &self.upstreams) {
                 Joined::Started(fill, _) | Joined::Following(fill) | Joined::Completed(fill) => fill,
                 Joined::Stored(entry) => {
                     return read(ContentReader::from_store(
@@ -127,8 +136,12 @@ impl Site {
         End::Refused("the object changed on each attempt".to_owned())
     }
 
-    fn wanted(&self, path: &str) -> FillRequest {
+    /// The fill that a client's request for `path` starts.
+    pub(crate) fn fill_request(&self, path: &str) -> FillRequest {
         let route = self.policy.route(None, path).unwrap();
+        let classification = self.policy.classify(route, path);
+        let wan = self.upstreams.wan();
+        let bandwidth = wan.bandwidth_class(path, &classification, None, Purpose::Client);
         FillRequest {
             key: path.into(),
             variant: String::new(),
@@ -136,11 +149,11 @@ impl Site {
             target: PathAndQuery::try_from(path).unwrap(),
             client_headers: HeaderMap::new(),
             headers: HeaderMap::new(),
-            classification: self.policy.classify(route, path),
+            classification,
             stale: None,
             part: None,
             background: None,
-            bandwidth: BandwidthClass::default(),
+            bandwidth,
             client: None,
         }
     }
