@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by a panic")]
 
+mod abandoned;
 #[path = "../support/collector.rs"]
 #[allow(dead_code, unreachable_pub, reason = "a test bed offers more than one test uses")]
 mod collector;

@@ -89,8 +89,12 @@ impl ContentFetch<'_> {
                     ending = Some(FillError::Abandoned);
                 }
                 if let Some(error) = ending.take() {
-                    match self.end_early(error, writer, followers).await {
-                        Some(failed) => return failed,
+                    if let Some(failed) = self.end_early(error, writer, followers).await {
+                        return failed;
+                    }
+                    // The last run may have brought the last byte: then nothing is left to wait for.
+                    match self.finish(writer).await {
+                        Some(result) => return result,
                         None => continue,
                     }
                 }
