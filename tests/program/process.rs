@@ -151,7 +151,7 @@ impl Drop for Process {
         let _reaped = self.child.wait();
         if std::thread::panicking() {
             self.lines.extend(self.output.iter());
-            eprintln!("log of the process: {:#?}", self.lines);
+            println!("log of the process: {:#?}", self.lines);
         }
     }
 }
