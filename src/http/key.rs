@@ -9,6 +9,7 @@ use std::fmt::Write;
 use http::uri::PathAndQuery;
 
 use gupd_config::Class;
+use gupd_config::policy::{Policy, RevisionFile};
 use gupd_config::profile::QuerySelection;
 
 /// Reason to refuse a path.
@@ -70,6 +71,12 @@ pub fn split_key(key: &str) -> KeyParts<'_> {
         Some((route, binding)) => KeyParts { route, binding: Some(binding), target },
         None => KeyParts { route: name, binding: None, target },
     }
+}
+
+/// Returns the file of a revision that a key is for, if the profile of its route knows revisions of this form.
+pub fn revision_file<'a>(policy: &Policy, key: &'a str) -> Option<RevisionFile<'a>> {
+    let KeyParts { route, target, .. } = split_key(key);
+    policy.find_route(route)?.revision_file(key, key.len() - target.len())
 }
 
 /// Returns the target that requests a key's path and query. Braces are encoded, which RFC 3986 demands and some

@@ -23,6 +23,7 @@ use gupd_config::Class;
 use gupd_http::UnstorableReason;
 use gupd_http::control::Directive;
 use gupd_http::freshness::RevalidationReason;
+use gupd_http::key;
 use gupd_http::refusal::Refusal;
 use gupd_http::status::{CacheStatus, ForwardOutcome, ForwardReason};
 use gupd_net::upstream::RequestBody;
@@ -203,7 +204,8 @@ impl Attempt {
         // Only payloads that the manager has announce a revision: a client can make paths up.
         let is_payload = exchange.classification().class == Class::Payload;
         if !collapsed && is_payload && outcome.status() == Some(StatusCode::OK) {
-            proxy.background.new_revisions().notify(exchange.key());
+            let file = key::revision_file(&exchange.generation.policy, exchange.key());
+            file.into_iter().for_each(|file| proxy.background.new_revisions().notify(file));
         }
         let followed = fill.clone();
         let result = self.answer(proxy, exchange, fill, outcome, handover).await;

@@ -56,7 +56,7 @@ async fn apply_view(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
             // The revision may have been announced meanwhile.
             let (view, group) = current_view(proxy, exchange).unwrap_or((view, exchange.group.clone()));
             let visible = visible_number(proxy, exchange, &view, &group);
-            let request = RequestKind::payload(exchange.key());
+            let request = RequestKind::payload(exchange.key(), exchange.classification().form);
             observe(proxy, exchange, now, visible, request);
             exchange.payload_revision = visible;
             match access {

@@ -8,7 +8,6 @@ use super::revision_predictor::RevisionPredictor;
 use super::task::{random, sleep_until};
 use super::{MAX_FAILURES, RefreshWorker, TaskSettings};
 use gupd_config::clock::UnixMillis;
-use gupd_config::policy::RevisionFile;
 use gupd_proxy::background::FetchOutcome;
 use gupd_store::{Object, ObjectKey, StoreError};
 
@@ -152,13 +151,14 @@ impl RefreshWorker {
                 object.status == StatusCode::OK && self.background.is_payload_key(&object.key)
             };
             for object in page.iter().filter(is_payload) {
-                if let Some(RevisionFile { series, number, .. }) = RevisionFile::parse(&object.key) {
-                    self.background.new_revisions().record(&object.key);
-                    predictors.revisions.add_revision(series, number);
+                let file = self.background.revision_file(&object.key);
+                if let Some(file) = file {
+                    self.background.new_revisions().record(file);
+                    predictors.revisions.add_revision(file.series, file.number);
                 }
                 // An unused prefetch says nothing about clients.
                 if !self.store.is_unused_prefetch(&object.key) {
-                    predictors.revisions.add_request(&object.key);
+                    file.into_iter().for_each(|file| predictors.revisions.add_request(file));
                     predictors.listing.add_request(&object.key);
                 }
             }

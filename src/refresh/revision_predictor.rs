@@ -46,9 +46,9 @@ impl RevisionPredictor {
         self.names(series, number);
     }
 
-    /// Adds the request of a payload. Keys of another form are ignored.
-    pub(super) fn add_request(&mut self, key: &str) {
-        let Some(RevisionFile { series, number, name }) = RevisionFile::parse(key) else { return };
+    /// Adds the request of a payload.
+    pub(super) fn add_request(&mut self, file: RevisionFile<'_>) {
+        let RevisionFile { series, number, name } = file;
         if let Some(names) = self.names(series, number)
             && names.len() < MAX_NAMES
         {
@@ -128,14 +128,29 @@ fn habit<'a>(name: &'a str, older: &[u64]) -> Option<Habit<'a>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use gupd_config::Config;
+    use gupd_config::policy::Policy;
+
     use super::*;
 
     const AV: &str = "/ /content/{535cb6a4-441f-4e8a-a897-804cd859100e}";
     const IPS: &str = "/ /content/{55de35dc-862a-44c9-8a2b-3ef451665d0a}";
 
+    static POLICY: LazyLock<Policy> =
+        LazyLock::new(|| Policy::new(&Config::for_upstreams(&["http://manager"]).unwrap()).unwrap());
+
+    fn add_request(predictor: &mut RevisionPredictor, key: &str) {
+        // The path follows the route's name and a space.
+        if let Some(file) = POLICY.find_route("/").unwrap().revision_file(key, 2) {
+            predictor.add_request(file);
+        }
+    }
+
     fn predictor(revisions: u32, taken: &[&str]) -> RevisionPredictor {
         let mut predictor = RevisionPredictor::new(revisions);
-        taken.iter().for_each(|path| predictor.add_request(&format!("{AV}/{path}")));
+        taken.iter().for_each(|path| add_request(&mut predictor, &format!("{AV}/{path}")));
         predictor
     }
 
@@ -146,7 +161,7 @@ mod tests {
     #[test]
     fn new_revision_repeats_requests_of_older_ones() {
         let mut predictor = predictor(3, &["100/full.zip", "110/xdelta100.dax", "120/xdelta110.dax"]);
-        predictor.add_request(&format!("{AV}/120/xdelta100.dax"));
+        add_request(&mut predictor, &format!("{AV}/120/xdelta100.dax"));
         predictor.add_revision(AV, 130);
         assert_eq!(predict(&predictor), ["/130/xdelta120.dax", "/130/xdelta110.dax", "/130/full.zip"]);
         assert_eq!(predictor.newest_key(AV, "x"), Some(format!("{AV}/130/x")));
@@ -183,7 +198,7 @@ mod tests {
     fn deltas_of_all_contents_precede_full_sets() {
         let mut predictor = predictor(3, &["100/full.zip", "110/d100.dax", "120/d110.dax"]);
         for path in ["7/full.zip", "8/7.dax", "9/8.dax"] {
-            predictor.add_request(&format!("{IPS}/{path}"));
+            add_request(&mut predictor, &format!("{IPS}/{path}"));
         }
         let keys = [
             format!("{IPS}/9/8.dax"),
@@ -198,14 +213,14 @@ mod tests {
     fn predictor_is_bounded() {
         let mut predictor = RevisionPredictor::new(3);
         for number in 1..2_000 {
-            predictor.add_request(&format!("{AV}/{number}/full.zip"));
-            predictor.add_request(&format!("{AV}/5000/x{number}a.dax"));
-            predictor.add_request(&format!("/ /content/{{{number}}}/1/full.zip"));
+            add_request(&mut predictor, &format!("{AV}/{number}/full.zip"));
+            add_request(&mut predictor, &format!("{AV}/5000/x{number}a.dax"));
+            add_request(&mut predictor, &format!("/ /content/{{{number}}}/1/full.zip"));
         }
         assert_eq!((predictor.series.len(), predictor.series[AV].len()), (MAX_SERIES, MAX_REVISIONS));
         assert!(predictor.series.values().flat_map(BTreeMap::values).all(|names| names.len() <= MAX_NAMES));
-        predictor.add_request("\u{fffd}/{a}/1/é٤x");
-        predictor.add_request("/ /content/{a}/2/é٤1x");
+        add_request(&mut predictor, "\u{fffd}/{a}/1/é٤x");
+        add_request(&mut predictor, "/ /content/{a}/2/é٤1x");
         predictor.predict();
     }
 }

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use super::RevisionFile;
 use super::rules::Rules;
 use crate::{Fallback, Profile, RouteSettings, UpstreamId};
 
@@ -38,6 +39,11 @@ impl Route {
             host: route.host.as_deref().map(Into::into),
             prefix: route.prefix.trim_end_matches('/').into(),
         }
+    }
+
+    /// Returns the file of a revision that a key of this route is for. `path` is the offset of the path in the key.
+    pub fn revision_file<'a>(&self, key: &'a str, path: usize) -> Option<RevisionFile<'a>> {
+        RevisionFile::find(key, path, &self.profile.revisions)
     }
 
     /// Returns true if the keys of some paths do not have the whole query.

@@ -1,5 +1,7 @@
-//! Revision numbers in cache keys: `/…/{GUID}/<number>/<name>`. The only assumption about them is that a larger number
-//! is newer.
+//! Revision numbers in cache keys, such as `/…/{GUID}/<number>/<name>`, where the profile of the route has them. The only
+//! assumption about them is that a larger number is newer.
+
+use crate::profile::{NumberSpan, RevisionPattern};
 
 /// A file of one revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,14 +15,13 @@ pub struct RevisionFile<'a> {
 }
 
 impl<'a> RevisionFile<'a> {
-    /// Parses a key without query; `None` if it has another form.
-    pub fn parse(key: &'a str) -> Option<Self> {
-        let (folder, name) = key.rsplit_once('/')?;
-        let (series, number) = folder.rsplit_once('/')?;
-        let content = series.rsplit('/').next()?;
-        let is_content = content.starts_with('{') && content.ends_with('}');
-        let fits = is_content && !name.is_empty() && !name.contains('?');
-        Some(Self { series, number: parse_revision_number(number)?, name }).filter(|_| fits)
+    /// Finds the number in a key whose path begins at `path`; `None` if the path has another form, or a query.
+    pub(super) fn find(key: &'a str, path: usize, patterns: &[RevisionPattern]) -> Option<Self> {
+        let target = key.get(path..).filter(|target| !target.contains('?'))?;
+        let NumberSpan { start, end } = patterns.iter().find_map(|pattern| pattern.find(target))?;
+        let number = parse_revision_number(&target[start..end])?;
+        // Slashes are before and after the number.
+        Some(Self { series: &key[..path + start - 1], number, name: &target[end + 1..] })
     }
 
     /// Returns the key of another file of the same content.
@@ -39,10 +40,15 @@ pub fn parse_revision_number(digits: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn find(key: &str) -> Option<RevisionFile<'_>> {
+        let patterns = crate::Profiles::built_in().unwrap().find("sep").unwrap().revisions.clone();
+        RevisionFile::find(key, key.find(" /").map_or(0, |at| at + 1), &patterns)
+    }
+
     #[test]
     fn revision_key_parses_and_formats_to_itself() {
         let key = "/ /content/{535cb6a4-441f-4e8a-a897-804cd859100e}/261121001/full.zip";
-        let numbered = RevisionFile::parse(key).unwrap();
+        let numbered = find(key).unwrap();
         assert_eq!((numbered.number, numbered.name), (261_121_001, "full.zip"));
         assert_eq!(RevisionFile::format_key(numbered.series, numbered.number, numbered.name), key);
         for key in [
@@ -54,7 +60,7 @@ mod tests {
             "/ /content/{a}/99999999999999999999/full.zip",
             "",
         ] {
-            assert_eq!(RevisionFile::parse(key), None, "{key}");
+            assert_eq!(find(key), None, "{key}");
         }
     }
 }

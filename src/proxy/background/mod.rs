@@ -24,7 +24,7 @@ use crate::{Generation, Generations};
 use gupd_cache::Cache;
 use gupd_cache::fill::Fills;
 use gupd_config::Class;
-use gupd_config::policy::Classification;
+use gupd_config::policy::{Classification, RevisionFile};
 use gupd_http::key::{self, KeyBinding, KeyParts};
 use gupd_store::{Object, ObjectKey, StoreError};
 
@@ -92,6 +92,11 @@ impl Background {
     /// Returns true if the object of this key, stored or not, is a payload that the relay may fetch.
     pub fn is_payload_key(&self, key: &str) -> bool {
         self.class(key) == Some(Class::Payload)
+    }
+
+    /// Returns the file of a revision that a key is for, by the profile of its route.
+    pub fn revision_file<'a>(&self, key: &'a str) -> Option<RevisionFile<'a>> {
+        key::revision_file(&self.generations.load().policy, key)
     }
 
     fn class(&self, key: &str) -> Option<Class> {

@@ -21,16 +21,16 @@ pub struct NewRevisions {
 }
 
 impl NewRevisions {
-    /// Records a payload that a client gets, and wakes [`wait`](Self::wait) if its revision is new.
-    pub fn notify(&self, key: &str) {
-        if self.record(key) {
+    /// Records the revision of a payload that a client gets, and wakes [`wait`](Self::wait) if it is new.
+    pub fn notify(&self, file: RevisionFile<'_>) {
+        if self.record(file) {
             self.added.notify_one();
         }
     }
 
-    /// Records a stored payload. Returns true if its revision is new.
-    pub fn record(&self, key: &str) -> bool {
-        let Some(RevisionFile { series, number, .. }) = RevisionFile::parse(key) else { return false };
+    /// Records the revision of a stored payload. Returns true if it is new.
+    pub fn record(&self, file: RevisionFile<'_>) -> bool {
+        let RevisionFile { series, number, .. } = file;
         let mut newest = self.newest();
         let has_room = newest.len() < MAX_SERIES;
         match newest.get_mut(series) {

@@ -7,8 +7,9 @@ use super::current_view;
 use crate::Proxy;
 use crate::exchange::{Exchange, Lookup};
 use gupd_cache::fill::{FillResponse, Joined};
-use gupd_config::policy::{Group, RevisionFile};
+use gupd_config::policy::Group;
 use gupd_http::control::Directive;
+use gupd_http::key;
 use gupd_rollout::state::PublishOutcome;
 use gupd_rollout::view::{PayloadAccess, RevisionView};
 
@@ -19,7 +20,9 @@ pub(super) async fn check_payload(
     view: &RevisionView,
 ) -> PayloadAccess {
     let key = exchange.key().clone();
-    let Some(file) = RevisionFile::parse(&key) else { return PayloadAccess::Visible };
+    let Some(file) = key::revision_file(&exchange.generation.policy, &key) else {
+        return PayloadAccess::Visible;
+    };
     let client = exchange.client();
     let access = |view: &RevisionView, group: &Group| {
         let now = view.effective_time(proxy.cache.clock().now());
@@ -41,7 +44,7 @@ pub(super) async fn check_payload(
     match proxy.rollouts.announce(file.series, file.number).await {
         Ok(PublishOutcome::Unchanged) => {}
         Ok(PublishOutcome::New(_) | PublishOutcome::Joined(_)) => {
-            proxy.background.new_revisions().notify(&key);
+            proxy.background.new_revisions().notify(file);
         }
         Err(error) => {
             tracing::warn!(%error, key = &*key, "new revision not recorded");

@@ -10,11 +10,8 @@ use super::ClientId;
 use crate::revision::RevisionNumber;
 use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
-use gupd_config::policy::RevisionFile;
+use gupd_config::policy::PayloadForm;
 use gupd_http::status::{CacheStatus, FinishedResponse, ResponseEnd};
-
-/// File name of a payload that replaces everything, where a delta brings only the changes.
-const FULL_SET: &str = "full.zip";
 
 /// One request of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,11 +95,9 @@ impl Observation {
 }
 
 impl RequestKind {
-    /// A request for the payload under this key.
-    pub fn payload(key: &str) -> Self {
-        let is_full_set =
-            RevisionFile::parse(key).is_some_and(|file| file.name.eq_ignore_ascii_case(FULL_SET));
-        Self::Payload { hash: xxh3_64(key.as_bytes()), is_full_set }
+    /// A request for the payload of this form under this key.
+    pub fn payload(key: &str, form: PayloadForm) -> Self {
+        Self::Payload { hash: xxh3_64(key.as_bytes()), is_full_set: form == PayloadForm::Full }
     }
 }
 
@@ -138,7 +133,7 @@ mod tests {
         let (hit, deferred, denied) =
             (Some(CacheStatus::Hit), Some(CacheStatus::Deferred), Some(CacheStatus::Denied));
         let miss = Some(CacheStatus::Forwarded(ForwardReason::UriMiss, ForwardOutcome::Stored));
-        let (catalog, payload) = (RequestKind::Catalog, RequestKind::payload("/ /a"));
+        let (catalog, payload) = (RequestKind::Catalog, RequestKind::payload("/ /a", PayloadForm::Other));
         for (status, cache, end, [is_damaged, has_last_byte], request, expected) in [
             (200, hit, Complete, [false, true], payload, Delivered),
             (206, hit, Complete, [false, true], payload, Delivered),
@@ -165,11 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn full_set_is_recognised_by_its_file_name() {
-        let is_full =
-            |key| matches!(RequestKind::payload(key), RequestKind::Payload { is_full_set: true, .. });
-        assert!(is_full("/ /content/{a}/261121001/full.zip"));
-        assert!(!is_full("/ /content/{a}/261121001/xdelta1.dax"));
-        assert!(!is_full("/ /other/full.zip"));
+    fn full_set_is_a_payload_of_that_form() {
+        for (form, expected) in
+            [(PayloadForm::Full, true), (PayloadForm::Delta, false), (PayloadForm::Other, false)]
+        {
+            let RequestKind::Payload { is_full_set, .. } = RequestKind::payload("/ /a", form) else {
+                panic!()
+            };
+            assert_eq!(is_full_set, expected, "{form:?}");
+        }
     }
 }

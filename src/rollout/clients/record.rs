@@ -180,6 +180,7 @@ mod tests {
     use super::super::sample::{HOUR, T0, catalog, observation, payload};
     use super::*;
     use RequestOutcome::{Delivered, Failed};
+    use gupd_config::policy::PayloadForm;
 
     fn record(observations: &[Observation]) -> ClientRecord {
         let mut record = ClientRecord::new(&observations[0], observations[0].at);
@@ -204,7 +205,12 @@ mod tests {
 
     #[test]
     fn repeated_full_set_is_trouble_until_the_view_changes() {
-        let full = observation("a", 7, RequestKind::payload("/ /content/{a}/2/full.zip"), Delivered);
+        let full = observation(
+            "a",
+            7,
+            RequestKind::payload("/ /content/{a}/2/full.zip", PayloadForm::Full),
+            Delivered,
+        );
         assert_eq!(record(&[full.clone(), full.clone()]).trouble(3).troubled, 0);
         let mut after = record(&[full.clone(), full.clone(), full]);
         assert_eq!(after.trouble(3).labels().collect::<Vec<_>>(), ["full-again"]);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{ClientId, Observation, RequestKind, RequestOutcome, TrackerSettings};
 use gupd_config::clock::UnixMillis;
+use gupd_config::policy::PayloadForm;
 
 /// A time in 2026.
 pub(super) const T0: UnixMillis = 1_780_000_000_000;
@@ -24,7 +25,12 @@ pub(super) fn catalog(revision: u64) -> Observation {
 
 /// A client asks for a delta.
 pub(super) fn payload(revision: u64, outcome: RequestOutcome) -> Observation {
-    observation("10.0.0.1", revision, RequestKind::payload("/ /content/{a}/2/xdelta1.dax"), outcome)
+    observation(
+        "10.0.0.1",
+        revision,
+        RequestKind::payload("/ /content/{a}/2/xdelta1.dax", PayloadForm::Delta),
+        outcome,
+    )
 }
 
 pub(super) fn observation(
