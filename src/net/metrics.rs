@@ -60,6 +60,8 @@ pub struct NetMetrics {
     pub refused: IntCounterVec,
     /// Client connections open now.
     pub connections: IntGauge,
+    /// Client connections that wait for a request and hold no HTTP state.
+    pub idle_connections: IntGauge,
     /// Client connections accepted.
     pub connections_total: IntCounter,
     /// Failed attempts to accept, most likely for lack of file descriptors.
@@ -102,6 +104,11 @@ impl NetMetrics {
             connections: register_int_gauge_with_registry!(
                 "gupd_connections",
                 "Open client connections.",
+                registry
+            )?,
+            idle_connections: register_int_gauge_with_registry!(
+                "gupd_idle_connections",
+                "Open client connections that wait for a request.",
                 registry
             )?,
             connections_total: counter("gupd_connections_total", "Client connections accepted.")?,

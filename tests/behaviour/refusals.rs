@@ -144,6 +144,14 @@ async fn slow_request_head_is_408() {
     client.send(&Request::get(PAYLOAD)).await.unwrap();
     client.write(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
     assert_eq!(client.read_head().await.unwrap().status, 408);
+    // The same where the head began behind the request before it.
+    let mut client = WireClient::connect(site.address()).await;
+    let request = format!("GET {PAYLOAD} HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHo");
+    client.write(request.as_bytes()).await.unwrap();
+    let mut response = client.read_head().await.unwrap();
+    client.read_rest("GET", &mut response).await;
+    assert_eq!(response.expect_body(), b"definitions");
+    assert_eq!(client.read_head().await.unwrap().status, 408);
 }
 
 #[tokio::test(flavor = "multi_thread")]

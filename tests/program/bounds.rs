@@ -114,6 +114,40 @@ async fn hundreds_of_stalled_fills_stay_within_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_hold_little_memory() {
+    const BATCH: usize = 500;
+    /// Resident memory of an idle connection, in bytes: its task and its stream.
+    const EACH: u64 = 8 << 10;
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(&path(0), Resource::new("definitions"));
+    let relay = Relay::start(&mut serve_with_small_memory(&manager, folder.path()));
+    let mut clients = Vec::new();
+    let mut before = 0;
+    // The first batch leaves the memory that active connections need; the next ones use it again.
+    for batch in 1..=4 {
+        for _ in 0..BATCH {
+            let mut client = WireClient::connect(relay.address).await;
+            assert_eq!(client.send(&Request::get(&path(0))).await.unwrap().expect_body(), b"definitions");
+            clients.push(client);
+        }
+        let idle = format!("gupd_idle_connections {}\n", batch * BATCH);
+        while !relay.metrics().await.contains(&idle) {
+            tokio::task::yield_now().await;
+        }
+        if batch == 1 {
+            before = relay.process.resident_memory();
+        }
+    }
+    let each = (relay.process.resident_memory() - before) / (3 * BATCH as u64);
+    println!("{each} bytes for each idle connection");
+    assert!(each <= EACH, "{each} bytes");
+    // An idle connection is still served.
+    for client in &mut clients {
+        assert_eq!(client.send(&Request::get(&path(0))).await.unwrap().expect_body(), b"definitions");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn quota_holds_and_the_oldest_object_is_evicted() {
     const QUOTA: usize = 64 * MIB;
     const SIZE: usize = 5 * MIB;

@@ -1,4 +1,4 @@
-//! One client connection: TLS if configured, then HTTP/1.1 by hyper within the configured bounds. A connection that
+//! The server for client connections: TLS if configured, then HTTP/1.1 within the configured bounds. A connection that
 //! exceeds a bound is answered, counted and closed without an effect on others.
 
 use std::net::SocketAddr;
@@ -7,14 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use http::{HeaderValue, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use hyper::{Request, Response};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -23,7 +19,6 @@ use tokio_rustls::server::TlsStream;
 
 use super::lifecycle::LifecycleStage;
 use super::refusal::ConnectionRefusal;
-use super::stall::StallTimeout;
 use super::tls;
 use crate::metrics::GaugeGuard;
 use crate::metrics::NetMetrics;
@@ -33,14 +28,8 @@ use gupd_config as config;
 /// Maximum of fields in a request head: three times as many as browsers send.
 const MAX_FIELDS: usize = 128;
 
-/// Time for a client to read a refusal while it still sends: enough to cross a slow line.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Size of the buffer for discarded bytes.
-const LINGER_BUFFER: usize = 16 << 10;
-
 /// A stream over TCP.
-trait TcpBased {
+pub(super) trait TcpBased {
     fn tcp(&self) -> &TcpStream;
 }
 
@@ -50,7 +39,7 @@ impl TcpBased for TcpStream {
     }
 }
 
-impl TcpBased for TlsStream<TcpStream> {
+impl TcpBased for Box<TlsStream<TcpStream>> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0
     }
@@ -79,7 +68,10 @@ impl ClientConnection {
 /// Handler of the requests on connections.
 pub trait RequestHandler: Send + Sync + 'static {
     /// Body of the responses.
-    type Body: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+    type Body: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static;
 
     /// Answers one request. A failure becomes a status, or a broken body.
     fn handle_request(
@@ -91,14 +83,14 @@ pub trait RequestHandler: Send + Sync + 'static {
 
 /// HTTP/1.1 server for client connections.
 pub struct HttpServer<A> {
-    handler: Arc<A>,
-    metrics: Arc<NetMetrics>,
+    pub(super) handler: Arc<A>,
+    pub(super) metrics: Arc<NetMetrics>,
     tls: ArcSwapOption<TlsAcceptor>,
-    http: http1::Builder,
-    header_timeout: Duration,
-    stall_timeout: Duration,
+    pub(super) http: http1::Builder,
+    pub(super) header_timeout: Duration,
+    pub(super) stall_timeout: Duration,
     /// True once every response closes its connection.
-    is_closing: AtomicBool,
+    pub(super) is_closing: AtomicBool,
 }
 
 impl<A: RequestHandler> HttpServer<A> {
@@ -114,11 +106,9 @@ impl<A: RequestHandler> HttpServer<A> {
             metrics.refused.with_label_values(&[reason.as_str()]);
         }
         let mut http = http1::Builder::new();
-        // `pipeline_flush` stays off: with it, hyper copies every body behind its head.
-        http.timer(TokioTimer::new())
-            .header_read_timeout(server.header_timeout)
-            .max_buf_size(server.max_header_bytes)
-            .max_headers(MAX_FIELDS);
+        // `pipeline_flush` stays off: with it, hyper copies every body behind its head. `keep_alive` bounds the time of
+        // a head.
+        http.header_read_timeout(None).max_buf_size(server.max_header_bytes).max_headers(MAX_FIELDS);
         Self {
             handler,
             metrics,
@@ -181,80 +171,24 @@ impl<A: RequestHandler> HttpServer<A> {
         let _unsupported = stream.set_nodelay(true);
         let tls = self.tls.load_full();
         let Some(tls) = tls else { return self.serve_http(stream, connection, stage).await };
-        match timeout(self.header_timeout, tls.accept(stream)).await {
+        // Boxed, like the stream: every connection would have room for a handshake.
+        match Box::pin(timeout(self.header_timeout, tls.accept(stream))).await {
             Ok(Ok(stream)) => {
                 connection.is_encrypted = true;
                 connection.names = tls::client_names(stream.get_ref().1);
-                self.serve_http(stream, connection, stage).await;
+                self.serve_http(Box::new(stream), connection, stage).await;
             }
             Ok(Err(error)) => self.refuse(ConnectionRefusal::Tls, client, &error),
             Err(late) => self.refuse(ConnectionRefusal::Tls, client, &late),
         }
     }
 
-    async fn serve_http<S>(
+    pub(super) fn refuse(
         &self,
-        stream: S,
-        client: ClientConnection,
-        mut stage: watch::Receiver<LifecycleStage>,
-    ) where
-        S: AsyncRead + AsyncWrite + TcpBased + Unpin + Send + 'static,
-    {
-        let unanswered = Arc::new(AtomicBool::new(false));
-        let is_http_1_0 = AtomicBool::new(false);
-        let (handler, client) = (&self.handler, &client);
-        let service = service_fn(|request: Request<Incoming>| {
-            is_http_1_0.store(request.version() < Version::HTTP_11, Ordering::Relaxed);
-            // One reference count for a client with a certificate, and two copied addresses for others.
-            let client = client.clone();
-            async move {
-                let mut response = handler.handle_request(request, client).await;
-                if self.is_closing.load(Ordering::Relaxed) {
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<Response<A::Body>, std::convert::Infallible>(response)
-            }
-        });
-        let stream = StallTimeout::new(stream, self.stall_timeout, unanswered.clone());
-        let mut connection = self.http.serve_connection(TokioIo::new(stream), service);
-        let result = tokio::select! {
-            biased;
-            result = &mut connection => result,
-            () = LifecycleStage::Draining.wait_until_reached(&mut stage) => {
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                (&mut connection).await
-            }
-        };
-        let Err(error) = result else {
-            return close_gracefully(connection.into_parts().io.into_inner(), stage).await;
-        };
-        if error.is_timeout() {
-            // A kept connection that sent nothing since its last response is idle, not slow.
-            if unanswered.load(Ordering::Relaxed) {
-                self.refuse(ConnectionRefusal::SlowHead, client.address, &error);
-                let mut stream = connection.into_parts().io.into_inner();
-                let sent = stream.write_all(ConnectionRefusal::SlowHead.response());
-                // The client may be gone.
-                drop(timeout(self.header_timeout, sent).await);
-                close_gracefully(stream, stage).await;
-            }
-        } else if error.is_parse() {
-            let reason = match error.is_parse_too_large() {
-                true => ConnectionRefusal::HeadTooLarge,
-                false => ConnectionRefusal::Malformed,
-            };
-            self.refuse(reason, client.address, &error);
-            close_gracefully(connection.into_parts().io.into_inner(), stage).await;
-        } else {
-            if error.is_user() && is_http_1_0.load(Ordering::Relaxed) {
-                // The body broke off. To a client of HTTP/1.0 a closed connection could mean its end, so reset it.
-                let _closed = connection.into_parts().io.inner().get_ref().tcp().set_zero_linger();
-            }
-            tracing::debug!(client = %client.address, %error, "connection broke off");
-        }
-    }
-
-    fn refuse(&self, reason: ConnectionRefusal, client: SocketAddr, error: &dyn std::fmt::Display) {
+        reason: ConnectionRefusal,
+        client: SocketAddr,
+        error: &dyn std::fmt::Display,
+    ) {
         let reason = reason.as_str();
         self.metrics.refused.with_label_values(&[reason]).inc();
         tracing::info!(client = %client.ip().to_canonical(), reason, %error, "connection refused");
@@ -267,23 +201,38 @@ impl<A> std::fmt::Debug for HttpServer<A> {
     }
 }
 
-/// Closes a connection so that the last response arrives (RFC 9112 §9.6).
-///
-/// A socket closed over unread bytes is reset, and the reset can overtake a refusal that the client, still sending,
-/// has not read yet.
-pub(super) async fn close_gracefully<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
-    mut stage: watch::Receiver<LifecycleStage>,
-) {
-    let unread = async {
-        stream.shutdown().await?;
-        let mut unread = vec![0; LINGER_BUFFER];
-        while stream.read(&mut unread).await? > 0 {}
-        Ok::<_, std::io::Error>(())
-    };
-    tokio::select! {
-        // However it ends, the connection is closed.
-        _ended = timeout(LINGER_TIMEOUT, unread) => {}
-        () = LifecycleStage::Draining.wait_until_reached(&mut stage) => {}
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends by a panic")]
+
+    use http_body_util::Empty;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    struct NoContent;
+
+    impl RequestHandler for NoContent {
+        type Body = Empty<bytes::Bytes>;
+
+        async fn handle_request(&self, _: Request<Incoming>, _: ClientConnection) -> Response<Self::Body> {
+            Response::new(Empty::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn future_of_a_connection_is_small() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new()).unwrap());
+        let env = [("GUPD_UPSTREAM".to_owned(), "http://manager".to_owned())];
+        let settings =
+            config::Config::load(&config::Overrides::default(), None, env.into_iter()).unwrap().server;
+        let server = Arc::new(HttpServer::new(Arc::new(NoContent), metrics, &settings, None));
+        let (_stage, watcher) = watch::channel(LifecycleStage::Serving);
+        let serve = server.serve(stream, address, (), watcher);
+        // In a debug build, which keeps moved values in their old places too.
+        assert!(size_of_val(&serve) <= 4 << 10, "{} bytes", size_of_val(&serve));
     }
 }

@@ -5,12 +5,15 @@
 //! a [`RequestHandler`] answers the requests.
 
 mod acceptor;
+mod activity;
 mod connection;
 mod connection_rate;
+mod keep_alive;
 mod lifecycle;
+mod phase;
 mod refusal;
 mod sockets;
-mod stall;
+mod stream;
 pub mod tls;
 mod worker;
 

@@ -1,0 +1,156 @@
+//! The stream of a client connection, with a stall time-out: a client that receives nothing for too long is
+//! disconnected, so that it holds neither memory nor a slot. One timer, armed only while a write waits; a client that
+//! reads costs nothing. The stream outlives the HTTP state of an idle connection, and gives back the bytes that state
+//! had read ahead.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::activity::ConnectionActivity;
+
+/// A client's stream.
+pub(super) struct ClientStream<S> {
+    stream: S,
+    stall_timeout: Duration,
+    activity: Arc<ConnectionActivity>,
+    timer: Option<Pin<Box<Sleep>>>,
+    is_waiting: bool,
+    /// Bytes read before, which come first.
+    read_ahead: Bytes,
+}
+
+impl<S> ClientStream<S> {
+    /// Wraps `stream`; reads and writes are recorded in `activity`.
+    pub(super) fn new(stream: S, stall_timeout: Duration, activity: Arc<ConnectionActivity>) -> Self {
+        Self { stream, stall_timeout, activity, timer: None, is_waiting: false, read_ahead: Bytes::new() }
+    }
+
+    /// Returns the underlying connection.
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    /// Sets the bytes that the next reads return first. Copies them: `bytes` may hold a buffer of several KiB, even
+    /// when it is empty.
+    pub(super) fn unread(&mut self, bytes: &Bytes) {
+        self.read_ahead = Bytes::copy_from_slice(bytes);
+    }
+
+    /// Returns true if bytes that were read before are still to be handled.
+    pub(super) fn has_read_ahead(&self) -> bool {
+        !self.read_ahead.is_empty()
+    }
+
+    fn record_write(&self, written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.activity.record_write();
+        }
+    }
+
+    fn check_stall<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            if self.is_waiting {
+                self.is_waiting = false;
+                self.activity.set_write_blocked(false);
+            }
+            return written;
+        }
+        let deadline = Instant::now() + self.stall_timeout;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.stall_timeout)));
+        if !self.is_waiting {
+            self.is_waiting = true;
+            self.activity.set_write_blocked(true);
+            timer.as_mut().reset(deadline);
+        }
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "client stalled: it receives nothing")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.read_ahead.is_empty() {
+            let now = this.read_ahead.len().min(buf.remaining());
+            buf.put_slice(this.read_ahead.get(..now).unwrap_or_default());
+            this.read_ahead.advance(now);
+            this.activity.record_read();
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            this.activity.record_read();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.record_write(&written);
+        this.check_stall(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.record_write(&written);
+        this.check_stall(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.check_stall(cx, flushed)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.activity.is_parking() {
+            return Poll::Ready(Ok(()));
+        }
+        let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
+        this.check_stall(cx, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends by a panic")]
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn unread_bytes_come_before_those_of_the_client() {
+        let (mut client, stream) = duplex(64);
+        let mut stream = ClientStream::new(stream, Duration::from_secs(1), Arc::default());
+        client.write_all(b" / HTTP/1.1").await.unwrap();
+        stream.unread(&Bytes::from_static(b"GET"));
+        assert!(stream.has_read_ahead());
+        let mut read = [0; 14];
+        stream.read_exact(&mut read[..2]).await.unwrap();
+        stream.read_exact(&mut read[2..]).await.unwrap();
+        assert_eq!(&read, b"GET / HTTP/1.1");
+        assert!(!stream.has_read_ahead());
+    }
+}
