@@ -10,6 +10,9 @@ use http::HeaderValue;
 use super::range::content_range;
 use crate::field;
 
+/// Minimum length in bytes of a part's head, without its type.
+const MIN_HEAD: u64 = 64;
+
 /// A body of several parts. Send each part's head, then the bytes of its range, and at the end [`Self::closing`].
 #[derive(Clone, Debug)]
 pub struct Multipart {
@@ -47,6 +50,12 @@ impl Multipart {
         let parts = ranges.iter().enumerate().map(part).collect();
         let closing = format!("\r\n--{boundary}--\r\n").into();
         Self { boundary, parts, closing }
+    }
+
+    /// Estimates whether the heads of so many parts are longer than the whole, without building them.
+    pub fn do_heads_exceed(parts: usize, complete_length: u64, content_type: Option<&HeaderValue>) -> bool {
+        let head = MIN_HEAD + content_type.map_or(0, |value| value.len() as u64);
+        (parts as u64).saturating_mul(head) > complete_length
     }
 
     /// The response's `Content-Type`. It must have no `Content-Range` of its own (§15.3.7.2).

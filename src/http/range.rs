@@ -7,9 +7,13 @@ use http::{HeaderMap, HeaderValue, header};
 
 use crate::field;
 
-/// Maximum of ranges in one request; a request for more gets the whole. Every part costs a head and a seek. Update
-/// clients request one range, document viewers a few (RFC 9110 §17.15).
-pub const MAX_RANGES: usize = 32;
+/// Maximum number of ranges in one request; a request for more gets the whole. BITS requests up to 500 in one message
+/// (`MaxRangesPerFile`), ascending and disjoint.
+pub const MAX_RANGES: usize = 500;
+
+/// Maximum number of ranges in any order. Every part costs a head and a seek, and small ranges to and fro cost a server
+/// more than the client (RFC 9110 §17.15). More of them must ascend.
+pub const MAX_UNORDERED_RANGES: usize = 32;
 
 /// The part of the content that a client waits for. It is requested first, in whole chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +80,7 @@ impl Ranges {
     ///
     /// A range beyond the end is dropped, one that extends past it is cut. If none is left, the request cannot be
     /// satisfied. A malformed field, another unit and overlapping ranges are ignored: no client needs overlaps, and
-    /// they multiply the bytes sent (§14.2).
+    /// they multiply the bytes sent (§14.2). So are more than [`MAX_UNORDERED_RANGES`] that do not ascend.
     pub fn parse(request: &HeaderMap, complete_length: u64) -> Self {
         let Some(requested) = parse(request) else { return Self::Whole };
         if complete_length == 0 && requested.iter().any(|spec| matches!(spec, RangeSpec::Suffix(1..))) {
@@ -89,7 +93,12 @@ impl Ranges {
             (Some(only), true) => Self::Single(only),
             (Some(last), false) => {
                 ranges.push(last);
-                if overlap(&ranges) { Self::Whole } else { Self::Multiple(ranges) }
+                let is_served = if ranges.len() > MAX_UNORDERED_RANGES {
+                    ranges.windows(2).all(|pair| matches!(pair, [a, b] if a.end <= b.start))
+                } else {
+                    !overlap(&ranges)
+                };
+                if is_served { Self::Multiple(ranges) } else { Self::Whole }
             }
         }
     }
@@ -269,14 +278,22 @@ mod tests {
     }
 
     #[test]
-    fn too_many_ranges_get_the_whole() {
-        let many = |count: usize| (0..count).map(|i| format!("{0}-{0}", i * 2)).collect::<Vec<_>>().join(",");
-        let most = Ranges::parse(&request(&format!("bytes={}", many(MAX_RANGES))), 10_000);
-        assert_eq!(parts(most).len(), MAX_RANGES);
-        assert_eq!(
-            Ranges::parse(&request(&format!("bytes={}", many(MAX_RANGES + 1))), 10_000),
-            Ranges::Whole
-        );
+    fn many_ranges_are_served_if_they_ascend() {
+        let spec = |at: usize| format!("{0}-{0}", at * 2);
+        let served = |specs: Vec<String>| {
+            parts(Ranges::parse(&request(&format!("bytes={}", specs.join(","))), 10_000)).len()
+        };
+        for (count, ascending, descending) in [(32, 32, 32), (33, 33, 0), (500, 500, 0), (501, 0, 0)] {
+            assert_eq!(served((0..count).map(spec).collect()), ascending, "{count}");
+            assert_eq!(served((0..count).rev().map(spec).collect()), descending, "{count}");
+        }
+        let with = |last: &str| (0..40).map(spec).chain([last.to_owned()]).collect::<Vec<_>>();
+        assert_eq!(served(with("-5")), 41);
+        assert_eq!(served(with("9000-")), 41);
+        assert_eq!(served(with("20000-")), 40, "beyond the end");
+        for overlapping in ["78-78", "77-90", "3-3", "-9990", "0-"] {
+            assert_eq!(served(with(overlapping)), 0, "{overlapping}");
+        }
     }
 
     #[test]

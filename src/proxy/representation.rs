@@ -19,7 +19,7 @@ use gupd_http::conditional::{self, Precondition};
 use gupd_http::control::Directive;
 use gupd_http::forwarding;
 use gupd_http::multipart::Multipart;
-use gupd_http::range::{RangePrerequisite, Ranges, content_range, unsatisfied_range};
+use gupd_http::range::{MAX_UNORDERED_RANGES, RangePrerequisite, Ranges, content_range, unsatisfied_range};
 use gupd_store::{BLOCK, BodySource, Store};
 
 /// Bytes of arriving content that the relay holds back before it sends the head, or all if there are fewer. Up to here
@@ -186,6 +186,13 @@ impl Delivery<'_> {
         match Ranges::parse(&exchange.headers, length) {
             Ranges::Whole => self.whole(StatusCode::OK, headers, Some(length)).await,
             Ranges::Single(part) => self.part(headers, part, Some(length)).await,
+            // The heads of many small parts would multiply the bytes sent.
+            Ranges::Multiple(parts)
+                if parts.len() > MAX_UNORDERED_RANGES
+                    && Multipart::do_heads_exceed(parts.len(), length, headers.get(header::CONTENT_TYPE)) =>
+            {
+                self.whole(StatusCode::OK, headers, Some(length)).await
+            }
             Ranges::Multiple(parts) => Ok(self.parts(headers, &parts, length)),
             Ranges::Unsatisfiable => Ok(unsatisfiable(length)),
         }

@@ -1,5 +1,7 @@
 //! Ranges of stored content, of arriving content, and of content from an origin that serves no ranges.
 
+use std::ops::Range;
+
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -41,6 +43,66 @@ async fn several_ranges_come_in_one_multipart_response() {
     assert!(parts[1].0.contains("bytes 1048570-1048585/3000000"));
     let got: Vec<_> = parts.iter().map(|(_, part)| part.as_slice()).collect();
     assert_eq!(got, [&body[..10], &body[1_048_570..1_048_586], &body[2_999_995..]]);
+}
+
+/// `count` ranges of `length` bytes, `step` bytes apart.
+fn ascending(count: usize, length: usize, step: usize) -> Vec<Range<usize>> {
+    (0..count).map(|at| at * step..at * step + length).collect()
+}
+
+fn range_list(ranges: &[Range<usize>]) -> String {
+    let specs: Vec<_> = ranges.iter().map(|range| format!("{}-{}", range.start, range.end - 1)).collect();
+    specs.join(",")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_ascending_ranges_are_served() {
+    for is_cold in [false, true] {
+        let (site, body) = stored(Resource::new(bytes(20, 3_000_000))).await;
+        for (index, ranges) in [
+            ascending(33, 1, 2_000),
+            ascending(100, 2_000, 30_000),
+            ascending(500, 5_000, 6_000),
+            ascending(500, 6_000, 6_000),
+            ascending(499, 10, 100).into_iter().chain(std::iter::once(2_999_000..3_000_000)).collect(),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let path =
+                if is_cold { PAYLOAD.replace("full.zip", &format!("{index}.dax")) } else { PAYLOAD.into() };
+            site.manager.put(&path, Resource::new(body.clone()));
+            let response = site.send(Request::get(&path).range(&range_list(&ranges))).await;
+            assert_eq!(response.status, 206, "{index}");
+            let parts = parts(response);
+            assert_eq!(parts.len(), ranges.len());
+            for ((head, part), range) in parts.iter().zip(&ranges) {
+                assert!(head.contains(&format!("bytes {}-{}/3000000", range.start, range.end - 1)));
+                assert!(part[..] == body[range.clone()], "{index}: {range:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_that_multiply_bytes_get_the_whole() {
+    let (site, body) =
+        stored(Resource::new(bytes(21, 30_000)).header("Content-Type", "application/zip")).await;
+    let overlapping: Vec<_> = (0..40).map(|at| at..20_000 + at).collect();
+    let reversed: Vec<_> = ascending(40, 10, 20).into_iter().rev().collect();
+    let repeated: Vec<_> = ascending(40, 10, 20).into_iter().chain(std::iter::once(780..790)).collect();
+    for (name, ranges) in [
+        ("501 ranges", ascending(501, 1, 2)),
+        ("heads longer than the content", ascending(500, 1, 2)),
+        ("overlapping", overlapping),
+        ("reversed", reversed),
+        ("repeated", repeated),
+        ("few overlapping", vec![0..10, 9..20]),
+    ] {
+        let response = site.send(Request::get(PAYLOAD).range(&range_list(&ranges))).await;
+        assert_eq!(response.status, 200, "{name}");
+        assert!(response.expect_body() == body, "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
