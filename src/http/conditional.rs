@@ -1,7 +1,7 @@
 //! Preconditions of a client's request against a stored or streaming response (RFC 9110 §13), and whether its `Range`
 //! still applies. Relies on `validator` for tags and dates; sends nothing and reads no body.
 
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::validator::{EntityTag, is_last_modified_strong};
 use crate::{date, field};
@@ -9,6 +9,9 @@ use crate::{date, field};
 /// Fields that make a request conditional (§13.1), except `If-Range`.
 const CONDITIONS: [HeaderName; 4] =
     [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE];
+
+/// Media type of a `206` with several ranges.
+const MULTIPART: &[u8] = b"multipart/byteranges";
 
 /// Result of a request's preconditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +89,26 @@ pub fn is_range_applicable(request: &HeaderMap, response: &HeaderMap) -> bool {
     }
 }
 
+/// Returns false for a response to `GET` or `HEAD` that its request cannot have asked for: a `304` without a condition,
+/// or a `206` without `Range` or without the range that it has. Neither is the object (RFC 9110 §15.3.7, §15.4.5).
+pub fn is_requested(method: &Method, request: &HeaderMap, status: StatusCode, response: &HeaderMap) -> bool {
+    let is_read = method == Method::GET || method == Method::HEAD;
+    match status {
+        StatusCode::NOT_MODIFIED if is_read => {
+            request.contains_key(header::IF_NONE_MATCH) || request.contains_key(header::IF_MODIFIED_SINCE)
+        }
+        StatusCode::PARTIAL_CONTENT if is_read => {
+            let content_type = response.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+            request.contains_key(header::RANGE)
+                && (response.contains_key(header::CONTENT_RANGE)
+                    || content_type.is_some_and(|is| {
+                        is.get(..MULTIPART.len()).is_some_and(|is| is.eq_ignore_ascii_case(MULTIPART))
+                    }))
+        }
+        _ => true,
+    }
+}
+
 fn is_any(request: &HeaderMap, name: header::HeaderName) -> bool {
     field::members(request, name).eq([b"*"])
 }
@@ -93,11 +116,36 @@ fn is_any(request: &HeaderMap, name: header::HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
 
     const T0: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const T1: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
     const T2: &str = "Sun, 06 Nov 1994 08:49:39 GMT";
+
+    #[test]
+    fn only_a_fitting_request_asks_for_206_or_304() {
+        let part = "content-range: bytes 0-9/100";
+        for (method, request, status, response, expected) in [
+            ("GET", "", 200, "", true),
+            ("GET", "", 404, "", true),
+            ("GET", "", 206, part, false),
+            ("GET", "range: bytes=0-9", 206, part, true),
+            ("GET", "range: bytes=0-9", 206, "", false),
+            ("GET", "range: bytes=0-1,5-6", 206, "content-type: Multipart/ByteRanges; boundary=x", true),
+            ("GET", "", 206, "content-type: multipart/byteranges; boundary=x", false),
+            ("HEAD", "", 206, part, false),
+            ("GET", "", 304, "", false),
+            ("HEAD", "range: bytes=0-9", 304, "", false),
+            ("GET", "if-none-match: \"a\"", 304, "", true),
+            ("HEAD", "if-modified-since: T0", 304, "", true),
+            ("GET", "if-match: \"a\"", 304, "", false),
+            ("POST", "", 304, "", true),
+            ("REPORT", "", 206, "", true),
+        ] {
+            let (method, status) = (method.parse().unwrap(), StatusCode::from_u16(status).unwrap());
+            let is = is_requested(&method, &headers(request), status, &headers(response));
+            assert_eq!(is, expected, "{method} {request} {status} {response}");
+        }
+    }
 
     fn headers(text: &str) -> HeaderMap {
         let text = text.replace("T0", T0).replace("T1", T1).replace("T2", T2);

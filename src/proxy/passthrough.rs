@@ -16,6 +16,7 @@ use crate::pipeline::StepResult;
 use crate::reply::Reply;
 use gupd_cache::fill::FillError;
 use gupd_config::Class;
+use gupd_http::conditional::is_requested;
 use gupd_http::control::Directive;
 use gupd_http::forwarding;
 use gupd_http::key::{self, KeyBinding};
@@ -81,6 +82,13 @@ pub(crate) async fn forward(exchange: &Exchange<'_>, body: RequestBody) -> Reply
         client: Some(address.ip()),
     };
     match upstreams.send(exchange.target.upstreams(), &outgoing).await {
+        Ok(UpstreamResponse { upstream, response, .. })
+            if !is_requested(exchange.method, &exchange.headers, response.status(), response.headers()) =>
+        {
+            let status = response.status();
+            tracing::warn!(upstream = &*upstream.name, %status, "upstream sent a response that was not requested");
+            bad_gateway()
+        }
         Ok(answer) => pass_on(exchange, answer).await,
         Err(error) => upstream_failed(exchange, &error),
     }

@@ -52,6 +52,7 @@ mod scrub;
 mod sparse;
 mod targets;
 mod tls;
+mod unrequested;
 mod upstream_proxy;
 mod upstream_tls;
 mod validators;

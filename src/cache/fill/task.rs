@@ -37,8 +37,10 @@ pub(super) struct FillTask {
     /// Notified when a follower leaves, or wants bytes that no run brings.
     attention: Arc<Notify>,
     private_response: Option<oneshot::Sender<UpstreamResponse>>,
-    /// Upstreams of content with a wrong digest. Others are asked first when the fill fetches it again.
+    /// Upstreams of unusable responses and of content with a wrong digest. Others are asked first when the fill fetches it again.
     distrusted: Vec<UpstreamId>,
+    /// Number of responses that the fill had not asked for.
+    unrequested: usize,
     /// Number of times that other content replaced the arriving content.
     changes: u32,
     /// Stored response that the response of this fill replaces.
@@ -77,6 +79,7 @@ impl FillTask {
             attention,
             private_response: Some(sender),
             distrusted: Vec::new(),
+            unrequested: 0,
             changes: 0,
         };
         (task, fill, private_response)
@@ -100,6 +103,9 @@ impl FillTask {
     }
 
     async fn fill(&mut self) -> FillOutcome {
+        if self.requires_whole() {
+            self.request.part = None;
+        }
         if let Some(unfinished) = self.find_unfinished()
             && let Some(step) = self.resume_unfinished(unfinished).await
             && let Some(outcome) = self.follow_changes(step).await
@@ -175,6 +181,21 @@ impl FillTask {
         self.upstreams.send(order, outgoing).await
     }
 
+    /// Drops a `206` or `304` to a request for the complete content: it is not the object. The fill asks again, another
+    /// upstream first.
+    fn refuse_unrequested(&mut self, answer: &UpstreamResponse) -> StepOutcome {
+        let (upstream, status) = (answer.upstream.name.clone(), answer.response.status());
+        let reason = format!("{status} was not requested").into();
+        let error = UpstreamError::Response { upstream, reason };
+        self.unrequested += 1;
+        if self.unrequested > self.request.upstream_order.len() {
+            return StepOutcome::Done(self.fail(error.into()));
+        }
+        tracing::warn!(%error, key = &*self.request.key, "asking for the complete content again");
+        self.distrust(answer.upstream.id.clone());
+        StepOutcome::RetryUnconditionally
+    }
+
     fn upstream_request(&self, headers: HeaderMap) -> UpstreamRequest {
         UpstreamRequest {
             current_upstream: self.current_upstream.clone(),
@@ -185,6 +206,14 @@ impl FillTask {
     /// Judges one response, and stores its content if it may be shared.
     async fn handle_response(&mut self, answer: UpstreamResponse) -> StepOutcome {
         let status = answer.response.status();
+        let is_requested = match status {
+            StatusCode::NOT_MODIFIED => self.request.stale.is_some(),
+            StatusCode::PARTIAL_CONTENT => self.part().is_some(),
+            _ => true,
+        };
+        if !is_requested {
+            return self.refuse_unrequested(&answer);
+        }
         if let (StatusCode::NOT_MODIFIED, Some(stale)) = (status, self.request.stale.clone()) {
             return self.apply_not_modified(&stale, &answer).await;
         }

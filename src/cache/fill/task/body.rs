@@ -21,7 +21,7 @@ use crate::fill::run::RunSource;
 use crate::fill::transfer::Transfer;
 use crate::fill::{BackgroundFetch, FillContent, FillError, FillOutcome, Phase, UnsharedReason};
 use gupd_config::policy::plausibility;
-use gupd_config::{Class, FinishPolicy};
+use gupd_config::{Class, FinishPolicy, UpstreamId};
 use gupd_http::range::RequestedPart;
 use gupd_http::storable::check_length;
 use gupd_http::{UnstorableReason, VaryFields};
@@ -217,7 +217,7 @@ impl FillTask {
                 Ok(DigestVerdict::Keep) => {}
                 Ok(DigestVerdict::FetchAgain) => {
                     writer.discard();
-                    self.distrust(&content);
+                    self.distrust(content.origin.current().id.clone());
                     self.restart(FillError::Mismatch { upstream });
                     return StepOutcome::RetryUnconditionally;
                 }
@@ -282,9 +282,9 @@ impl FillTask {
         Ok(!content.head.is_plausible(path, Some(beginning)))
     }
 
-    /// Records that the current upstream brought content with a wrong digest. When all have, all are asked again.
-    fn distrust(&mut self, content: &FillContent) {
-        self.distrusted.push(content.origin.current().id.clone());
+    /// Records that an upstream brought unusable content. When all have, all are asked again.
+    pub(super) fn distrust(&mut self, upstream: UpstreamId) {
+        self.distrusted.push(upstream);
         if self.request.upstream_order.iter().all(|id| self.distrusted.contains(id)) {
             self.distrusted.drain(..self.distrusted.len() - 1);
         }
@@ -342,11 +342,12 @@ impl FillTask {
     pub(super) fn part(&self) -> Option<RequestedPart> {
         let all = self.upstreams.settings().finish == FinishPolicy::Always;
         let part = self.request.part.filter(|part| !(all && part.is_front(CHUNK)));
-        let is_whole_required = || {
-            let mut order = self.request.upstream_order.iter();
-            order.any(|id| self.context.disagreeing.contains_key(id.name()))
-        };
-        part.filter(|_| self.request.stale.is_none() && !is_whole_required())
+        part.filter(|_| self.request.stale.is_none())
+    }
+
+    /// Returns true if validators of an upstream disagree: parts from several connections would not fit together.
+    pub(super) fn requires_whole(&self) -> bool {
+        self.request.upstream_order.iter().any(|id| self.context.disagreeing.contains_key(id.name()))
     }
 
     pub(super) fn find_unfinished(&self) -> Option<UnfinishedFill> {
