@@ -128,6 +128,11 @@ impl NormalizedTarget {
         self
     }
 
+    /// Returns the path and query.
+    pub fn path_and_query(&self) -> &str {
+        &self.text
+    }
+
     /// Returns the key on a route. Content that is immutable by name has one key for all bindings; all else belongs
     /// to the binding's upstreams.
     pub fn key(&self, route: &str, bound: Option<KeyBinding<'_>>) -> String {

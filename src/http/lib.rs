@@ -19,6 +19,7 @@ mod lifetime;
 pub mod multipart;
 pub mod range;
 pub mod refusal;
+pub mod spelling;
 pub mod status;
 pub mod storable;
 pub mod target;

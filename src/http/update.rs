@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, header};
 
-use super::{date, field};
+use super::{date, field, spelling};
 use gupd_config::Class;
 use gupd_config::clock::UnixMillis;
 
@@ -28,6 +28,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// catalogs `Set-Cookie`, since those are stored in spite of one.
 pub fn remove_unstored(headers: &mut HeaderMap, class: Class) {
     remove_hop_by_hop(headers);
+    spelling::remove_target(headers);
     for name in &PROXY_FIELDS {
         headers.remove(name);
     }

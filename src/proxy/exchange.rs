@@ -88,6 +88,8 @@ pub(crate) enum Repeat {
     Completed,
     /// The fill asked upstreams that are not this request's, and brought no content.
     OtherUpstreams,
+    /// The fill was a prefetch, and brought no content.
+    NotPrefetched,
 }
 
 impl<'a> Exchange<'a> {

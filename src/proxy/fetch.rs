@@ -18,7 +18,7 @@ use crate::relays::{follower_outcome, offered_fill};
 use crate::reply::Reply;
 use crate::{passthrough, representation};
 use gupd_cache::CacheEntry;
-use gupd_cache::fill::{self, FillError, FillHandle, Joined, PrivateResponse, TransferError};
+use gupd_cache::fill::{self, FillError, FillHandle, Joined, PrivateResponse, TransferError, UnsharedReason};
 use gupd_config::Class;
 use gupd_http::UnstorableReason;
 use gupd_http::control::Directive;
@@ -251,6 +251,9 @@ impl Attempt {
                 answer_stored(proxy, exchange, &entry, CacheStatus::Revalidated { why, collapsed }).await
             }
             fill::FillResponse::Stored(entry) => answer_stored(proxy, exchange, &entry, status(Ok(()))).await,
+            fill::FillResponse::Unshared(UnsharedReason::NotPrefetched(_)) => {
+                Followed::Repeat(Repeat::NotPrefetched)
+            }
             fill::FillResponse::Unshared(why) => {
                 let outcome = why.into();
                 let answer = match handover {

@@ -2,13 +2,16 @@
 //! generation in force once and uses it to its end, so it never sees parts of two. The complication: limits and tasks
 //! have state that outlives a configuration. They follow once requests are answered by the new generation.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
+use http::uri::PathAndQuery;
 
 use gupd_config::Config;
 use gupd_config::policy::{Policy, PolicyError};
+use gupd_http::key;
 use gupd_net::redirect::PublicUrls;
 use gupd_net::upstream::Upstreams;
 use gupd_rollout::engine::{RolloutRules, Rollouts};
@@ -25,6 +28,8 @@ pub struct Generation {
     /// Rings, and the views that they give to clients.
     pub rollout: Arc<RolloutRules>,
     pub(crate) public: PublicUrls,
+    /// Paths of `refresh.catalogs` and `prefetch.paths` as written, by their normal form.
+    pub(crate) configured_targets: HashMap<Box<str>, PathAndQuery>,
 }
 
 impl Generation {
@@ -37,10 +42,20 @@ impl Generation {
             policy: Policy::new(&config)?,
             rollout: Arc::new(RolloutRules::new(&config)),
             public: PublicUrls::new(&config),
+            configured_targets: configured_targets(&config),
             upstreams,
             config,
         })
     }
+}
+
+fn configured_targets(config: &Config) -> HashMap<Box<str>, PathAndQuery> {
+    let written = config.refresh.catalogs.iter().chain(&config.prefetch.paths);
+    let by_normal_form = written.filter_map(|target| {
+        let normal = key::normalize(target.path(), target.query()).ok()?;
+        Some((normal.path_and_query().into(), target.clone()))
+    });
+    by_normal_form.collect()
 }
 
 type Follower = Box<dyn Fn(&Generation) + Send + Sync>;

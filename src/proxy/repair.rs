@@ -13,7 +13,7 @@ use gupd_cache::fill::{ContentReader, FillRequest, FillResponse, Fills, Joined, 
 use gupd_cache::{Cache, CacheEntry};
 use gupd_http::range::RequestedPart;
 use gupd_http::validator::strong_validator;
-use gupd_store::{BodySource, ReadError};
+use gupd_store::{BodySource, ReadError, RepairError};
 
 /// Maximum number of repairs in one response: a disk with more damage is not worth going on with.
 const MAX_REPAIRS: u32 = 1024;
@@ -107,6 +107,11 @@ impl Repair {
             let fetch = |range| fetch_range(&self.request, range, upstreams);
             match store.repair(object.blob, object.len, rest.start, fetch).await {
                 Ok(()) => return Ok(None),
+                // The rest of the blob is intact, and is served while no upstream answers.
+                Err(unrepaired @ RepairError::Unavailable(_)) => {
+                    tracing::warn!(key = &*object.key, %error, %unrepaired, "damaged blob not repaired now");
+                    return Err(error);
+                }
                 Err(unrepaired) => {
                     tracing::error!(key = &*object.key, %error, %unrepaired, "damaged blob discarded");
                 }

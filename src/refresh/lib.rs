@@ -18,6 +18,7 @@ mod revalidate;
 mod revision_predictor;
 mod selection;
 mod snapshot;
+mod spelling;
 mod task;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::metrics::RefreshMetrics;
+use self::prefetch::PrefetchFailure;
 use self::revalidate::CatalogOutcome;
 use self::task::RefreshOutcome;
 pub use self::task::RefreshTask;
@@ -121,6 +123,9 @@ impl Refresher {
         }
         for outcome in CatalogOutcome::ALL {
             metrics.catalogs.with_label_values(&[outcome.as_str()]);
+        }
+        for reason in PrefetchFailure::ALL {
+            metrics.prefetch_failures.with_label_values(&[reason.as_str()]);
         }
         let (requests, request_queue) = mpsc::channel(MAX_WAITING);
         let (settings, current) = watch::channel(TaskSettings::new(config));

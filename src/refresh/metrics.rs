@@ -15,6 +15,8 @@ pub struct RefreshMetrics {
     pub next: IntGauge,
     /// Bytes of objects that were fetched before a client requested them.
     pub prefetched_bytes: IntCounter,
+    /// Objects that were not prefetched, by reason.
+    pub prefetch_failures: IntCounterVec,
 }
 
 impl RefreshMetrics {
@@ -54,6 +56,11 @@ impl RefreshMetrics {
                 "Start of the next scheduled refresh; 0 if there is none.",
             )?,
             prefetched_bytes,
+            prefetch_failures: counters(
+                "gupd_prefetch_failures_total",
+                "Objects that could not be prefetched, by reason.",
+                "reason",
+            )?,
         })
     }
 }

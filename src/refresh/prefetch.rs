@@ -2,12 +2,15 @@
 //! when a client has requested an unknown revision. It stops when the window closes, and continues in the next one.
 
 use http::StatusCode;
+use http::uri::PathAndQuery;
 
 use super::listing_predictor::ListingPredictor;
 use super::revision_predictor::RevisionPredictor;
+use super::spelling::FolderSpellings;
 use super::task::{random, sleep_until};
 use super::{MAX_FAILURES, RefreshWorker, TaskSettings};
 use gupd_config::clock::UnixMillis;
+use gupd_config::policy::RevisionFile;
 use gupd_proxy::background::FetchOutcome;
 use gupd_store::{Object, ObjectKey, StoreError};
 
@@ -29,10 +32,42 @@ impl PendingPrefetch {
     }
 }
 
-/// Predictors for the payloads of both protocols.
+/// Predictors for the payloads of both protocols, and the spelling of their folders.
 struct Predictors {
     revisions: RevisionPredictor,
     listing: ListingPredictor,
+    folders: FolderSpellings,
+}
+
+/// An object to prefetch.
+struct PrefetchTarget {
+    key: ObjectKey,
+    /// Its spelling upstream, if known.
+    target: Option<PathAndQuery>,
+}
+
+/// Reason why an object was not prefetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PrefetchFailure {
+    /// The upstream has no content for it.
+    Absent,
+    /// It exceeds what is left of `prefetch.max_bytes`.
+    TooLarge,
+    /// No upstream answered, or the transfer failed.
+    Failed,
+}
+
+impl PrefetchFailure {
+    pub(super) const ALL: [Self; 3] = [Self::Absent, Self::TooLarge, Self::Failed];
+
+    /// Label in metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::TooLarge => "too-large",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 impl RefreshWorker {
@@ -72,14 +107,14 @@ impl RefreshWorker {
             return tracing::info!("prefetch skipped: the store is degraded");
         }
         let mut failures = 0;
-        for key in self.prefetch_keys(settings).await {
+        for PrefetchTarget { key, target } in self.prefetch_targets(settings).await {
             if *left == 0 {
                 return tracing::info!("prefetch stopped: prefetch.max_bytes reached");
             }
             if failures == MAX_FAILURES {
                 return tracing::warn!(failures, "prefetch stopped after consecutive failures");
             }
-            let fetched = Box::pin(self.background.prefetch(&key, *left)).await;
+            let fetched = Box::pin(self.background.prefetch(&key, target.as_ref(), *left)).await;
             failures = if fetched.is_err() { failures + 1 } else { 0 };
             match fetched {
                 Ok(FetchOutcome::New { entry, for_client }) => {
@@ -91,21 +126,34 @@ impl RefreshWorker {
                         tracing::debug!(%error, "prefetch not recorded");
                     }
                 }
-                Ok(FetchOutcome::Unchanged | FetchOutcome::Nothing) => {}
+                Ok(FetchOutcome::Unchanged) => {}
+                Ok(FetchOutcome::Nothing { status }) => {
+                    self.count_failure(PrefetchFailure::Absent);
+                    let status = status.map(|status| status.as_u16());
+                    tracing::warn!(key = &*key, status, "not prefetched: the upstream has no content for it");
+                }
                 Ok(FetchOutcome::TooLarge) => {
+                    self.count_failure(PrefetchFailure::TooLarge);
                     tracing::info!(
                         key = &*key,
                         left = *left,
                         "not prefetched: larger than prefetch.max_bytes"
                     );
                 }
-                Err(error) => tracing::info!(key = &*key, %error, "not prefetched"),
+                Err(error) => {
+                    self.count_failure(PrefetchFailure::Failed);
+                    tracing::warn!(key = &*key, %error, "not prefetched");
+                }
             }
         }
     }
 
-    /// Lists the keys to prefetch in their order.
-    async fn prefetch_keys(&self, settings: &TaskSettings) -> Vec<ObjectKey> {
+    fn count_failure(&self, reason: PrefetchFailure) {
+        self.metrics.prefetch_failures.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Lists the objects to prefetch in their order.
+    async fn prefetch_targets(&self, settings: &TaskSettings) -> Vec<PrefetchTarget> {
         let prefetch = &settings.prefetch;
         if !prefetch.learned && prefetch.paths.is_empty() {
             return Vec::new();
@@ -114,18 +162,11 @@ impl RefreshWorker {
             tracing::error!(%error, "requests cannot be predicted: the store cannot be read");
             Predictors::new(prefetch.revisions)
         });
-        let mut keys: Vec<ObjectKey> = Vec::new();
+        let mut targets: Vec<PrefetchTarget> = Vec::new();
         for path in &prefetch.paths {
             match self.background.keys_of(path) {
                 Ok(configured) => {
-                    let known = configured.into_iter().filter_map(|key| match key.split_once(ANY_REVISION) {
-                        // Without a known revision there is nothing to fetch.
-                        Some((series, name)) => {
-                            predictors.revisions.newest_key(series, name).map(ObjectKey::from)
-                        }
-                        None => Some(key),
-                    });
-                    keys.extend(known);
+                    targets.extend(configured.into_iter().filter_map(|key| predictors.configured(key, path)));
                 }
                 Err(error) => tracing::warn!(%error, "path of prefetch.paths cannot be requested"),
             }
@@ -134,9 +175,11 @@ impl RefreshWorker {
             let listed = self.background.fills().digests().listed_keys();
             let listed = predictors.listing.predict(listed.iter().map(|key| key.as_str()));
             let predicted = predictors.revisions.predict().into_iter().chain(listed);
-            keys.extend(predicted.filter(|key| self.background.is_payload_key(key)).map(ObjectKey::from));
+            let payloads = predicted.filter(|key| self.background.is_payload_key(key)).map(ObjectKey::from);
+            targets
+                .extend(payloads.map(|key| PrefetchTarget { target: predictors.folders.target(&key), key }));
         }
-        keys
+        targets
     }
 
     /// Trains the predictors with the stored payloads that clients requested.
@@ -158,6 +201,7 @@ impl RefreshWorker {
                 }
                 // An unused prefetch says nothing about clients.
                 if !self.store.is_unused_prefetch(&object.key) {
+                    predictors.folders.add(object);
                     file.into_iter().for_each(|file| predictors.revisions.add_request(file));
                     predictors.listing.add_request(&object.key);
                 }
@@ -172,6 +216,21 @@ impl RefreshWorker {
 
 impl Predictors {
     fn new(revisions: u32) -> Self {
-        Self { revisions: RevisionPredictor::new(revisions), listing: ListingPredictor::default() }
+        Self {
+            revisions: RevisionPredictor::new(revisions),
+            listing: ListingPredictor::default(),
+            folders: FolderSpellings::default(),
+        }
+    }
+
+    /// Returns the target of a path of `prefetch.paths`, spelled as it is written; `None` if it asks for the newest
+    /// revision of a content and none is known.
+    fn configured(&self, key: ObjectKey, path: &PathAndQuery) -> Option<PrefetchTarget> {
+        let Some((series, name)) = key.split_once(ANY_REVISION) else {
+            return Some(PrefetchTarget { key, target: Some(path.clone()) });
+        };
+        let newest = self.revisions.newest_revision(series)?;
+        let target = path.as_str().replacen(ANY_REVISION, &format!("/{newest}/"), 1).parse().ok();
+        Some(PrefetchTarget { key: RevisionFile::format_key(series, newest, name).into(), target })
     }
 }

@@ -94,7 +94,7 @@ impl RefreshWorker {
                     CatalogOutcome::Changed
                 }
                 Ok(FetchOutcome::Unchanged) => CatalogOutcome::Unchanged,
-                Ok(FetchOutcome::Nothing | FetchOutcome::TooLarge) => CatalogOutcome::Missing,
+                Ok(FetchOutcome::Nothing { .. } | FetchOutcome::TooLarge) => CatalogOutcome::Missing,
                 Err(_) => {
                     report.failed += 1;
                     CatalogOutcome::Failed

@@ -56,10 +56,9 @@ impl RevisionPredictor {
         }
     }
 
-    /// Returns the key of this file in the newest known revision of a content.
-    pub(super) fn newest_key(&self, series: &str, name: &str) -> Option<String> {
-        let (newest, _) = self.series.get(series)?.last_key_value()?;
-        Some(RevisionFile::format_key(series, *newest, name))
+    /// Returns the number of the newest known revision of a content.
+    pub(super) fn newest_revision(&self, series: &str) -> Option<u64> {
+        self.series.get(series)?.last_key_value().map(|(newest, _)| *newest)
     }
 
     /// Returns the keys of the expected requests for the newest revision of each content, deltas of all contents first.
@@ -164,8 +163,7 @@ mod tests {
         add_request(&mut predictor, &format!("{AV}/120/xdelta100.dax"));
         predictor.add_revision(AV, 130);
         assert_eq!(predict(&predictor), ["/130/xdelta120.dax", "/130/xdelta110.dax", "/130/full.zip"]);
-        assert_eq!(predictor.newest_key(AV, "x"), Some(format!("{AV}/130/x")));
-        assert_eq!(predictor.newest_key(IPS, "x"), None);
+        assert_eq!((predictor.newest_revision(AV), predictor.newest_revision(IPS)), (Some(130), None));
     }
 
     #[test]

@@ -39,6 +39,7 @@ mod prefetch;
 mod publication;
 mod read;
 mod repair;
+mod restore;
 mod scratch;
 mod scrub;
 mod segment;

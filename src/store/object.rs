@@ -66,6 +66,21 @@ impl Object {
         }
     }
 
+    /// Encodes the record for the trailer of its blob.
+    pub(super) fn encode_record(&self) -> Vec<u8> {
+        let new = NewObject {
+            key: self.key.clone(),
+            selecting: self.selecting.clone(),
+            status: self.status,
+            headers: self.headers.clone(),
+            content_type: self.content_type.clone(),
+            upstream: self.upstream.clone(),
+            request_time: self.request_time,
+            response_time: self.response_time,
+        };
+        new.encode()
+    }
+
     /// Returns the time of the last use.
     pub fn last_used(&self) -> UnixMillis {
         self.last_used.load(Ordering::Relaxed)

@@ -17,7 +17,7 @@ use super::{CHUNK, Object, Store};
 
 /// Maximum number of objects of a blob to try, newest first. If one key no longer serves the bytes, another may.
 /// Most blobs have one or two.
-const MAX_NAMES: usize = 4;
+pub(super) const MAX_NAMES: usize = 4;
 
 /// Result of a shared repair.
 pub(super) type RepairResult = Result<(), RepairError>;
@@ -180,6 +180,6 @@ fn read_error(id: BlobId, error: InspectionFault) -> ReadError {
     }
 }
 
-fn io_error(id: BlobId, error: impl Into<std::io::Error>) -> ReadError {
+pub(super) fn io_error(id: BlobId, error: impl Into<std::io::Error>) -> ReadError {
     ReadError::Io { subject: format!("blob {id}"), source: Arc::new(error.into()) }
 }

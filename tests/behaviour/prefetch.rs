@@ -7,13 +7,15 @@ use gupd_config::Config;
 
 use crate::digests::listing as livetri;
 use crate::refresh::{ask, in_hours, windows, with_token};
-use crate::support::{Gate, Resource, Site, bytes, get};
+use crate::support::{Gate, Manager, Request, Resource, Site, bytes, get};
+use gupd_site::OriginServer;
 
 const GUID: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}";
 const HOUR: Duration = Duration::from_secs(3600);
 const PREFETCHED: &str = "gupd_prefetched_bytes_total";
 const UNUSED: &str = "gupd_prefetch_unused_bytes_total";
 const WAITING: &str = "gupd_prefetch_waiting_bytes";
+const ABSENT: &str = "gupd_prefetch_failures_total{reason=\"absent\"}";
 const LENGTH: usize = 100_000;
 
 fn path(file: &str) -> String {
@@ -224,4 +226,123 @@ async fn a_revision_that_the_manager_does_not_have_teaches_nothing() {
     taken(&site, &["110/xdelta100.dax"]).await;
     site.wait_for_metric(PREFETCHED, LENGTH as f64).await;
     assert_eq!(site.get(&next).await.cache_status(), "gupd; hit");
+}
+
+/// A manager with case-sensitive files, like nginx on Linux: it has the files of one spelling of the folder only.
+fn case_sensitive(folder: &str, files: &[&str]) -> Manager {
+    let have: Vec<String> = files.iter().map(|file| format!("{folder}/{file}")).collect();
+    let origin = OriginServer::computed(move |request| {
+        let is_known = have.contains(&request.target);
+        is_known.then(|| Resource::new(bytes(request.target.len() as u64, LENGTH)))
+    });
+    Manager::with_origin(origin).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn predicted_payload_is_requested_in_the_spelling_of_clients() {
+    for folder in [
+        GUID.to_owned(),
+        GUID.replace('{', "%7B").replace('}', "%7D"),
+        GUID.to_ascii_uppercase().replace("/CONTENT", "/content"),
+        GUID.to_ascii_lowercase(),
+        GUID.replace("/content", "/Content"),
+    ] {
+        let files =
+            ["100/full.zip", "110/xdelta100.dax", "110/full.zip", "120/xdelta110.dax", "120/full.zip"];
+        let site = Site::for_manager(case_sensitive(&folder, &files), learning);
+        for file in &files[..4] {
+            site.wait_until_stored(&format!("{folder}/{file}")).await;
+            site.clock.advance(Duration::from_secs(1));
+        }
+        let late = format!("{folder}/120/full.zip");
+        site.manager.wait_for_requests(&late, 1).await;
+        site.wait_for_fills().await;
+        assert_eq!(site.get(&late).await.cache_status(), "gupd; hit", "{folder}");
+        assert_eq!(site.metric(ABSENT).await, 0.0, "{folder}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn negative_response_to_a_prefetch_answers_no_client() {
+    let wrong =
+        [path("100/full.zip").to_ascii_lowercase(), path("*/other.zip").replace("535CB6A4", "535cb6a4")];
+    let manager = case_sensitive(GUID, &["100/full.zip", "100/other.zip", "100/x.dax"]);
+    let site = Site::for_manager(manager, |config| listing(config, &wrong));
+    site.wait_until_stored(&path("100/x.dax")).await;
+    refresh(&site).await;
+    site.wait_for_metric_at_least(ABSENT, 2.0).await;
+    for file in ["100/full.zip", "100/other.zip"] {
+        let response = site.get(&path(file)).await;
+        assert_eq!((response.status, response.cache_status()), (200, "gupd; fwd=uri-miss; stored"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_that_joins_a_failing_prefetch_asks_for_itself() {
+    let gate = Gate::default();
+    let wrong = path("100/full.zip").to_ascii_lowercase();
+    let (held, missing) = (gate.clone(), wrong.clone());
+    let origin = OriginServer::computed(move |request| match request.target == missing {
+        true => Some(Resource::empty(404).held(&held)),
+        false => Some(Resource::new("definitions")),
+    });
+    let paths = [wrong.clone()];
+    let site = Site::for_manager(Manager::with_origin(origin).unwrap(), |config| listing(config, &paths));
+    refresh(&site).await;
+    site.manager.wait_for_requests(&wrong, 1).await;
+    let address = site.address();
+    let client = tokio::spawn(async move { get(address, &path("100/full.zip")).await });
+    site.wait_for_metric("gupd_connections", 1.0).await;
+    gate.open();
+    assert_eq!(client.await.unwrap().expect_body(), b"definitions");
+    site.wait_for_metric(ABSENT, 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn configured_paths_go_out_as_written() {
+    let written = [
+        path("*/full.zip").replace("535CB6A4", "535cb6a4"),
+        path("100/a%2Db.zip").replace('{', "%7B").replace('}', "%7d"),
+        "/packages/Agent%20X.msi".to_owned(),
+        "/q.zip?a=%41".to_owned(),
+    ];
+    let site = Site::with_config(|config| listing(config, &written));
+    site.manager.put(&path("100/x.dax"), Resource::new("x"));
+    site.wait_until_stored(&path("100/x.dax")).await;
+    refresh(&site).await;
+    for target in &written {
+        let target = target.replace('*', "100");
+        let path = target.split('?').next().unwrap();
+        site.manager.wait_for_requests(path, 1).await;
+        assert_eq!(site.manager.requests_for(path)[0].target, target);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_failure_to_prefetch_is_counted() {
+    let files = ["/a.zip", "/b.zip", "/c.zip", "/d.zip", "/e.zip"].map(str::to_owned);
+    let site = Site::with_config(|config| {
+        listing(config, &files);
+        config.prefetch.max_bytes = 1 << 20;
+        config.fill.attempts = 1;
+    });
+    site.manager.put("/a.zip", Resource::empty(410));
+    site.manager.put("/b.zip", Resource::empty(403));
+    site.manager.put("/c.zip", Resource::new(bytes(1, 2 << 20)));
+    site.manager.put("/d.zip", Resource::empty(503));
+    refresh(&site).await;
+    // The last one is a 404.
+    for (reason, count) in [("absent", 3.0), ("too-large", 1.0), ("failed", 1.0)] {
+        site.wait_for_metric(&format!("gupd_prefetch_failures_total{{reason=\"{reason}\"}}"), count).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kept_spelling_is_never_sent_to_clients() {
+    let site = Site::for_manager(case_sensitive(GUID, &["100/full.zip"]), |_| {});
+    let path = path("100/full.zip");
+    site.wait_until_stored(&path).await;
+    let response = site.send(Request::get(&path.to_ascii_lowercase())).await;
+    assert_eq!(response.cache_status(), "gupd; hit");
+    assert!(response.headers.iter().all(|(name, _)| !name.to_ascii_lowercase().starts_with("gupd")));
 }

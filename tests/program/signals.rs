@@ -122,21 +122,34 @@ async fn drain_finishes_downloads_and_accepts_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn second_signal_stops_at_once() {
-    for waiting in [true, false] {
-        let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
-        let mut relay = Relay::start(&mut serve(&manager, folder.path()));
-        let (download, _gate) = Download::begin(&relay, &manager).await;
-        // With or without a client, the fill would go on until the drain timeout.
-        let download = waiting.then_some(download);
-        relay.process.signal("TERM");
-        relay.process.wait_for_log("draining");
-        relay.process.signal("INT");
-        let ended = relay.process.wait_for_exit();
-        assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
-        if let Some(download) = download {
-            assert_eq!(download.end().await.ending, Ending::Broken);
-        }
-    }
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let mut relay = Relay::start(&mut serve(&manager, folder.path()));
+    let (download, _gate) = Download::begin(&relay, &manager).await;
+    relay.process.signal("TERM");
+    relay.process.wait_for_log("draining");
+    relay.process.signal("INT");
+    let ended = relay.process.wait_for_exit();
+    assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+    assert_eq!(download.end().await.ending, Ending::Broken);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_waits_for_no_fill_without_a_client() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let relay = Relay::start(&mut serve(&manager, folder.path()));
+    // The fill would go on until the drain timeout.
+    let (download, gate) = Download::begin(&relay, &manager).await;
+    drop(download);
+    relay.process.signal("TERM");
+    let ended = relay.process.wait_for_exit();
+    assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+    assert!(ended.lines.iter().all(|line| !line.contains("drain_timeout expired")), "{ended:#?}");
+    gate.open();
+    // What had arrived is kept.
+    let again = Relay::start(&mut serve(&manager, folder.path()));
+    assert!(again.get(PAYLOAD).await.expect_body() == bytes(1, LENGTH));
+    let resumed = manager.requests_for(PAYLOAD);
+    assert!(resumed.last().unwrap().header("range").is_some(), "{resumed:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

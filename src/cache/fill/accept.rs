@@ -14,7 +14,7 @@ use crate::Cache;
 use crate::digest::Expectation;
 use gupd_http::range::RequestedPart;
 use gupd_http::validator::strong_validator;
-use gupd_http::{UnstorableReason, VaryFields, update};
+use gupd_http::{UnstorableReason, VaryFields, spelling, update};
 use gupd_net::upstream::UpstreamResponse;
 use gupd_store::BLOCK;
 
@@ -80,6 +80,7 @@ impl AcceptedResponse {
             VaryFields::from_response(&headers, &request.client_headers, class).unwrap_or_default();
         update::remove_unstored(&mut headers, class);
         update::add_date(&mut headers, answer.response_time);
+        spelling::keep_target(&mut headers, &request.key, &request.target);
         let (request_time, response_time) = (answer.request_time, answer.response_time);
         let expected = expect(status, &headers);
         let head = ContentHead {

@@ -57,6 +57,11 @@ pub(super) trait Followers {
 }
 
 impl ContentFetch<'_> {
+    /// Returns true if every byte is here: its client may have it all, and storing it takes only a moment.
+    fn has_arrived(&self) -> bool {
+        self.content.length == Some(self.source.arrived.load(Ordering::Relaxed))
+    }
+
     /// Fetches all bytes. `transfer` brings the range `first`. `check_limit` is called with the new total before each
     /// piece of content without a length.
     pub(super) async fn run(
@@ -106,7 +111,9 @@ impl ContentFetch<'_> {
                     RunOutcome::Changed(answer) => return ContentFetchResult::Changed(answer),
                     RunOutcome::Failed(error) => ending = ending.or(Some(error)),
                 },
-                () = self.stopping.cancelled(), if ending.is_none() => ending = Some(FillError::Stopped),
+                () = self.stopping.cancelled(), if ending.is_none() && !self.has_arrived() => {
+                    ending = Some(FillError::Stopped);
+                }
                 () = self.content.wait_for_attention() => {
                     if (self.content.length.is_some() || self.is_background) && !is_wanted() {
                         ending = ending.or(Some(FillError::Abandoned));

@@ -131,6 +131,8 @@ pub enum UnsharedReason {
     Unstorable(UnstorableReason),
     /// The store is full or cannot be written.
     NoRoom,
+    /// A prefetch got this status, and no content. Clients ask for themselves, in their own spelling.
+    NotPrefetched(StatusCode),
 }
 
 impl UnsharedReason {
@@ -139,6 +141,7 @@ impl UnsharedReason {
         match self {
             Self::Unstorable(why) => why.as_str(),
             Self::NoRoom => "no-room",
+            Self::NotPrefetched(_) => "not-prefetched",
         }
     }
 }
@@ -147,7 +150,7 @@ impl From<UnsharedReason> for ForwardOutcome {
     fn from(why: UnsharedReason) -> Self {
         match why {
             UnsharedReason::Unstorable(why) => Self::NotStored(why),
-            UnsharedReason::NoRoom => Self::StoreFailed,
+            UnsharedReason::NoRoom | UnsharedReason::NotPrefetched(_) => Self::StoreFailed,
         }
     }
 }

@@ -18,10 +18,10 @@ use gupd_store::RepairError;
 /// Reason why a range could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum RangeFetchError {
-    /// No upstream was reachable, or none completed its answer. A later attempt may succeed.
+    /// No upstream was reachable, or none said whether it has the content. A later attempt may succeed.
     #[error(transparent)]
     Unreachable(FillError),
-    /// An upstream answered with other bytes, or the request cannot be sent.
+    /// An upstream answered that it does not have the content, or with other content.
     #[error(transparent)]
     NotOffered(FillError),
 }
@@ -34,8 +34,9 @@ impl From<UpstreamError> for RangeFetchError {
             | UpstreamError::HeadTimeout { .. }
             | UpstreamError::Closed { .. }
             | UpstreamError::Unavailable { .. }
-            | UpstreamError::Response { .. } => Self::Unreachable(error.into()),
-            UpstreamError::Client { .. } | UpstreamError::Request { .. } => Self::NotOffered(error.into()),
+            | UpstreamError::Response { .. }
+            | UpstreamError::Client { .. }
+            | UpstreamError::Request { .. } => Self::Unreachable(error.into()),
         }
     }
 }
@@ -79,8 +80,15 @@ pub async fn fetch_range(
             return Err(RangeFetchError::Unreachable(FillError::ServerError { upstream, status }));
         }
         (status, _) => {
-            let reason = format!("it answered {status}").into();
-            return Err(RangeFetchError::NotOffered(broken_off(range.start, reason)));
+            let error = broken_off(range.start, format!("it answered {status}").into());
+            // A login page, a redirect or a refusal says nothing about the content.
+            return Err(match status {
+                StatusCode::NOT_FOUND
+                | StatusCode::GONE
+                | StatusCode::PARTIAL_CONTENT
+                | StatusCode::RANGE_NOT_SATISFIABLE => RangeFetchError::NotOffered(error),
+                _ => RangeFetchError::Unreachable(error),
+            });
         }
     };
     let received = answer.upstream.received_bytes().clone();

@@ -14,8 +14,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::accept::{AcceptedResponse, RejectedResponse};
 use super::fetch::Followers;
 use super::{
-    FillContent, FillContext, FillError, FillHandle, FillKey, FillOutcome, FillRequest, Phase,
-    PrivateResponse, UnsharedReason,
+    BackgroundFetch, FillContent, FillContext, FillError, FillHandle, FillKey, FillOutcome, FillRequest,
+    Phase, PrivateResponse, UnsharedReason,
 };
 use crate::CacheEntry;
 use gupd_config::policy::Classification;
@@ -221,6 +221,14 @@ impl FillTask {
             let error = FillError::ServerError { upstream: answer.upstream.name.clone(), status };
             self.hand_over(answer);
             return StepOutcome::Done(self.fail(error));
+        }
+        let is_content = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+        // A partial response of another range, and 416, are judged like those to clients.
+        if self.request.background == Some(BackgroundFetch::Prefetch)
+            && !is_content
+            && status != StatusCode::RANGE_NOT_SATISFIABLE
+        {
+            return StepOutcome::Done(self.end_unshared(UnsharedReason::NotPrefetched(status)));
         }
         let expect = |status, headers: &HeaderMap| self.expect(status, headers);
         match AcceptedResponse::from_response(answer, &self.request, self.part(), &self.context.cache, expect)

@@ -90,7 +90,8 @@ impl Relay {
         control.shutdown_timeout(Duration::from_secs(1));
     }
 
-    /// Waits until all downloads and fills have ended.
+    /// Waits until all downloads of clients have ended. A fill without a client keeps what has arrived for the next
+    /// start.
     async fn drain(&self) {
         if self.handed_over.is_cancelled() {
             tokio::time::sleep(IN_FLIGHT_REQUESTS).await;
@@ -100,7 +101,6 @@ impl Relay {
         }
         self.advance_stage(LifecycleStage::Draining);
         self.workers.wait_until_idle().await;
-        self.proxy.fills().wait_until_idle().await;
     }
 
     async fn end_background_tasks(&self) {

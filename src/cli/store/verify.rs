@@ -1,9 +1,11 @@
 //! `gupd store verify`: verifies the whole store, with a progress bar and one line for each finding. With the lock of
-//! the folder it repairs: damaged chunks are fetched from the upstreams, objects that no upstream has are removed, and
-//! the rest is left while no upstream answers. Beside a running relay it only reports.
+//! the folder it repairs: damaged chunks and missing files are fetched from the upstreams. An object is removed only if
+//! an upstream answered that it does not have it, or has other content. Beside a running relay it only reports.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::{CommandError, OpenedStore, StoreLocation, bar};
@@ -14,14 +16,22 @@ use gupd_config::clock::Clock;
 use gupd_net::SetupError;
 use gupd_net::metrics::NetMetrics;
 use gupd_proxy::Generation;
-use gupd_store::{Finding, Inventory, Object, ReadError, RepairError, StoreError, verify};
+use gupd_proxy::background::OriginError;
+use gupd_store::{BlobId, Finding, Inventory, Object, ReadError, RepairError, StoreError, verify};
 
 pub(super) fn run(
     location: &StoreLocation,
     upstream: Vec<String>,
     dry_run: bool,
 ) -> Result<(), CommandError> {
-    let config = location.load_config(upstream)?;
+    let mut config = location.load_config(Vec::new())?;
+    let source = match upstream.is_empty() {
+        true => RepairSource::Routes,
+        false => {
+            use_upstreams(&mut config, upstream)?;
+            RepairSource::AnyUpstream
+        }
+    };
     let dir = &config.store.dir;
     if !dir.join("blobs").exists() {
         return Err(StoreError::NoStore { path: dir.clone() }.into());
@@ -29,7 +39,7 @@ pub(super) fn run(
     let (repairs, is_locked) = match dry_run {
         true => (None, false),
         false => match OpenedStore::open(&config.store) {
-            Ok(opened) => (Some(Repairs::new(opened, &config)?), false),
+            Ok(opened) => (Some(Repairs::new(opened, &config, source)?), false),
             Err(StoreError::Locked { .. }) => (None, true),
             Err(error) => return Err(error.into()),
         },
@@ -53,6 +63,10 @@ pub(super) fn run(
     if summary.found() == 0 {
         return Ok(());
     }
+    if summary.is_sound() {
+        print_line(&summary.to_line(false));
+        return Ok(());
+    }
     Err(CommandError::Failed(if is_locked {
         format!(
             "{left} found, none repaired: a running relay has the store. It never serves damaged content and repairs it \
@@ -65,10 +79,36 @@ pub(super) fn run(
     }))
 }
 
+/// Replaces the upstreams of a configuration by those of `--upstream`. One that the configuration has, by its URL, keeps
+/// its settings for TLS and proxy.
+fn use_upstreams(config: &mut Config, urls: Vec<String>) -> Result<(), CommandError> {
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let given = Config::for_upstreams(&urls)?;
+    let configured = std::mem::take(&mut config.upstreams);
+    config.upstreams = given.upstreams;
+    for upstream in &mut config.upstreams {
+        if let Some(known) = configured.iter().find(|known| known.url == upstream.url) {
+            *upstream = known.clone();
+        }
+    }
+    (config.routes, config.groups, config.peers) = (given.routes, Vec::new(), Vec::new());
+    Ok(())
+}
+
+/// Upstreams that an object is fetched from.
+#[derive(Clone, Copy)]
+enum RepairSource {
+    /// Those of its route, by the configuration.
+    Routes,
+    /// Any, whatever its route: those of `--upstream`.
+    AnyUpstream,
+}
+
 /// A locked store and the upstreams to repair it from.
 struct Repairs {
     opened: OpenedStore,
     generation: Generation,
+    source: RepairSource,
 }
 
 /// Outcome of the repair of a finding.
@@ -90,35 +130,50 @@ struct Summary {
     repaired: u64,
     fetched: u64,
     removed: u64,
-    unrepaired: u64,
+    /// Removed because no upstream has them.
+    lost: u64,
     left: u64,
     unreachable: u64,
 }
 
 impl Repairs {
-    fn new(opened: OpenedStore, config: &Config) -> Result<Self, SetupError> {
+    fn new(opened: OpenedStore, config: &Config, source: RepairSource) -> Result<Self, SetupError> {
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
         // Repairs fetch a few blocks, so the WAN limit does not apply.
         let builder = GenerationBuilder::new(config, Clock::system(), metrics).unlimited(config);
         let generation = builder.build(config.clone(), None)?;
-        Ok(Self { opened, generation })
+        Ok(Self { opened, generation, source })
+    }
+
+    async fn fetch(&self, object: Arc<Object>, range: Range<u64>) -> Result<Bytes, OriginError> {
+        match self.source {
+            RepairSource::Routes => self.generation.fetch_range(&object, range).await,
+            RepairSource::AnyUpstream => self.generation.fetch_range_from_any(&object, range).await,
+        }
+    }
+
+    /// Restores a blob's content: a chunk, or the whole file if it has no usable checksums.
+    async fn restore(&self, blob: BlobId) -> Result<u64, RepairError> {
+        let (store, fetch) = (&self.opened.store, |object, range| self.fetch(object, range));
+        match store.repair_blob(blob, fetch).await {
+            Err(RepairError::Read(ReadError::Damaged { .. } | ReadError::Gone { .. })) => {
+                store.restore_blob(blob, fetch).await
+            }
+            repaired => repaired,
+        }
     }
 
     fn repair(&self, finding: &Finding) -> Result<RepairOutcome, StoreError> {
-        let Self { opened: OpenedStore { store, runtime }, generation } = self;
+        let OpenedStore { store, runtime } = &self.opened;
         runtime.block_on(async {
             let mut repair_error = None;
-            if let Finding::Damaged { blob, .. } = finding {
-                let fetch =
-                    |object: Arc<Object>, range| async move { generation.fetch_range(&object, range).await };
-                match store.repair_blob(*blob, fetch).await {
+            if let Finding::Damaged { blob, .. } | Finding::Missing { blob, .. } = finding {
+                match self.restore(*blob).await {
                     Ok(fetched) => return Ok(RepairOutcome::Repaired { fetched }),
-                    Err(error @ (RepairError::Read(ReadError::Io { .. }) | RepairError::Unavailable(_))) => {
-                        return Ok(RepairOutcome::Left(Some(error)));
+                    Err(confirmed @ (RepairError::NotOffered(_) | RepairError::Different)) => {
+                        repair_error = Some(confirmed);
                     }
-                    // The finding itself describes the damage.
-                    Err(RepairError::Read(_)) => {}
-                    Err(unrepaired) => repair_error = Some(unrepaired),
+                    Err(error) => return Ok(RepairOutcome::Left(Some(error))),
                 }
             }
             Ok(if store.remove_finding(finding).await? {
@@ -152,7 +207,7 @@ impl Summary {
             }
             RepairOutcome::Removed(error) => {
                 self.removed += 1;
-                self.unrepaired += u64::from(error.is_some());
+                self.lost += u64::from(error.is_some());
             }
             RepairOutcome::Left(error) => {
                 self.left += 1;
@@ -161,26 +216,31 @@ impl Summary {
         }
     }
 
+    /// Returns true if the store is sound now and has lost no content.
+    fn is_sound(&self) -> bool {
+        self.left == 0 && self.lost == 0
+    }
+
     fn found(&self) -> u64 {
         self.repaired + self.removed + self.left
     }
 
     /// Formats the last line.
     fn to_line(&self, no_upstream: bool) -> String {
-        let Self { repaired, fetched, removed, unrepaired, left, unreachable } = *self;
+        let Self { repaired, fetched, removed, lost, left, unreachable } = *self;
         let fetched = BinaryBytes(fetched);
         let mut line =
             format!("{} found: {repaired} repaired ({fetched} fetched), {removed} removed", self.found());
         if left > 0 {
             line += &format!(", {left} not repaired");
         }
-        if unreachable > 0 {
+        if unreachable > 0 && !no_upstream {
             line += "; damaged content is never served: run this again when an upstream answers";
         }
-        if removed > 0 {
+        if lost > 0 {
             line += "; removed objects are fetched again on request";
         }
-        if unrepaired > 0 && no_upstream {
+        if unreachable > 0 && no_upstream {
             line += "; no upstream to repair from: pass --upstream or --config";
         }
         line

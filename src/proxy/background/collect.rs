@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 
+use super::origin::spelled_target;
 use super::{Background, OriginError};
 use crate::Generation;
 use gupd_cache::fill::{BackgroundFetch, FillError, FillRequest, FillResult, Joined};
@@ -132,6 +133,7 @@ impl Background {
                 // Managers copy files with their dates: a file that one manager has not changed since another's date
                 // may be older.
                 CacheLookup::Hit(entry) => {
+                    request.target = spelled_target(&entry.object)?;
                     let is_from_source = entry.object.upstream == *name;
                     (entry.object.selecting.clone(), is_from_source.then_some(entry))
                 }

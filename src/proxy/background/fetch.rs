@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use http::uri::PathAndQuery;
 use http::{HeaderMap, StatusCode};
 
+use super::origin::spelled_target;
 use super::{Background, OriginError};
 use crate::Generation;
-use gupd_cache::fill::{self, BackgroundFetch, FillError, FillRequest, FillResult, Joined};
+use gupd_cache::fill::{self, BackgroundFetch, FillError, FillRequest, FillResult, Joined, UnsharedReason};
 use gupd_cache::{CacheEntry, CacheLookup};
 use gupd_config::Class;
 use gupd_http::{CacheControl, Verdict};
@@ -30,7 +32,10 @@ pub enum FetchOutcome {
         for_client: bool,
     },
     /// The upstream has no response that could be stored.
-    Nothing,
+    Nothing {
+        /// The upstream's status, if it has no content.
+        status: Option<StatusCode>,
+    },
     /// The object is larger than the limit.
     TooLarge,
 }
@@ -62,14 +67,23 @@ impl Background {
         self.fetch(&generation, generation.fill_request(key, HeaderMap::new())?, u64::MAX).await
     }
 
-    /// Fetches the object of a key, if it has at most `max_bytes` and no fresh response is stored. If the future is
-    /// dropped, the bytes that have arrived are kept for the next fill.
+    /// Fetches the object of a key, if it has at most `max_bytes` and no fresh response is stored. `target` is its
+    /// spelling upstream, if known. If the future is dropped, the bytes that have arrived are kept for the next fill.
+    /// A negative response is not stored: no client has asked.
     ///
     /// # Errors
     /// When the configuration has no upstream for it, or its fill fails.
-    pub async fn prefetch(&self, key: &ObjectKey, max_bytes: u64) -> Result<FetchOutcome, OriginError> {
+    pub async fn prefetch(
+        &self,
+        key: &ObjectKey,
+        target: Option<&PathAndQuery>,
+        max_bytes: u64,
+    ) -> Result<FetchOutcome, OriginError> {
         let generation = self.generations.load_full();
-        let request = generation.fill_request(key, HeaderMap::new())?;
+        let mut request = generation.fill_request(key, HeaderMap::new())?;
+        if let Some(target) = target {
+            request.target = target.clone();
+        }
         request.bandwidth.set_purpose(Purpose::Prefetch);
         let request = FillRequest { background: Some(BackgroundFetch::Prefetch), ..request };
         let mut fetched = self.fetch(&generation, request.clone(), max_bytes).await;
@@ -77,7 +91,7 @@ impl Background {
         for binding in
             generation.policy.bindings().iter().filter(|_| request.classification.class == Class::Payload)
         {
-            if !matches!(fetched, Ok(FetchOutcome::Nothing) | Err(_)) {
+            if !matches!(fetched, Ok(FetchOutcome::Nothing { .. }) | Err(_)) {
                 break;
             }
             let request = FillRequest { upstream_order: binding.upstreams().clone(), ..request.clone() };
@@ -93,7 +107,7 @@ impl Background {
         max_bytes: u64,
     ) -> Result<FetchOutcome, OriginError> {
         if request.classification.class == Class::Private || generation.classify(&request.key).is_none() {
-            return Ok(FetchOutcome::Nothing);
+            return Ok(FetchOutcome::Nothing { status: None });
         }
         let is_prefetch = request.background == Some(BackgroundFetch::Prefetch);
         let called_at = self.cache.clock().now();
@@ -114,6 +128,7 @@ impl Background {
                         return Ok(FetchOutcome::Unchanged);
                     }
                     request.variant.clone_from(&entry.object.selecting);
+                    request.target = spelled_target(&entry.object)?;
                     request.stale = Some(entry);
                 }
             }
@@ -133,7 +148,11 @@ impl Background {
             if !begun && is_prefetch && fill.is_for_client() {
                 return Ok(FetchOutcome::Unchanged);
             }
-            if let fill::FillResponse::Content(flow) = fill.response().await
+            let response = fill.response().await;
+            if let fill::FillResponse::Unshared(UnsharedReason::NotPrefetched(status)) = response {
+                return Ok(FetchOutcome::Nothing { status: Some(status) });
+            }
+            if let fill::FillResponse::Content(flow) = response
                 && let Some(length) = flow.length
                 && length.saturating_sub(flow.available_bytes(0..length)) > max_bytes
             {
@@ -153,7 +172,7 @@ impl Background {
                 FillResult::NotModified(entry) if is_recent(&entry) => return Ok(earlier),
                 FillResult::NotModified(_) => {}
                 FillResult::NotKept if !begun && !is_prefetch => {}
-                FillResult::NotKept => return Ok(FetchOutcome::Nothing),
+                FillResult::NotKept => return Ok(FetchOutcome::Nothing { status: None }),
                 FillResult::Failed(
                     error @ (FillError::Changed { .. } | FillError::Mismatch { .. } | FillError::Abandoned),
                 ) => last = error,
@@ -166,7 +185,7 @@ impl Background {
 
 fn stored(request: &FillRequest, entry: Arc<CacheEntry>, for_client: bool) -> FetchOutcome {
     if entry.object.status != StatusCode::OK {
-        return FetchOutcome::Nothing;
+        return FetchOutcome::Nothing { status: Some(entry.object.status) };
     }
     if let Some(stale) = &request.stale {
         if request.background == Some(BackgroundFetch::Revalidation) && !for_client {

@@ -14,7 +14,7 @@ use super::Background;
 use crate::Generation;
 use gupd_cache::fill::{BackgroundFetch, FillError, FillRequest, RangeFetchError, fetch_range};
 use gupd_http::forwarding;
-use gupd_http::{VaryFields, key};
+use gupd_http::{VaryFields, key, spelling};
 use gupd_net::shape::Purpose;
 use gupd_store::{BlobId, Object, ObjectKey, ReadError, RepairError, StoreError};
 
@@ -60,11 +60,8 @@ impl From<OriginError> for RepairError {
     fn from(error: OriginError) -> Self {
         match error {
             OriginError::Fetch(error) => error.into(),
-            OriginError::NoRoute { .. }
-            | OriginError::NoBinding { .. }
-            | OriginError::Key { .. }
-            | OriginError::Path { .. } => Self::NotOffered(Arc::from(error.to_string())),
-            OriginError::Store(_) | OriginError::Fill(_) => Self::Unavailable(Arc::from(error.to_string())),
+            // No upstream was asked: it may have the content.
+            error => Self::Unavailable(Arc::from(error.to_string())),
         }
     }
 }
@@ -80,11 +77,35 @@ impl Generation {
         Ok(fetch_range(&request, range, &self.upstreams).await?)
     }
 
+    /// Fetches `range` of a stored object, a chunk at most, from any upstream, whatever the object's route. For a command
+    /// that names the upstreams.
+    ///
+    /// # Errors
+    /// When no upstream gives the bytes.
+    pub async fn fetch_range_from_any(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+    ) -> Result<Bytes, OriginError> {
+        let key::KeyParts { target, .. } = key::split_key(object.copy_mark().1);
+        let target_error = || OriginError::Key { key: object.key.clone() };
+        let normal = target.split('?').next().unwrap_or_default();
+        let route = self.policy.route(None, normal).ok_or_else(target_error)?;
+        let key = ObjectKey::from(format!("{} {target}", route.name));
+        let selecting = VaryFields::decode(&object.selecting).ok_or_else(target_error)?;
+        let mut request = self.fill_request(&key, selecting.request())?;
+        request.upstream_order = self.upstreams.iter().map(|upstream| upstream.id.clone()).collect();
+        request.target = spelling::stored_target(&object.headers, &key).ok_or_else(target_error)?;
+        request.bandwidth.set_purpose(Purpose::Repair);
+        Ok(fetch_range(&request, range, &self.upstreams).await?)
+    }
+
     /// The fill of a stored object, as a client whose request selects it would ask.
     pub(super) fn refetch_request(&self, object: &Object) -> Result<FillRequest, OriginError> {
         let selecting = VaryFields::decode(&object.selecting)
             .ok_or_else(|| OriginError::Key { key: object.key.clone() })?;
         let mut request = self.fill_request(&object.key, selecting.request())?;
+        request.target = spelled_target(object)?;
         request.variant.clone_from(&object.selecting);
         self.prefer_author(&mut request, object);
         Ok(request)
@@ -102,7 +123,8 @@ impl Generation {
                 bound.ok_or_else(|| OriginError::NoBinding { name: name.to_owned() })?.upstreams()
             }
         };
-        let target = key::request_target(normal).ok_or_else(|| OriginError::Key { key: key.clone() })?;
+        let target = self.configured_targets.get(normal).cloned().or_else(|| key::request_target(normal));
+        let target = target.ok_or_else(|| OriginError::Key { key: key.clone() })?;
         let path = normal.split('?').next().unwrap_or_default();
         let classification = self.policy.classify(route, path);
         let bandwidth =
@@ -127,6 +149,12 @@ impl Generation {
             client: None,
         })
     }
+}
+
+/// Returns the target of a stored object, as it was sent upstream.
+pub(super) fn spelled_target(object: &Object) -> Result<PathAndQuery, OriginError> {
+    spelling::stored_target(&object.headers, &object.key)
+        .ok_or_else(|| OriginError::Key { key: object.key.clone() })
 }
 
 impl Background {
