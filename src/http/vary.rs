@@ -49,6 +49,19 @@ impl VaryFields {
         Some(Self(fields))
     }
 
+    /// Adds these fields of the response's request, as if the response listed them in `Vary`. `None` if a bound of this
+    /// module is exceeded.
+    pub fn with_fields(mut self, names: &[HeaderName], request: &HeaderMap) -> Option<Self> {
+        for name in names {
+            if !self.0.iter().any(|field| field.name == *name) {
+                self.0.push(SelectingField { name: name.clone(), value: selecting_value(request, name) });
+            }
+        }
+        let bytes: usize = self.0.iter().filter_map(|field| Some(field.value.as_deref()?.len())).sum();
+        self.0.sort_unstable_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+        (self.0.len() <= MAX_NAMES && bytes <= MAX_VALUE_BYTES).then_some(self)
+    }
+
     /// Returns the same fields with the values of another request.
     #[must_use]
     pub fn for_request(&self, request: &HeaderMap) -> Self {
@@ -171,6 +184,22 @@ mod tests {
         ] {
             assert_eq!(stored.matches(&headers(request)), expected, "{request:?}");
         }
+    }
+
+    #[test]
+    fn added_fields_select_like_listed_ones() {
+        let request = headers(&[("user-agent", "a"), ("x-a", "1")]);
+        let (agent, own) = (header::USER_AGENT, HeaderName::from_static("x-a"));
+        let stored = selecting("x-a", &[("x-a", "1")]).unwrap();
+        let stored = stored.with_fields(&[agent.clone(), own], &request).unwrap();
+        assert!(stored.matches(&request));
+        for other in [&[("user-agent", "b"), ("x-a", "1")][..], &[("x-a", "1")], &[("user-agent", "a")]] {
+            assert!(!stored.matches(&headers(other)), "{other:?}");
+        }
+        assert_eq!(VaryFields::decode(&stored.encode()), Some(stored));
+        let long = headers(&[("user-agent", &"v".repeat(MAX_VALUE_BYTES + 1))]);
+        assert_eq!(VaryFields::default().with_fields(&[agent], &long), None);
+        assert!(VaryFields::default().with_fields(&[], &long).unwrap().is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use gupd_config::{Config, Profile};
 
 use crate::support::{Manager, Request, Resource, Site, bytes};
+use gupd_site::OriginServer;
 
 const FILE: &str = "/filestreamingservice/files/0a1b2c3d-0123-4567-89ab-0123456789ab";
 const ORIGIN: &str = "dl.delivery.mp.microsoft.com";
@@ -112,4 +113,25 @@ async fn rule_sets_the_lifetime_of_its_negative_response() {
         assert_eq!(site.get(path).await.status, 404, "{path}");
         assert_eq!(site.manager.total_requests() - before, requests, "{path}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_field_of_a_rule_selects_the_object() {
+    let origin = OriginServer::computed(|request| {
+        let agent = request.header("User-Agent").unwrap_or("none").to_owned();
+        Some(Resource::new(agent).header("Cache-Control", "max-age=1000"))
+    });
+    let site = Site::for_manager(Manager::with_origin(origin).unwrap(), |config| {
+        config.routes[0].profile = profile(config, "eset");
+    });
+    for _ in 0..3 {
+        for agent in ["ESET 11 (release)", "ESET 11 (pre-release)", "ESET 10"] {
+            let request = Request::get("/eset_upd/update.ver").header("User-Agent", agent);
+            assert_eq!(site.send(request).await.expect_body(), agent.as_bytes());
+            site.wait_for_fills().await;
+        }
+        assert_eq!(site.get("/eset_upd/update.ver").await.expect_body(), b"none");
+        site.wait_for_fills().await;
+    }
+    assert_eq!(site.manager.request_count("/eset_upd/update.ver"), 4, "each channel crosses once");
 }

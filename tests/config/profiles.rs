@@ -104,6 +104,19 @@ fn profile_problem_names_file_line_key_and_remedy() {
         ("[path]", "4: path: expected a list of tables: write [[path]]"),
         ("[[revision]]\npattern = \"/a/*\"", "5: revision.pattern: \"/a/*\" has no <number>: write it like "),
         ("[[revision]]\npattern = \"/<number>/*\"", "4: revision.certainty: missing required key"),
+        (
+            "[[magic]]\nextensions = [\".zip\"]",
+            "5: magic.extensions: \".zip\" is not an extension: write it like zip",
+        ),
+        (
+            "[[magic]]\nbytes = [\"5g\"]",
+            "5: magic.bytes: \"5g\" is not a sequence of up to 64 bytes: write it like ",
+        ),
+        (
+            "[origin]\nparameter = \"a=b\"",
+            "5: origin.parameter: \"a=b\" is not the name of a query parameter",
+        ),
+        ("[origin]\nparameter = \"a\"", "4: origin.hosts: missing required key"),
         ("[[content_type]]\nname = \"a\"\nguid = \"1\"", "6: content_type.guid: \"1\" is not a GUID: write"),
         (
             "[[test]]\nrequest = \"a\"",
@@ -137,6 +150,18 @@ fn rule_problem_names_file_line_key_and_remedy() {
         ("key_query", "[\"a\", \"none\"]", "8: path.key_query: has all or none beside names: write "),
         ("key_query", "[\"a\", \"a\"]", "8: path.key_query: repeats a name: list each once"),
         ("key_query", "\"a b\"", "8: path.key_query: \"a b\" is not the name of a query parameter"),
+        (
+            "key_fields",
+            "[\"a b\"]",
+            "8: path.key_fields: \"a b\" is not the name of a request field: write it",
+        ),
+        (
+            "key_fields",
+            "[\"Cookie\"]",
+            "8: path.key_fields: \"Cookie\" cannot select content: credentials, ranges",
+        ),
+        ("key_fields", "[\"a\", \"b\", \"c\", \"d\", \"e\"]", "8: path.key_fields: more than 4 fields"),
+        ("digests", "\"grd\"", "8: path.digests: is set for a class other than catalog: remove it"),
         (
             "hosts",
             "[\"http://a\"]",

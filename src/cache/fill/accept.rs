@@ -75,9 +75,11 @@ impl AcceptedResponse {
             && (part.is_none() || end != length || range.start > 0)
             && strong_validator(&headers).is_some()
             && headers.get(header::ACCEPT_RANGES).is_none_or(|unit| unit != "none");
-        // `check_storable` refused `Vary: *`, the only case without a selection.
-        let selecting =
-            VaryFields::from_response(&headers, &request.client_headers, class).unwrap_or_default();
+        let (client, fields) = (&request.client_headers, request.classification.key_fields());
+        let selecting = VaryFields::from_response(&headers, client, class);
+        let Some(selecting) = selecting.and_then(|selecting| selecting.with_fields(fields, client)) else {
+            return Err(RejectedResponse::Unstorable(Box::new(answer), UnstorableReason::Vary));
+        };
         update::remove_unstored(&mut headers, class);
         update::add_date(&mut headers, answer.response_time);
         spelling::keep_target(&mut headers, &request.key, &request.target);

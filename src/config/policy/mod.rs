@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 
 use crate::clock::UnixMillis;
 pub use crate::profile::PayloadForm;
@@ -77,6 +77,11 @@ impl Classification {
     /// Returns the query parameters that are part of the key.
     pub fn key_query(&self) -> &QuerySelection {
         self.rule.as_ref().map_or(&QuerySelection::All, |rule| &rule.key_query)
+    }
+
+    /// Returns the request fields that are part of the key.
+    pub fn key_fields(&self) -> &[HeaderName] {
+        self.rule.as_ref().map_or(&[], |rule| &rule.key_fields)
     }
 
     /// Returns the lifetime of a negative response, if it is not that of the class.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::HeaderName;
+
 use super::plausibility::is_plausible;
 use super::{Policy, PolicyError};
 use crate::profile::{DigestList, TestVector, VectorFailure};
@@ -58,6 +60,8 @@ fn evaluate(policy: &Policy, vector: &TestVector, failures: &mut Vec<VectorFailu
         .map(|origin| origin.host_in(vector.query.as_deref().unwrap_or_default()));
     let origin = origin.unwrap_or(Ok(None)).map_or("refused", |host| host.unwrap_or("none"));
     compare("origin", vector.origin.as_deref(), origin);
+    let fields: Vec<_> = classified.key_fields().iter().map(HeaderName::as_str).collect();
+    compare("key_fields", vector.key_fields.as_deref(), &fields.join(","));
     let query = vector.query.as_deref().and_then(|query| classified.key_query().select(query));
     compare("key_query", vector.key_query.as_deref(), query.as_deref().unwrap_or_default());
 }

@@ -19,6 +19,7 @@ use std::fmt;
 use std::time::Duration;
 
 use globset::Glob;
+use http::HeaderName;
 
 use crate::Class;
 use crate::content::ContentGuid;
@@ -76,6 +77,8 @@ pub struct PathRule {
     pub negative: Option<Duration>,
     /// Query parameters that are part of the key.
     pub key_query: QuerySelection,
+    /// Request fields that are part of the key, as if every response listed them in `Vary`.
+    pub key_fields: Vec<HeaderName>,
     /// Form of the list of payload digests in these catalogs.
     pub digests: Option<DigestList>,
     /// Certainty of the rule.

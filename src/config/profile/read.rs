@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::{HeaderName, header};
+
 use super::client::read_clients;
 use super::format::read_formats;
 use super::origin::read_origin;
@@ -16,6 +18,22 @@ use crate::file::Block;
 use crate::pattern;
 use crate::problem::{Location, Problem, Problems};
 use crate::reader::{choice, label, line, parameter, time_within};
+
+/// Maximum number of fields that select a response.
+const MAX_KEY_FIELDS: usize = 4;
+
+/// Request fields that never select content.
+const UNFIT_FIELDS: [HeaderName; 9] = [
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    header::COOKIE,
+    header::RANGE,
+    header::IF_RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+];
 
 /// A profile of a file, and the names of the profiles that it includes.
 #[derive(Clone, Debug)]
@@ -90,6 +108,13 @@ fn read_path(s: &mut Section) -> Option<PathRule> {
     let form = s.read("form", |text| choice(text, &FORMS));
     let negative = s.read("negative", |text| time_within(text, defaults::GENERIC_NEGATIVE));
     let key_query = read_key_query(s);
+    let key_fields = s.read_list("key_fields", key_field).unwrap_or_default();
+    if key_fields.len() > MAX_KEY_FIELDS {
+        s.refuse(
+            "key_fields",
+            format!("more than {MAX_KEY_FIELDS} fields: each costs every lookup a comparison"),
+        );
+    }
     let digests = s.read("digests", |text| choice(text, &DIGEST_LISTS));
     let certainty = read_certainty(s);
     if digests.is_some() && class.is_some_and(|class| class != Class::Catalog) {
@@ -98,8 +123,10 @@ fn read_path(s: &mut Section) -> Option<PathRule> {
     if form.is_some() && class.is_some_and(|class| class != Class::Payload) {
         s.refuse("form", "is set for a class other than payload: remove it");
     }
-    if class == Some(Class::Private) && (negative.is_some() || key_query != QuerySelection::All) {
-        s.refuse("class", "private paths are never stored: remove negative and key_query");
+    if class == Some(Class::Private)
+        && (negative.is_some() || key_query != QuerySelection::All || !key_fields.is_empty())
+    {
+        s.refuse("class", "private paths are never stored: remove negative, key_query and key_fields");
     }
     Some(PathRule {
         pattern: pattern?,
@@ -109,6 +136,7 @@ fn read_path(s: &mut Section) -> Option<PathRule> {
         form: form.unwrap_or(PayloadForm::Other),
         negative,
         key_query,
+        key_fields,
         digests,
         certainty: certainty?,
     })
@@ -163,6 +191,16 @@ fn read_guids(document: &mut Document) -> Vec<ContentGuid> {
         document.close(s);
     }
     guids
+}
+
+fn key_field(text: &str) -> Result<HeaderName, String> {
+    let name: HeaderName = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not the name of a request field: write it like User-Agent"))?;
+    if UNFIT_FIELDS.contains(&name) {
+        return Err(format!("{text:?} cannot select content: credentials, ranges and conditions never do"));
+    }
+    Ok(name)
 }
 
 fn path_pattern(text: &str) -> Result<globset::Glob, String> {

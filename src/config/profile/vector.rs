@@ -37,6 +37,8 @@ pub struct TestVector {
     pub plausible: Option<bool>,
     /// Expected origin server: a host, `none` or `refused`.
     pub origin: Option<String>,
+    /// Expected request fields of the key, in lower case and separated by commas; empty for none.
+    pub key_fields: Option<String>,
     /// Expected query of the key; empty for none.
     pub key_query: Option<String>,
 }
@@ -86,6 +88,7 @@ fn read_vector(s: &mut Section) -> Option<TestVector> {
         s.refuse("beginning", "is set without plausible, or the reverse: set both or neither");
     }
     let origin = s.read("origin", |text| Ok(text.to_owned()));
+    let key_fields = s.read("key_fields", |text| Ok(text.to_ascii_lowercase()));
     let key_query = s.read("key_query", |text| Ok(text.to_owned()));
     let line = match s.location() {
         Some(Location::File(_, line)) => *line,
@@ -105,6 +108,7 @@ fn read_vector(s: &mut Section) -> Option<TestVector> {
         beginning,
         plausible,
         origin,
+        key_fields,
         key_query,
     })
 }
