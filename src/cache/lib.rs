@@ -164,7 +164,7 @@ impl Cache {
     /// Looks up hot entries only, without locks or I/O. `None` if no hot entry matches the request.
     pub fn find_hot(&self, key: &str, request: &HeaderMap) -> Option<Arc<CacheEntry>> {
         let variants = self.hot.get(key)?;
-        variants.iter().find(|entry| entry.selecting.matches(request)).cloned()
+        variants.iter().find(|entry| entry.selecting.selects(request, &entry.object.headers)).cloned()
     }
 
     /// Looks up hot entries, then the index.
@@ -183,7 +183,9 @@ impl Cache {
             Some(variants) => variants,
             None => self.load(key, classification).await?,
         };
-        if let Some(entry) = variants.iter().find(|entry| entry.selecting.matches(request)) {
+        if let Some(entry) =
+            variants.iter().find(|entry| entry.selecting.selects(request, &entry.object.headers))
+        {
             return Ok(CacheLookup::Hit(entry.clone()));
         }
         Ok(match variants.first() {

@@ -15,6 +15,7 @@ pub mod framing;
 pub mod freshness;
 pub mod instance;
 pub mod key;
+mod language;
 mod lifetime;
 pub mod multipart;
 pub mod range;

@@ -1,10 +1,10 @@
 //! `Vary` (RFC 9111 §4.1): the request fields that select a stored response, and their comparison with a request.
 //! Values are compared after the normalization that is safe for any list-based field: lines combined, white space
-//! around commas removed. Meanings of fields (q-values, languages) are ignored.
+//! around commas removed. `Accept-Language` has a normal form of its own; other fields' meanings are ignored.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::field;
+use super::{field, language};
 use gupd_config::Class;
 
 /// Maximum of names in one `Vary`; servers list up to five, and each costs every lookup a comparison.
@@ -88,11 +88,15 @@ impl VaryFields {
 
     /// Returns true if a request has the same values.
     pub fn matches(&self, request: &HeaderMap) -> bool {
-        self.0.iter().all(|SelectingField { name, value }| match value {
-            Some(value) => {
-                request.contains_key(name) && normalized_value(request, name).eq(value.iter().copied())
-            }
-            None => !request.contains_key(name),
+        self.0.iter().all(|field| field.matches(request))
+    }
+
+    /// Returns true if a request selects the stored response with these fields: by the same values, or by its first choice
+    /// of a language.
+    pub fn selects(&self, request: &HeaderMap, response: &HeaderMap) -> bool {
+        self.0.iter().all(|field| {
+            field.matches(request)
+                || (field.name == header::ACCEPT_LANGUAGE && language::is_first_choice(request, response))
         })
     }
 
@@ -129,6 +133,18 @@ impl VaryFields {
     }
 }
 
+impl SelectingField {
+    fn matches(&self, request: &HeaderMap) -> bool {
+        let Self { name, value } = self;
+        match value {
+            Some(_) if !request.contains_key(name) => false,
+            Some(value) if *name == header::ACCEPT_LANGUAGE => language::normalize(request) == **value,
+            Some(value) => normalized_value(request, name).eq(value.iter().copied()),
+            None => !request.contains_key(name),
+        }
+    }
+}
+
 /// Returns the selecting names in `Vary`; `None` for one that no request can match.
 fn names(response: &HeaderMap, class: Class) -> impl Iterator<Item = Option<HeaderName>> + '_ {
     field::members(response, header::VARY)
@@ -140,7 +156,10 @@ fn names(response: &HeaderMap, class: Class) -> impl Iterator<Item = Option<Head
 }
 
 fn selecting_value(request: &HeaderMap, name: &HeaderName) -> Option<Box<[u8]>> {
-    request.contains_key(name).then(|| normalized_value(request, name).collect())
+    request.contains_key(name).then(|| match *name == header::ACCEPT_LANGUAGE {
+        true => language::normalize(request).into(),
+        false => normalized_value(request, name).collect(),
+    })
 }
 
 fn normalized_value<'a>(request: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = u8> + use<'a> {

@@ -172,7 +172,7 @@ impl<'a> Exchange<'a> {
 
     /// Takes the response that a fill has just stored for the result of the lookup.
     pub(crate) fn set_lookup(&mut self, entry: &Arc<CacheEntry>) {
-        if entry.selecting.matches(&self.headers) {
+        if entry.selecting.selects(&self.headers, &entry.object.headers) {
             self.lookup = OnceLock::from(Lookup::Found(entry.clone()));
         }
     }

@@ -227,7 +227,9 @@ impl Attempt {
             CacheStatus::Forwarded(self.forward, if collapsed { ForwardOutcome::Collapsed } else { fetched })
         };
         match outcome {
-            fill::FillResponse::Content(flow) if !flow.head.selecting.matches(&exchange.headers) => {
+            fill::FillResponse::Content(flow)
+                if !flow.head.selecting.selects(&exchange.headers, &flow.head.headers) =>
+            {
                 self.variant = flow.head.selecting.for_request(&exchange.headers).encode();
                 Followed::Repeat(Repeat::OtherVariant)
             }
@@ -320,7 +322,7 @@ async fn answer_stored(
     entry: &Arc<CacheEntry>,
     status: CacheStatus,
 ) -> Followed {
-    if !entry.selecting.matches(&exchange.headers) {
+    if !entry.selecting.selects(&exchange.headers, &entry.object.headers) {
         return Followed::Repeat(Repeat::OtherVariant);
     }
     if exchange.is_foreign_absence(entry) {

@@ -264,3 +264,37 @@ async fn cookie_with_explicit_freshness_can_be_shared() {
         assert_eq!(cookie.as_deref(), Some("a=b"));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn languages_select_by_meaning_and_first_choice() {
+    let site = Site::new();
+    let resource = Resource::new("x").header("Cache-Control", "max-age=60").header("Vary", "Accept-Language");
+    for (index, (first, language, second, reused)) in [
+        ("en, de", "", "de, en", true),
+        ("en, de", "", "eN, De", true),
+        ("en, de", "", " en ,  de", true),
+        ("en, de;q=0.5", "", "de;q=0.50,en;q=1", true),
+        ("en, de", "de", "fr;q=0.5, de;q=1.0", true),
+        ("en, de", "de", "de", true),
+        ("en, de", "", "en, de;q=0.5", false),
+        ("en, de", "de", "fr, de;q=0.5", false),
+        ("en, de", "de, en", "de", false),
+        ("en, de", "", "", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = format!("/files/{index}.msi");
+        let resource = if language.is_empty() {
+            resource.clone()
+        } else {
+            resource.clone().header("Content-Language", language)
+        };
+        site.manager.put(&path, resource);
+        site.send(Request::get(&path).header("Accept-Language", first)).await;
+        site.wait_for_fills().await;
+        let later = Request::get(&path);
+        let later = if second.is_empty() { later } else { later.header("Accept-Language", second) };
+        assert_eq!(site.send(later).await.cache_status() == HIT, reused, "{first} | {language} | {second}");
+    }
+}
