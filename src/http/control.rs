@@ -1,6 +1,7 @@
 //! `Cache-Control` (RFC 9111 §5.2, RFC 5861, RFC 8246), or the field in its place that is for shared caches (RFC 9213),
-//! parsed once into flags and numbers, by one parser for requests and responses. If a field contradicts itself, the most restrictive reading holds. An unreadable number is
-//! 0, which means stale.
+//! parsed once into flags and numbers, by one parser for requests and responses. If a field contradicts itself, the most
+//! restrictive reading holds. An unreadable number is 0, which means stale. Servers also send what is not a list of
+//! directives, such as `private; max-age=600`. There every word that restricts counts, and none that permits.
 
 use http::{HeaderMap, HeaderName, header};
 
@@ -54,7 +55,8 @@ impl CacheControl {
     pub fn from_request(headers: &HeaderMap) -> Self {
         let mut control = Self::from_response(headers);
         if !headers.contains_key(header::CACHE_CONTROL)
-            && field::members(headers, header::PRAGMA).any(|member| member.eq_ignore_ascii_case(b"no-cache"))
+            && field::members(headers, header::PRAGMA)
+                .any(|member| words(member).any(|word| word.eq_ignore_ascii_case(b"no-cache")))
         {
             control.set(Directive::NoCache);
         }
@@ -91,27 +93,68 @@ impl CacheControl {
     }
 
     fn read(&mut self, member: &[u8]) {
-        let (name, argument) = match member.iter().position(|byte| *byte == b'=') {
-            Some(at) => (member[..at].trim_ascii(), Some(&member[at + 1..])),
-            None => (member, None),
-        };
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        if let Some((_, directive)) = FLAGS.iter().find(|(known, _)| is(known)) {
-            self.set(*directive);
-        } else if is("max-age") {
-            lower(&mut self.max_age, seconds(argument));
-        } else if is("s-maxage") {
-            lower(&mut self.s_maxage, seconds(argument));
-        } else if is("min-fresh") {
-            self.min_fresh = self.min_fresh.max(Some(seconds(argument)));
-        } else if is("max-stale") {
-            lower(&mut self.max_stale, argument.map_or(u32::MAX, |_| seconds(argument)));
-        } else if is("stale-if-error") {
-            lower(&mut self.stale_if_error, seconds(argument));
-        } else if is("stale-while-revalidate") {
-            lower(&mut self.stale_while_revalidate, seconds(argument));
+        match split_directive(member) {
+            Some((name, argument)) => self.read_directive(name, argument),
+            None => words(member).for_each(|word| self.read_restriction(word)),
         }
     }
+
+    fn read_directive(&mut self, name: &[u8], argument: Option<&[u8]>) {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        if let Some(directive) = flag(name) {
+            self.set(directive);
+        } else if is("max-age") {
+            lower(&mut self.max_age, seconds(argument).unwrap_or(0));
+        } else if is("s-maxage") {
+            lower(&mut self.s_maxage, seconds(argument).unwrap_or(0));
+        } else if is("min-fresh") {
+            // The restrictive reading of a minimum is the greatest.
+            self.min_fresh = self.min_fresh.max(Some(seconds(argument).unwrap_or(field::MAX_DELTA_SECONDS)));
+        } else if is("max-stale") {
+            lower(&mut self.max_stale, argument.map_or(u32::MAX, |_| seconds(argument).unwrap_or(0)));
+        } else if is("stale-if-error") {
+            lower(&mut self.stale_if_error, seconds(argument).unwrap_or(0));
+        } else if is("stale-while-revalidate") {
+            lower(&mut self.stale_while_revalidate, seconds(argument).unwrap_or(0));
+        }
+    }
+
+    /// Reads a word of a member that is no directive. A directive with a number counts as one with an unreadable number.
+    fn read_restriction(&mut self, word: &[u8]) {
+        match flag(word) {
+            Some(Directive::Public | Directive::MustUnderstand | Directive::Immutable) => {}
+            Some(directive) => self.set(directive),
+            None => self.read_directive(word, Some(b"")),
+        }
+    }
+}
+
+/// Splits a directive (§5.2) into its name and argument; `None` if the member is none. White space before `=` is
+/// accepted, because it makes nothing ambiguous.
+fn split_directive(member: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
+    let (name, argument) = match member.iter().position(|byte| *byte == b'=') {
+        Some(at) => (member[..at].trim_ascii_end(), Some(&member[at + 1..])),
+        None => (member, None),
+    };
+    let is_argument = |argument: &[u8]| is_token(argument) || field::is_quoted_string(argument);
+    (is_token(name) && argument.is_none_or(is_argument)).then_some((name, argument))
+}
+
+/// Returns true for a token (RFC 9110 §5.6.2) without apostrophes, which are mistaken for quotes. Octets outside ASCII
+/// pass.
+fn is_token(text: &[u8]) -> bool {
+    let is_delimiter = |byte: &u8| byte.is_ascii_control() || b" \"'(),/:;<=>?@[\\]{}".contains(byte);
+    !text.is_empty() && !text.iter().any(is_delimiter)
+}
+
+/// Returns the words of a text, where anything but letters, digits and `-` separates.
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-').filter(|word| !word.is_empty())
+}
+
+fn flag(name: &[u8]) -> Option<Directive> {
+    let flag = FLAGS.iter().find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
+    flag.map(|(_, directive)| *directive)
 }
 
 const FLAGS: [(&str, Directive); 9] = [
@@ -130,11 +173,11 @@ fn lower(slot: &mut Option<u32>, to: u32) {
     *slot = Some(slot.map_or(to, |now| now.min(to)));
 }
 
-/// Accepts `max-age=5` and `max-age="5"` (§5.2). Anything else is 0 (§4.2.1: consider it stale).
-fn seconds(argument: Option<&[u8]>) -> u32 {
+/// Accepts `max-age=5` and `max-age="5"` (§5.2).
+fn seconds(argument: Option<&[u8]>) -> Option<u32> {
     let argument = argument.unwrap_or_default();
     let bare = argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(argument);
-    field::delta_seconds(bare).unwrap_or(0)
+    field::delta_seconds(bare)
 }
 
 #[cfg(test)]
@@ -189,6 +232,57 @@ mod tests {
     }
 
     #[test]
+    fn malformed_list_is_read_restrictively() {
+        use Directive::*;
+        for (line, expected) in [
+            // Semicolons, missing commas, and other separators.
+            ("no-cache; no-store; must-revalidate", &[NoCache, NoStore, MustRevalidate][..]),
+            ("private; max-age=600", &[Private]),
+            ("max-age=600;private", &[Private]),
+            ("no-store max-age=600", &[NoStore]),
+            ("public private", &[Private]),
+            ("no-store\tno-cache", &[NoStore, NoCache]),
+            ("no-cache/no-store", &[NoCache, NoStore]),
+            ("no-cache:no-store", &[NoCache, NoStore]),
+            ("max-age=600 proxy-revalidate", &[ProxyRevalidate]),
+            ("Cache-Control: No-Store", &[NoStore]),
+            ("private=\"x\" no-store", &[Private, NoStore]),
+            // Quoted names and lists.
+            ("\"no-store\"", &[NoStore]),
+            ("'private'", &[Private]),
+            ("\"no-cache, no-store\", max-age=600", &[NoCache, NoStore]),
+            ("\"private\"=x", &[Private]),
+            ("\"no-store", &[NoStore]),
+            ("[no-store]", &[NoStore]),
+            // A permission counts only in a well-formed directive.
+            ("public; immutable", &[]),
+            ("must-understand; no-store", &[NoStore]),
+            ("public, max-age=600", &[Public]),
+            // The argument of an extension is no directive.
+            ("x=\"no-store, private\", y=no-store", &[]),
+            ("no-storex; my-private", &[]),
+        ] {
+            let control = control(&[line]);
+            for (name, directive) in FLAGS {
+                assert_eq!(control.has(directive), expected.contains(&directive), "{line}: {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn number_in_a_malformed_member_is_unreadable() {
+        for line in
+            ["max-age=600; x", "x max-age=600", "\"max-age=600\"", "max-age=600 s-maxage=5", "max-age:600"]
+        {
+            assert_eq!(control(&[line]).max_age, Some(0), "{line}");
+        }
+        assert_eq!(control(&["s-maxage=600; x, max-age=600"]).s_maxage, Some(0));
+        assert_eq!(control(&["min-fresh=5 x"]).min_fresh, Some(field::MAX_DELTA_SECONDS));
+        assert_eq!(control(&["max-stale; x"]).max_stale, Some(0));
+        assert_eq!(control(&["stale-if-error=600; x"]).stale_if_error, Some(0));
+    }
+
+    #[test]
     fn repeated_request_numbers_read_as_the_strictest() {
         assert_eq!(control(&["min-fresh=5, min-fresh=9"]).min_fresh, Some(9));
         assert_eq!(control(&["max-stale"]).max_stale, Some(u32::MAX));
@@ -214,6 +308,8 @@ mod tests {
         let pragma = headers(header::PRAGMA, &["x, No-Cache"]);
         assert!(CacheControl::from_request(&pragma).has(Directive::NoCache));
         assert!(!CacheControl::from_response(&pragma).has(Directive::NoCache));
+        let malformed = headers(header::PRAGMA, &["no-cache; x"]);
+        assert!(CacheControl::from_request(&malformed).has(Directive::NoCache));
         let mut both = pragma;
         both.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=5"));
         assert!(!CacheControl::from_request(&both).has(Directive::NoCache));

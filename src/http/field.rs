@@ -32,6 +32,11 @@ pub fn decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
+/// Returns true for a quoted string (RFC 9110 §5.6.4) with nothing around it.
+pub(super) fn is_quoted_string(text: &[u8]) -> bool {
+    text.first() == Some(&b'"') && length_of_quoted(text) == Some(text.len())
+}
+
 /// A value this crate composed from ASCII text; the empty value stands in for text that is none, rather than a panic.
 pub fn composed(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))

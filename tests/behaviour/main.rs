@@ -49,6 +49,7 @@ mod refusals;
 mod relocation;
 mod rollout;
 mod scrub;
+mod sharing;
 mod sparse;
 mod targets;
 mod tls;
