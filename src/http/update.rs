@@ -9,8 +9,9 @@ use super::{date, field, spelling};
 use gupd_config::Class;
 use gupd_config::clock::UnixMillis;
 
-/// Removes hop-by-hop fields (RFC 9110 §7.6.1): those named by `Connection` and the known ones. For forwarded
-/// messages in both directions, and the first half of [`remove_unstored`].
+/// Removes hop-by-hop fields (RFC 9110 §7.6.1): those named by `Connection` and the known ones, including credentials
+/// and challenges between a client and its proxy (§11.7). For forwarded messages in both directions, and the first half
+/// of [`remove_unstored`].
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         // RFC 9112 §6.3: the coding delimits the body; a length beside it is wrong or an attack.
@@ -24,14 +25,11 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes response fields that are not stored: hop-by-hop ones, those of one proxy (§3.1), and for payloads and
-/// catalogs `Set-Cookie`, since those are stored in spite of one.
+/// Removes response fields that are not stored: hop-by-hop ones (§3.1), and for payloads and catalogs `Set-Cookie`,
+/// since those are stored in spite of one.
 pub fn remove_unstored(headers: &mut HeaderMap, class: Class) {
     remove_hop_by_hop(headers);
     spelling::remove_target(headers);
-    for name in &PROXY_FIELDS {
-        headers.remove(name);
-    }
     if matches!(class, Class::Payload | Class::Catalog) {
         headers.remove(header::SET_COOKIE);
     }
@@ -67,20 +65,18 @@ pub fn add_date(headers: &mut HeaderMap, response_time: UnixMillis) {
     headers.insert(header::DATE, field::composed(httpdate::fmt_http_date(arrived)));
 }
 
-const HOP_BY_HOP: [HeaderName; 7] = [
+pub(super) const HOP_BY_HOP: [HeaderName; 11] = [
     header::CONNECTION,
+    HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
+    header::PROXY_AUTHORIZATION,
     HeaderName::from_static("proxy-connection"),
     header::TE,
     header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
-];
-
-const PROXY_FIELDS: [HeaderName; 3] = [
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    HeaderName::from_static("proxy-authentication-info"),
 ];
 
 // §3.2 excepts Content-Length and permits others that describe the stored bytes: coding, range, digests. Content-Type
@@ -151,10 +147,11 @@ mod tests {
     }
 
     #[test]
-    fn hop_by_hop_and_proxy_fields_are_not_stored() {
+    fn hop_by_hop_fields_are_not_stored() {
         let received = "connection: X-Hop|connection: close|x-hop: 1|transfer-encoding: chunked|trailer: x|te: x\
                         |upgrade: h2c|proxy-connection: x|keep-alive: x|proxy-authenticate: x|etag: \"a\"\
-                        |proxy-authorization: x|proxy-authentication-info: x|set-cookie: a=b|cache-status: up; hit";
+                        |proxy-authorization: x|proxy-authentication-info: x|http2-settings: x|set-cookie: a=b\
+                        |cache-status: up; hit";
         let stored = |class| {
             let mut headers = headers(received);
             remove_unstored(&mut headers, class);

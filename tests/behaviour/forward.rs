@@ -238,6 +238,76 @@ async fn hop_by_hop_fields_end_at_the_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hop_by_hop_request_field_never_reaches_manager() {
+    let site = Site::new();
+    let proxied = format!("http://{}", site.manager.address());
+    let file = "/files/setup.msi";
+    for path in [PRIVATE, PAYLOAD, "/minitri.flg", file] {
+        site.manager.put(path, Resource::new("x").header("Cache-Control", "max-age=1"));
+    }
+    for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"] {
+        for path in [PRIVATE, PAYLOAD, "/minitri.flg", file] {
+            for target in [path.to_owned(), format!("{proxied}{path}")] {
+                let mut request = Request::new(method, &target).header("Connection", "x-one, HTTP2-Settings");
+                for (name, value) in [
+                    ("Proxy-Authorization", "Basic c2l0ZTpzZWNyZXQ="),
+                    ("Proxy-Authenticate", "Basic realm=\"p\""),
+                    ("Proxy-Authentication-Info", "nextnonce=\"n\""),
+                    ("Proxy-Connection", "keep-alive"),
+                    ("Connection", "X-Two"),
+                    ("X-One", "1"),
+                    ("X-Two", "2"),
+                    ("HTTP2-Settings", "AAMAAABk"),
+                    ("Keep-Alive", "timeout=9"),
+                    ("TE", "trailers, deflate"),
+                    ("Trailer", "X-Checksum"),
+                    ("Upgrade", "h2c"),
+                ] {
+                    request = request.header(name, value);
+                }
+                site.send(request).await;
+            }
+        }
+    }
+    for path in [PRIVATE, PAYLOAD, "/minitri.flg", file] {
+        let seen = site.manager.requests_for(path);
+        assert!(
+            seen.iter().any(|seen| seen.method == "POST") && seen.iter().any(|seen| seen.method == "GET")
+        );
+        for request in seen {
+            for name in [
+                "proxy-authorization",
+                "proxy-authenticate",
+                "proxy-authentication-info",
+                "proxy-connection",
+                "connection",
+                "x-one",
+                "x-two",
+                "http2-settings",
+                "keep-alive",
+                "te",
+                "trailer",
+                "upgrade",
+            ] {
+                assert_eq!(request.header(name), None, "{name}: {} {path}", request.method);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxy_challenge_of_manager_ends_at_the_relay() {
+    let site = Site::new();
+    for path in [PRIVATE, PAYLOAD] {
+        let challenge = Resource::new("x").header("Proxy-Authenticate", "Basic realm=\"p\"");
+        site.manager.put(path, challenge.header("Proxy-Authentication-Info", "nextnonce=\"n\""));
+        let response = site.get(path).await;
+        assert_eq!(response.header("proxy-authenticate"), None, "{path}");
+        assert_eq!(response.header("proxy-authentication-info"), None, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn via_is_always_sent_and_client_address_only_when_private() {
     let site = Site::new();
     for path in [PRIVATE, PAYLOAD] {
