@@ -1,12 +1,13 @@
 //! The body of a response to a client. It counts the bytes sent, and carries the record that becomes the request's
 //! access line when the body ends or is dropped. Bytes are handed on as they are: never copied, never changed.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{iter, once, unfold};
+use futures_util::stream::{iter, once, try_unfold, unfold};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
 use prometheus::IntCounter;
@@ -16,6 +17,7 @@ use crate::access::AccessRecord;
 use crate::pacing::ResponsePacer;
 use crate::repair::ReadRepair;
 use crate::slot::DownloadSlot;
+use gupd_cache::digest::PassedContent;
 use gupd_cache::fill::{ContentReader, FillError, TransferError};
 use gupd_http::multipart::Multipart;
 use gupd_http::status::ResponseEnd;
@@ -41,6 +43,9 @@ pub enum BodyError {
     /// The upstream of a passed-through response broke off, or fell silent.
     #[error(transparent)]
     Passed(#[from] BodyStreamError),
+    /// A passed-through response differs from its announced digest.
+    #[error("content does not match its announced digest")]
+    Mismatch,
 }
 
 impl BodyError {
@@ -48,10 +53,11 @@ impl BodyError {
     fn is_damage(&self) -> bool {
         matches!(
             self,
-            Self::Transfer(
-                TransferError::Read(ReadError::Damaged { .. })
-                    | TransferError::Fill(FillError::Mismatch { .. } | FillError::Corrupt { .. })
-            )
+            Self::Mismatch
+                | Self::Transfer(
+                    TransferError::Read(ReadError::Damaged { .. })
+                        | TransferError::Fill(FillError::Mismatch { .. } | FillError::Corrupt { .. })
+                )
         )
     }
 }
@@ -120,12 +126,14 @@ impl BodyContent {
         })))
     }
 
-    /// An upstream's body as it arrives behind its first pieces, each piece within `idle_timeout`.
+    /// An upstream's body as it arrives behind its first pieces, each piece within `idle_timeout`. `check` holds back
+    /// the end until the content is verified.
     pub(crate) fn passed_on(
         begin: BodyBegin,
         body: UpstreamBody,
         idle_timeout: Duration,
         received: IntCounter,
+        check: Option<PassedContent>,
     ) -> Self {
         let BodyBegin { pieces, error } = begin;
         if pieces.is_empty() && error.is_none() && body.is_end_stream() {
@@ -142,8 +150,39 @@ impl BodyContent {
             return Self::Stream(Box::pin(pieces.chain(broken)));
         }
         let rest = upstream::stream_body(body, idle_timeout, received).map_err(BodyError::from);
-        Self::Stream(Box::pin(pieces.chain(rest)))
+        match check {
+            Some(check) => Self::Stream(Box::pin(verified(pieces.chain(rest), check))),
+            None => Self::Stream(Box::pin(pieces.chain(rest))),
+        }
     }
+}
+
+/// Returns `pieces`, the last ones only once `check` has seen them all.
+fn verified(
+    pieces: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
+    check: PassedContent,
+) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
+    let state = (Box::pin(pieces), Some(check), VecDeque::<Bytes>::new(), 0_usize);
+    try_unfold(state, |(mut pieces, mut check, mut held, mut bytes)| async move {
+        while let Some(checking) = &mut check {
+            let first = held.front().map_or(0, Bytes::len);
+            if first > 0 && bytes - first >= PassedContent::HELD_BACK {
+                break;
+            }
+            match pieces.try_next().await? {
+                Some(piece) => {
+                    checking.update(&piece);
+                    bytes += piece.len();
+                    held.push_back(piece);
+                }
+                None if check.take().is_some_and(PassedContent::finish) => {}
+                None => return Err(BodyError::Mismatch),
+            }
+        }
+        let next = held.pop_front();
+        bytes -= next.as_ref().map_or(0, Bytes::len);
+        Ok(next.map(|piece| (piece, (pieces, check, held, bytes))))
+    })
 }
 
 impl ResponseBody {

@@ -78,7 +78,7 @@ pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) ->
                 }
             }
         }
-        Break(attempt.forward_alone(exchange, ForwardOutcome::StoreFailed).await)
+        Break(attempt.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed).await)
     })
     .await
 }
@@ -93,7 +93,9 @@ impl Attempt {
         self.stale = None;
         match exchange.lookup(proxy).await.clone() {
             Lookup::Missing => {}
-            Lookup::Failed => return Break(self.forward_alone(exchange, ForwardOutcome::StoreFailed).await),
+            Lookup::Failed => {
+                return Break(self.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed).await);
+            }
             Lookup::OtherVariant { variant } => {
                 self.variant = variant;
                 self.forward = ForwardReason::VaryMiss;
@@ -110,7 +112,7 @@ impl Attempt {
                     Served::Reply(reply) => return Break(reply),
                     Served::Damaged => return Continue(Repeat::Damaged),
                     Served::Unreadable => {
-                        return Break(self.forward_alone(exchange, ForwardOutcome::StoreFailed).await);
+                        return Break(self.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed).await);
                     }
                     Served::Stale(why) => self.forward = why.into(),
                 }
@@ -121,7 +123,7 @@ impl Attempt {
             return self.follow_offered(proxy, exchange).await;
         }
         if let Some(why) = self.unshared_reason(proxy, exchange) {
-            return Break(self.forward_alone(exchange, ForwardOutcome::NotStored(why)).await);
+            return Break(self.forward_alone(proxy, exchange, ForwardOutcome::NotStored(why)).await);
         }
         let before = self.stale.clone().or(foreign_absence);
         let joined = proxy
@@ -140,7 +142,7 @@ impl Attempt {
         match self.follow(proxy, exchange, joined).await {
             Followed::Reply(reply) => Break(reply),
             Followed::Repeat(repeat) => Continue(repeat),
-            Followed::Alone(outcome) => Break(self.forward_alone(exchange, outcome).await),
+            Followed::Alone(outcome) => Break(self.forward_alone(proxy, exchange, outcome).await),
             Followed::Failed(error, handover) => {
                 Break(self.serve_after_failure(proxy, exchange, &error, handover).await)
             }
@@ -264,7 +266,7 @@ impl Attempt {
                     _ => None,
                 };
                 let Some(answer) = answer else { return Followed::Alone(outcome) };
-                let reply = passthrough::pass_on(exchange, answer).await;
+                let reply = passthrough::pass_on(proxy, exchange, answer).await;
                 let status = CacheStatus::Forwarded(self.forward, outcome);
                 Followed::Reply(reply.annotate(status, exchange.classification(), None))
             }
@@ -300,18 +302,18 @@ impl Attempt {
             _ => None,
         };
         let reply = match answer {
-            Some(answer) => passthrough::pass_on(exchange, answer).await,
+            Some(answer) => passthrough::pass_on(proxy, exchange, answer).await,
             None => passthrough::fill_failed(exchange, error),
         };
         reply.annotate(CacheStatus::Failed, exchange.classification(), None)
     }
 
     /// Asks the upstream for this request alone.
-    async fn forward_alone(&self, exchange: &Exchange<'_>, outcome: ForwardOutcome) -> Reply {
+    async fn forward_alone(&self, proxy: &Proxy, exchange: &Exchange<'_>, outcome: ForwardOutcome) -> Reply {
         if exchange.control.has(Directive::OnlyIfCached) {
             return not_stored(exchange);
         }
-        let reply = passthrough::forward(exchange, RequestBody::Empty).await;
+        let reply = passthrough::forward(proxy, exchange, RequestBody::Empty).await;
         reply.annotate(CacheStatus::Forwarded(self.forward, outcome), exchange.classification(), None)
     }
 }

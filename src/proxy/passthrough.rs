@@ -9,11 +9,12 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::Proxy;
-use crate::body::BodyContent;
+use crate::body::{BodyContent, BodyError};
 use crate::exchange::Exchange;
 use crate::fetch::not_stored;
 use crate::pipeline::StepResult;
 use crate::reply::Reply;
+use gupd_cache::digest::{PassedContent, Subject};
 use gupd_cache::fill::FillError;
 use gupd_config::Class;
 use gupd_http::conditional::is_requested;
@@ -23,7 +24,8 @@ use gupd_http::key::{self, KeyBinding};
 use gupd_http::status::CacheStatus;
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::{
-    CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse, read_begin,
+    BodyBegin, CurrentUpstream, RequestBody, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
+    read_begin,
 };
 use gupd_store::ObjectKey;
 
@@ -53,12 +55,12 @@ pub(crate) async fn pass_through(proxy: &Proxy, exchange: &Exchange<'_>, body: I
     if exchange.control.has(Directive::OnlyIfCached) {
         return Break(not_stored(exchange));
     }
-    let reply = Box::pin(forward(exchange, body)).await;
+    let reply = Box::pin(forward(proxy, exchange, body)).await;
     Break(reply.annotate(CacheStatus::Bypass, classification, None))
 }
 
 async fn forward_uncacheable(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -> Reply {
-    let mut reply = forward(exchange, body).await;
+    let mut reply = forward(proxy, exchange, body).await;
     let status = reply.status();
     if !exchange.method.is_safe() && !status.is_client_error() && !status.is_server_error() {
         invalidate(proxy, exchange, reply.headers_mut()).await;
@@ -67,7 +69,7 @@ async fn forward_uncacheable(proxy: &Proxy, exchange: &Exchange<'_>, body: Reque
 }
 
 /// Asks the upstreams of the target on behalf of this client alone.
-pub(crate) async fn forward(exchange: &Exchange<'_>, body: RequestBody) -> Reply {
+pub(crate) async fn forward(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -> Reply {
     let upstreams = &exchange.generation.upstreams;
     let (address, instance) = (exchange.connection.address, upstreams.instance());
     let mut headers = forwarding::prepare_passthrough(&exchange.headers, exchange.version, address, instance);
@@ -89,13 +91,14 @@ pub(crate) async fn forward(exchange: &Exchange<'_>, body: RequestBody) -> Reply
             tracing::warn!(upstream = &*upstream.name, %status, "upstream sent a response that was not requested");
             bad_gateway()
         }
-        Ok(answer) => pass_on(exchange, answer).await,
+        Ok(answer) => pass_on(proxy, exchange, answer).await,
         Err(error) => upstream_failed(exchange, &error),
     }
 }
 
-/// Passes an upstream's response on to the client. One whose body breaks off at its begin becomes a `502`.
-pub(crate) async fn pass_on(exchange: &Exchange<'_>, answer: UpstreamResponse) -> Reply {
+/// Passes an upstream's response on to the client. One whose body breaks off at its begin becomes a `502`, like one whose
+/// whole content is there and does not match its announced digest.
+pub(crate) async fn pass_on(proxy: &Proxy, exchange: &Exchange<'_>, answer: UpstreamResponse) -> Reply {
     let (upstream, received) = (answer.upstream.name.clone(), answer.upstream.received_bytes().clone());
     let (head, mut body) = answer.response.into_parts();
     let expected = body.size_hint().exact();
@@ -105,13 +108,38 @@ pub(crate) async fn pass_on(exchange: &Exchange<'_>, answer: UpstreamResponse) -
         tracing::warn!(upstream = &*upstream, %error, "body of an upstream's response broke off at its begin");
         return bad_gateway();
     }
+    let has_no_body = *exchange.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
+    let check = match has_no_body {
+        true => None,
+        false => {
+            let (key, classification) = (exchange.key(), exchange.classification());
+            let class = classification.class;
+            let subject = Subject { key, class, status: head.status, digests: classification.digests() };
+            PassedContent::new(&proxy.fills, subject, &head.headers)
+        }
+    };
+    let Ok(check) = verify_begin(check, &begin, &body) else { return bad_gateway() };
     let mut headers = head.headers;
     forwarding::prepare_response(&mut headers, head.version);
     exchange.relocation().rewrite(&mut headers);
-    let has_no_body = *exchange.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
     let expected = if has_no_body { Some(0) } else { expected };
-    let content = BodyContent::passed_on(begin, body, exchange.generation.config.fill.idle_timeout, received);
+    let idle_timeout = exchange.generation.config.fill.idle_timeout;
+    let content = BodyContent::passed_on(begin, body, idle_timeout, received, check);
     Reply::new(head.status, headers, content, expected)
+}
+
+/// Verifies content that has arrived whole. Returns the check that content under way still needs.
+fn verify_begin(
+    check: Option<PassedContent>,
+    begin: &BodyBegin,
+    rest: &UpstreamBody,
+) -> Result<Option<PassedContent>, BodyError> {
+    let Some(mut check) = check.filter(|_| begin.error.is_none()) else { return Ok(None) };
+    if !rest.is_end_stream() {
+        return Ok(Some(check));
+    }
+    begin.pieces.iter().for_each(|piece| check.update(piece));
+    if check.finish() { Ok(None) } else { Err(BodyError::Mismatch) }
 }
 
 /// The reply when no upstream gave a usable response.

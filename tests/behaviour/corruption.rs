@@ -228,3 +228,38 @@ async fn empty_content_with_a_digest_never_ends_cleanly() {
     site.wait_until_stored(PAYLOAD).await;
     assert_eq!(mismatches(&site, "repr-digest").await, (1.0, 0.0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passed_content_with_a_flip_never_ends_cleanly() {
+    for (number, length) in [1, 700, 65_536, 65_537, 300_000, 1_200_000].into_iter().enumerate() {
+        let body = bytes(number as u64, length);
+        // The flips of the first two downloads differ, the third is right.
+        let manager =
+            flipping(&body, move |download| [Some(0), Some(length as u64 - 1), None][download.min(2)]);
+        let site = site_of(&[&manager], 3);
+        for attempt in 0..3 {
+            let alone = Request::get(PAYLOAD).header("Authorization", "Basic eA==");
+            let response = alone.send(site.address()).await;
+            match (attempt, response.status) {
+                (2, _) => assert!(response.expect_body() == body, "{length}"),
+                (_, 200) => assert_eq!(response.ending, Ending::Broken, "{length}"),
+                (_, status) => assert_eq!(status, 502, "{length}"),
+            }
+            if length == 1 && attempt == 0 {
+                // A single byte has only one place for a flip: the second download would outvote the digest.
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_passed_downloads_outvote_a_wrong_digest() {
+    let (body, other) = (bytes(60, 300_000), bytes(61, 300_000));
+    let resource = Resource::new(body.clone()).header("Repr-Digest", &sha256(&other));
+    let manager = manager(move |_| resource.clone());
+    let site = site_of(&[&manager], 3);
+    let alone = Request::get(PAYLOAD).header("Authorization", "Basic eA==");
+    assert_eq!(alone.send(site.address()).await.ending, Ending::Broken);
+    assert!(alone.send(site.address()).await.expect_body() == body);
+}

@@ -138,7 +138,10 @@ impl SiteClient {
                 }
                 // A part is sent before the whole is checked, so the manager's flipped bit may be in it; no more.
                 let is_flipped_bit = response.status == 206 && wrong == 1;
-                assert!(is_flipped_bit, "{request:?}: {wrong} wrong bytes before {position}, a clean end");
+                assert!(
+                    is_flipped_bit,
+                    "{request:?}: {wrong} wrong before {position}, a clean end: {response:?}"
+                );
                 return Ok(Received::Other("part with a flipped bit"));
             }
             if is_slow {

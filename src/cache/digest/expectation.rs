@@ -12,7 +12,7 @@ use gupd_store::{BLOCK, ReadError, Store};
 /// Bytes at the end that no client receives before verification. A client that has all but these sees a broken
 /// transfer, never the clean end of wrong content. A client that waits for a smaller delta has received nothing, and
 /// gets the second fetch. As many bytes are held back at the beginning of a response.
-const HELD_BACK: u64 = BLOCK;
+pub(super) const HELD_BACK: u64 = BLOCK;
 
 /// Digests announced for a response's content.
 #[derive(Clone, Debug, Default)]
@@ -78,8 +78,8 @@ impl Expectation {
         store: &Store,
         content: &CompleteContent,
     ) -> Result<Option<Mismatch>, ReadError> {
-        let Some(first) = self.announced.first() else { return Ok(None) };
-        let found = match Hasher::for_digest(first.digest) {
+        let Some(deciding) = self.deciding() else { return Ok(None) };
+        let found = match Hasher::for_digest(deciding) {
             None => content.blob.into(),
             Some(mut hasher) => {
                 let mut position = 0;
@@ -91,20 +91,30 @@ impl Expectation {
                 hasher.finish()
             }
         };
+        Ok(self.difference(found))
+    }
+
+    /// One of the digests that decide, `None` if none was announced. All are of its algorithm.
+    pub(super) fn deciding(&self) -> Option<Digest> {
+        self.announced.first().map(|one| one.digest)
+    }
+
+    /// Returns the first announced digest that differs from `found`.
+    pub(super) fn difference(&self, found: Digest) -> Option<Mismatch> {
         let wrong = self.announced.iter().find(|one| one.digest != found);
-        Ok(wrong.map(|one| Mismatch { by: one.by, expected: one.digest, found }))
+        wrong.map(|one| Mismatch { by: one.by, expected: one.digest, found })
     }
 }
 
 /// Incremental digest.
-enum Hasher {
+pub(super) enum Hasher {
     Sha512(Box<sha2::Sha512>),
     Md5(md5::Md5),
 }
 
 impl Hasher {
     /// `None` for SHA-256, which the store has computed.
-    fn for_digest(digest: Digest) -> Option<Self> {
+    pub(super) fn for_digest(digest: Digest) -> Option<Self> {
         match digest {
             Digest::Sha256(_) => None,
             Digest::Sha512(_) => Some(Self::Sha512(Box::default())),
@@ -112,14 +122,14 @@ impl Hasher {
         }
     }
 
-    fn update(&mut self, bytes: &[u8]) {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha512(hasher) => hasher.update(bytes),
             Self::Md5(hasher) => hasher.update(bytes),
         }
     }
 
-    fn finish(self) -> Digest {
+    pub(super) fn finish(self) -> Digest {
         match self {
             Self::Sha512(hasher) => Digest::Sha512(hasher.finalize().into()),
             Self::Md5(hasher) => Digest::Md5(hasher.finalize().into()),

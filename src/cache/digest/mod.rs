@@ -7,6 +7,7 @@ mod catalog;
 mod expectation;
 pub mod field;
 mod mismatch;
+mod passed;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub(crate) use self::expectation::Expectation;
 use self::expectation::Mismatch;
 use self::field::{AnnouncedDigest, Announcer};
 use self::mismatch::MismatchedDownloads;
+pub use self::passed::PassedContent;
 use crate::{Cache, CacheEntry};
 use gupd_config::Class;
 use gupd_config::profile::DigestList;
@@ -152,8 +154,14 @@ impl Digests {
             self.read_catalog(subject, content).await;
             return Ok(DigestVerdict::Keep);
         };
+        Ok(self.judge(subject, content.blob, &mismatch, attempts))
+    }
+
+    /// Records a download that does not match its digest, and returns its verdict.
+    fn judge(&self, subject: Subject<'_>, blob: BlobId, mismatch: &Mismatch, attempts: u32) -> DigestVerdict {
+        let key = subject.key;
         let mut downloads = self.mismatched.get(&**key).unwrap_or_default();
-        let (verdict, consequence) = if downloads.record(content.blob) {
+        let (verdict, consequence) = if downloads.record(blob) {
             (DigestVerdict::PassOn, Consequence::PassedOn)
         } else if downloads.count() < attempts {
             (DigestVerdict::FetchAgain, Consequence::FetchedAgain)
@@ -161,8 +169,8 @@ impl Digests {
             (DigestVerdict::GiveUp, Consequence::GivenUp)
         };
         self.mismatched.insert(key.clone(), downloads);
-        self.report_mismatch(key, &mismatch, consequence);
-        Ok(verdict)
+        self.report_mismatch(key, mismatch, consequence);
+        verdict
     }
 
     /// Removes a stored payload that does not match its catalog: it was stored before the catalog was read. Returns

@@ -1,0 +1,56 @@
+//! Verification of content that is passed on to one client and not stored. It is hashed as it passes. The caller holds
+//! back the end until the verdict, so that wrong content never ends cleanly here either.
+
+use sha2::{Digest as _, Sha256};
+
+use super::expectation::{Expectation, Hasher};
+use super::{DigestVerdict, Subject};
+use crate::fill::Fills;
+use gupd_config::Class;
+use gupd_store::{BlobId, ObjectKey};
+use http::{HeaderMap, StatusCode};
+
+/// A passed download is not repeated by the relay.
+const ATTEMPTS: u32 = 1;
+
+/// Check of one response's content against its announced digest.
+pub struct PassedContent {
+    fills: Fills,
+    key: ObjectKey,
+    class: Class,
+    status: StatusCode,
+    expected: Expectation,
+    sha256: Sha256,
+    announced: Option<Hasher>,
+}
+
+impl PassedContent {
+    /// Creates the check of a response with this head; `None` if no digest is announced.
+    pub fn new(fills: &Fills, subject: Subject<'_>, headers: &HeaderMap) -> Option<Self> {
+        let expected = fills.digests().expect(subject, headers);
+        let announced = Hasher::for_digest(expected.deciding()?);
+        let Subject { key, class, status, .. } = subject;
+        let (fills, key, sha256) = (fills.clone(), key.clone(), Sha256::new());
+        Some(Self { fills, key, class, status, expected, sha256, announced })
+    }
+
+    /// Number of bytes at the end to hold back until the verdict.
+    pub const HELD_BACK: usize = super::expectation::HELD_BACK as usize;
+
+    /// Adds the next bytes of the content.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.sha256.update(bytes);
+        if let Some(hasher) = &mut self.announced {
+            hasher.update(bytes);
+        }
+    }
+
+    /// Returns true if the content may end cleanly: it matches, or an earlier download had the same bytes.
+    pub fn finish(self) -> bool {
+        let blob = BlobId::from(<[u8; 32]>::from(self.sha256.finalize()));
+        let found = self.announced.map_or_else(|| blob.into(), Hasher::finish);
+        let Some(mismatch) = self.expected.difference(found) else { return true };
+        let subject = Subject { key: &self.key, class: self.class, status: self.status, digests: None };
+        self.fills.digests().judge(subject, blob, &mismatch, ATTEMPTS) == DigestVerdict::PassOn
+    }
+}
