@@ -101,7 +101,9 @@ async fn take_slot(proxy: &Proxy, exchange: &Exchange<'_>) -> Result<Box<Downloa
     let begun = Instant::now();
     let taken = {
         let _queued = GaugeGuard::increment(&proxy.metrics.queued);
-        proxy.slots.acquire(exchange.client(), &exchange.group.name).await
+        // A client that may have gone must not keep its place in the queue.
+        let leaving = exchange.connection.wait_until_half_closed();
+        proxy.slots.acquire(exchange.client(), &exchange.group.name, leaving).await
     };
     if !matches!(
         taken,

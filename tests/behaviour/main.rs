@@ -26,6 +26,7 @@ mod forward;
 mod framing;
 mod freshness;
 mod groups;
+mod half_close;
 mod handover;
 mod health;
 mod hierarchy;

@@ -148,7 +148,9 @@ async fn waiting_clients_cost_one_connection_per_probe() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_probe_passes_to_the_next_client() {
-    let (site, listener) = site_with_listener(|_| {}).await;
+    // A client that closes its side may still read; it counts as gone after this time.
+    let stall = |config: &mut Config| config.server.stall_timeout = Duration::from_secs(1);
+    let (site, listener) = site_with_listener(stall).await;
     fail_until_open(&site, &listener).await;
     site.clock.advance(RETRY);
     let mut first = WireClient::connect(site.address()).await;

@@ -39,6 +39,11 @@ impl ConnectionActivity {
         self.is_unanswered.store(true, Ordering::Relaxed);
     }
 
+    /// Returns true if bytes were read after the last write.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.is_unanswered.load(Ordering::Relaxed)
+    }
+
     pub(super) fn record_write(&self) {
         self.is_unanswered.store(false, Ordering::Relaxed);
     }

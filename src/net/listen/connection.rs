@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::half_close::HalfCloseSignal;
 use super::lifecycle::LifecycleStage;
 use super::refusal::ConnectionRefusal;
 use super::tls;
@@ -56,9 +57,15 @@ pub struct ClientConnection {
     pub is_encrypted: bool,
     /// Names of the client certificate in lower case; `None` without a certificate.
     names: Option<Arc<[Box<str>]>>,
+    pub(super) half_close: Arc<HalfCloseSignal>,
 }
 
 impl ClientConnection {
+    /// Waits until the client has closed its sending side. It may have gone; a response shows it.
+    pub async fn wait_until_half_closed(&self) {
+        self.half_close.wait_until_set().await;
+    }
+
     /// Returns the names of the client certificate.
     pub fn certificate_names(&self) -> &[Box<str>] {
         self.names.as_deref().unwrap_or_default()
@@ -166,7 +173,9 @@ impl<A: RequestHandler> HttpServer<A> {
         stage: watch::Receiver<LifecycleStage>,
     ) {
         let Ok(local) = stream.local_addr() else { return };
-        let mut connection = ClientConnection { address: client, local, is_encrypted: false, names: None };
+        let half_close = Arc::default();
+        let mut connection =
+            ClientConnection { address: client, local, is_encrypted: false, names: None, half_close };
         // Send heads and small bodies at once; large bodies fill segments anyway.
         let _unsupported = stream.set_nodelay(true);
         let tls = self.tls.load_full();

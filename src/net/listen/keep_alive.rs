@@ -60,6 +60,9 @@ impl<A: RequestHandler> HttpServer<A> {
     {
         let activity = Arc::<ConnectionActivity>::default();
         let mut stream = ClientStream::new(stream, self.stall_timeout, activity.clone());
+        if !client.is_encrypted {
+            stream = stream.with_half_close(client.half_close.clone());
+        }
         loop {
             if !stream.has_read_ahead() {
                 let _idle = GaugeGuard::increment(&self.metrics.idle_connections);
@@ -92,7 +95,7 @@ impl<A: RequestHandler> HttpServer<A> {
         let service = service_fn(|request: Request<Incoming>| {
             is_http_1_0.store(request.version() < Version::HTTP_11, Ordering::Relaxed);
             let guard = activity.begin_response();
-            // One reference count for a client with a certificate, and two copied addresses for others.
+            // Two copied addresses and a reference count, one more for a client with a certificate.
             let client = client.clone();
             async move {
                 let mut response = self.handler.handle_request(request, client).await;
@@ -103,7 +106,9 @@ impl<A: RequestHandler> HttpServer<A> {
                 Ok::<Response<TrackedBody<A::Body>>, std::convert::Infallible>(response)
             }
         });
-        let mut connection = self.http.serve_connection(TokioIo::new(stream), service);
+        let mut http = self.http.clone();
+        http.half_close(!client.is_encrypted);
+        let mut connection = http.serve_connection(TokioIo::new(stream), service);
         let mut timer = PhaseTimer::new(activity.clone(), self.header_timeout);
         let result = loop {
             let verdict = tokio::select! {
@@ -162,7 +167,7 @@ impl<A: RequestHandler> HttpServer<A> {
         true
     }
 
-    async fn refuse_slow_head<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn refuse_slow_head<S: AsyncRead + AsyncWrite + TcpBased + Unpin>(
         &self,
         mut stream: ClientStream<S>,
         client: &ClientConnection,

@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::activity::ConnectionActivity;
+use super::connection::TcpBased;
+use super::half_close::{HalfCloseSignal, HalfCloseWatch};
 
 /// A client's stream.
 pub(super) struct ClientStream<S> {
@@ -24,12 +26,20 @@ pub(super) struct ClientStream<S> {
     is_waiting: bool,
     /// Bytes read before, which come first.
     read_ahead: Bytes,
+    /// `None` over TLS, where the end of the sending side is a record that hyper has to read.
+    half_close: Option<HalfCloseWatch>,
 }
 
 impl<S> ClientStream<S> {
     /// Wraps `stream`; reads and writes are recorded in `activity`.
     pub(super) fn new(stream: S, stall_timeout: Duration, activity: Arc<ConnectionActivity>) -> Self {
-        Self { stream, stall_timeout, activity, timer: None, is_waiting: false, read_ahead: Bytes::new() }
+        let (timer, is_waiting, read_ahead, half_close) = (None, false, Bytes::new(), None);
+        Self { stream, stall_timeout, activity, timer, is_waiting, read_ahead, half_close }
+    }
+
+    /// Serves a client that closes its sending side.
+    pub(super) fn with_half_close(self, signal: Arc<HalfCloseSignal>) -> Self {
+        Self { half_close: Some(HalfCloseWatch::new(signal, self.stall_timeout)), ..self }
     }
 
     /// Returns the underlying connection.
@@ -48,9 +58,10 @@ impl<S> ClientStream<S> {
         !self.read_ahead.is_empty()
     }
 
-    fn record_write(&self, written: &Poll<io::Result<usize>>) {
+    fn record_write(&mut self, written: &Poll<io::Result<usize>>) {
         if matches!(written, Poll::Ready(Ok(1..))) {
             self.activity.record_write();
+            self.half_close.iter_mut().for_each(HalfCloseWatch::note_write);
         }
     }
 
@@ -93,7 +104,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
+impl<S: AsyncWrite + TcpBased + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
@@ -119,6 +130,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        // hyper flushes each time that it waits for a response, and reads nothing then.
+        if let Some(half_close) = &mut this.half_close {
+            half_close.check(this.stream.tcp(), !this.activity.is_unanswered(), cx)?;
+        }
         this.check_stall(cx, flushed)
     }
 

@@ -100,12 +100,18 @@ impl SlotLimiter {
     /// Waits for a slot for a download of `client`, a member of `group`. Dropping the future leaves the queue.
     ///
     /// # Errors
-    /// If the queue is full, or the request was queued for `lan.queue_timeout`.
-    pub async fn acquire(self: &Arc<Self>, client: IpAddr, group: &str) -> Result<Slot, SlotRefusal> {
+    /// If the queue is full, or the request was queued for `lan.queue_timeout` or until `leaving`.
+    pub async fn acquire(
+        self: &Arc<Self>,
+        client: IpAddr,
+        group: &str,
+        leaving: impl Future<Output = ()>,
+    ) -> Result<Slot, SlotRefusal> {
         let (mut waiting, queue_timeout) = self.enqueue(client.to_canonical(), group)?;
-        match timeout(queue_timeout, &mut waiting).await {
-            Ok(slot) => Ok(slot),
-            Err(_) => waiting.give_up(),
+        tokio::select! {
+            biased;
+            slot = timeout(queue_timeout, &mut waiting) => slot.or_else(|_| waiting.give_up()),
+            () = leaving => waiting.give_up(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Queueing in the runtime's time: wake-ups, time-outs and requests that leave the queue.
 
+use std::future::pending;
 use std::net::Ipv4Addr;
 
 use super::*;
@@ -25,7 +26,7 @@ async fn released_slot_goes_to_the_queued_request() {
     let (_, limiter) = limiter(|_| {});
     let slot = limiter.try_acquire(CLIENT, "default").unwrap();
     assert!(limiter.try_acquire(OTHER, "default").is_none());
-    let mut waits = Box::pin(limiter.acquire(OTHER, "default"));
+    let mut waits = Box::pin(limiter.acquire(OTHER, "default", pending()));
     assert!(is_pending(&mut waits).await);
     drop(slot);
     let slot = waits.await.unwrap();
@@ -44,8 +45,10 @@ async fn queue_timeout_returns_the_estimated_wait() {
         drop(slot);
     }
     let _slot = limiter.try_acquire(CLIENT, "default").unwrap();
-    let (mut first, mut second) =
-        (Box::pin(limiter.acquire(CLIENT, "default")), Box::pin(limiter.acquire(OTHER, "default")));
+    let (mut first, mut second) = (
+        Box::pin(limiter.acquire(CLIENT, "default", pending())),
+        Box::pin(limiter.acquire(OTHER, "default", pending())),
+    );
     assert!(is_pending(&mut first).await && is_pending(&mut second).await);
     let refusal = second.await.unwrap_err();
     // No release for 30 s, so that is the interval now; one request is ahead.
@@ -61,24 +64,29 @@ async fn queue_timeout_returns_the_estimated_wait() {
 async fn full_queue_rejects_until_a_request_leaves() {
     let (_, limiter) = limiter(|config| (config.lan.queue, config.lan.client_queue) = (2, 1));
     let _slot = limiter.try_acquire(CLIENT, "default").unwrap();
-    let mut first = Box::pin(limiter.acquire(CLIENT, "default"));
+    let mut first = Box::pin(limiter.acquire(CLIENT, "default", pending()));
     assert!(is_pending(&mut first).await);
-    let own = limiter.acquire(CLIENT, "default").await.unwrap_err();
+    let own = limiter.acquire(CLIENT, "default", pending()).await.unwrap_err();
     assert_eq!((own.reason, own.retry_after), (SlotRefusalReason::ClientQueueFull, Duration::from_secs(60)));
-    let mut second = Box::pin(limiter.acquire(OTHER, "default"));
+    let mut second = Box::pin(limiter.acquire(OTHER, "default", pending()));
     assert!(is_pending(&mut second).await);
     let third = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    assert_eq!(limiter.acquire(third, "default").await.unwrap_err().reason, SlotRefusalReason::QueueFull);
+    assert_eq!(
+        limiter.acquire(third, "default", pending()).await.unwrap_err().reason,
+        SlotRefusalReason::QueueFull
+    );
     drop(second);
-    assert!(is_pending(&mut Box::pin(limiter.acquire(third, "default"))).await);
+    assert!(is_pending(&mut Box::pin(limiter.acquire(third, "default", pending()))).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn slot_granted_to_a_dropped_request_goes_to_the_next() {
     let (_, limiter) = limiter(|_| {});
     let slot = limiter.try_acquire(CLIENT, "default").unwrap();
-    let (mut first, mut second) =
-        (Box::pin(limiter.acquire(CLIENT, "default")), Box::pin(limiter.acquire(OTHER, "default")));
+    let (mut first, mut second) = (
+        Box::pin(limiter.acquire(CLIENT, "default", pending())),
+        Box::pin(limiter.acquire(OTHER, "default", pending())),
+    );
     assert!(is_pending(&mut first).await && is_pending(&mut second).await);
     drop(slot);
     drop(first);
@@ -92,8 +100,10 @@ async fn raised_limit_grants_slots_at_once() {
         config.groups[0].max_downloads = Some(1);
     });
     let mut held = vec![limiter.try_acquire(CLIENT, "branch").unwrap()];
-    let (mut first, mut second) =
-        (Box::pin(limiter.acquire(CLIENT, "branch")), Box::pin(limiter.acquire(OTHER, "default")));
+    let (mut first, mut second) = (
+        Box::pin(limiter.acquire(CLIENT, "branch", pending())),
+        Box::pin(limiter.acquire(OTHER, "default", pending())),
+    );
     assert!(is_pending(&mut first).await && is_pending(&mut second).await);
     config.lan.max_downloads = Some(2);
     limiter.reconfigure(&config);
