@@ -149,12 +149,7 @@ mod tests {
 
     fn headers(text: &str) -> HeaderMap {
         let text = text.replace("T0", T0).replace("T1", T1).replace("T2", T2);
-        let mut headers = HeaderMap::new();
-        for (name, value) in text.split('|').filter_map(|line| line.split_once(": ")) {
-            let name = HeaderName::try_from(name).unwrap();
-            headers.append(name, HeaderValue::from_str(value).unwrap());
-        }
-        headers
+        field::parse_lines(&text)
     }
 
     #[test]

@@ -109,6 +109,15 @@ fn length_of_quoted(text: &[u8]) -> Option<usize> {
     }
 }
 
+/// Parses fields such as `etag: "a"|age: 1`, for tests.
+#[cfg(test)]
+pub(crate) fn parse_lines(text: &str) -> HeaderMap {
+    let lines = text.split('|').filter_map(|line| line.split_once(": "));
+    lines
+        .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

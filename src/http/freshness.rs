@@ -184,8 +184,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::field::parse_lines as headers;
     use crate::lifetime::FOREVER;
-    use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
     // Sun, 06 Nov 1994 08:49:37 GMT
@@ -203,13 +203,6 @@ mod tests {
         store_set_cookie: false,
         verify_content_md5: true,
     };
-
-    fn headers(text: &str) -> HeaderMap {
-        let fields = text.split('|').filter_map(|line| line.split_once(": "));
-        fields
-            .map(|(name, value)| (HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap()))
-            .collect()
-    }
 
     fn received(status: u16, response: &str, class: Class) -> Freshness {
         let status = StatusCode::from_u16(status).unwrap();

@@ -228,7 +228,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use http::{HeaderName, HeaderValue};
+    use crate::field::parse_lines as headers;
+    use http::HeaderName;
 
     const RULES: config::CacheSettings = config::CacheSettings {
         catalog_fresh: Duration::ZERO,
@@ -241,13 +242,6 @@ mod tests {
         store_set_cookie: false,
         verify_content_md5: true,
     };
-
-    fn headers(text: &str) -> HeaderMap {
-        let fields = text.split('|').filter_map(|line| line.split_once(": "));
-        fields
-            .map(|(name, value)| (HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap()))
-            .collect()
-    }
 
     fn get(request: &str, status: u16, response: &str, class: Class) -> Result<(), UnstorableReason> {
         let status = StatusCode::from_u16(status).unwrap();

@@ -93,16 +93,7 @@ const CONTENT_FIELDS: [HeaderName; 6] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
-
-    fn headers(text: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in text.split('|').filter_map(|line| line.split_once(": ")) {
-            let name = HeaderName::try_from(name).unwrap();
-            headers.append(name, HeaderValue::from_str(value).unwrap());
-        }
-        headers
-    }
+    use crate::field::parse_lines as headers;
 
     #[test]
     fn not_modified_replaces_its_fields_only() {

@@ -23,3 +23,6 @@ pub(crate) use self::scavenger::LineSample;
 pub use self::slots::{Slot, SlotLimiter, SlotRefusal};
 pub use self::throttle::Throttle;
 pub use self::wan::{BandwidthClass, Purpose, WanLimiter};
+
+#[cfg(test)]
+mod tests;
