@@ -22,7 +22,7 @@ use gupd_config::{self as config, Class};
 use gupd_http::control::Directive;
 use gupd_http::freshness::RevalidationReason;
 use gupd_http::storable::check_storable;
-use gupd_http::{CacheControl, Freshness, UnstorableReason, VaryFields, Verdict};
+use gupd_http::{CacheControl, Freshness, SelectingRequest, UnstorableReason, VaryFields, Verdict};
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, Store, StoreError};
 
 /// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB that a relay may use beyond
@@ -59,7 +59,7 @@ pub struct CacheEntry {
     pub object: Object,
     /// Freshness.
     pub freshness: Freshness,
-    /// `Vary` selection among the key's variants.
+    /// Selection among the key's variants.
     pub selecting: VaryFields,
     /// Class and content type of the path.
     pub classification: Classification,
@@ -77,12 +77,12 @@ pub struct CacheEntry {
 pub enum CacheLookup {
     /// Stored response that the request selects.
     Hit(Arc<CacheEntry>),
-    /// The key has only variants for other field values (`Vary`).
+    /// The key has only variants for other field values.
     OtherVariant {
         /// Variant of this request.
         variant: String,
     },
-    /// The key has no stored response.
+    /// The key has no stored response, or only responses to other spellings of the target.
     Miss,
 }
 
@@ -162,7 +162,7 @@ impl Cache {
     }
 
     /// Looks up hot entries only, without locks or I/O. `None` if no hot entry matches the request.
-    pub fn find_hot(&self, key: &str, request: &HeaderMap) -> Option<Arc<CacheEntry>> {
+    pub fn find_hot(&self, key: &str, request: SelectingRequest<'_>) -> Option<Arc<CacheEntry>> {
         let variants = self.hot.get(key)?;
         variants.iter().find(|entry| entry.selecting.selects(request, &entry.object.headers)).cloned()
     }
@@ -174,7 +174,7 @@ impl Cache {
     pub async fn find(
         &self,
         key: &ObjectKey,
-        request: &HeaderMap,
+        request: SelectingRequest<'_>,
         classification: &Classification,
     ) -> Result<CacheLookup, StoreError> {
         #[cfg(debug_assertions)]
@@ -188,7 +188,7 @@ impl Cache {
         {
             return Ok(CacheLookup::Hit(entry.clone()));
         }
-        Ok(match variants.first() {
+        Ok(match variants.iter().find(|other| other.selecting.target().is_none()) {
             Some(other) => {
                 CacheLookup::OtherVariant { variant: other.selecting.for_request(request).encode() }
             }
@@ -355,9 +355,12 @@ impl Cache {
     async fn load(&self, key: &ObjectKey, classification: &Classification) -> Result<Variants, StoreError> {
         let changes = self.changes.load(Ordering::Acquire);
         let objects = self.store.lookup(key).await?;
-        // An entry with an unreadable selection must not match any request.
+        // An entry with an unreadable or insufficient selection must not match any request.
         let entries = objects.into_iter().filter_map(|object| {
             let selecting = VaryFields::decode(&object.selecting)?;
+            if !selecting.is_sufficient(object.status, &object.headers) {
+                return None;
+            }
             Some(Arc::new(self.entry(object, selecting, classification.clone())))
         });
         let variants: Variants = entries.collect();

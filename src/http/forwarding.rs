@@ -1,18 +1,20 @@
 //! Header fields of forwarded messages (RFC 9110 §7.6): fields of one connection are removed, the relay's own marks are
 //! added. All other fields pass unchanged. Also `Max-Forwards`, which limits how far `OPTIONS` goes (§7.6.2).
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
-use crate::field::{WANT_REPR_DIGEST, append_member, decimal};
+use crate::coding::requested_coding;
+use crate::field::{WANT_REPR_DIGEST, append_member, decimal, members};
 use crate::instance::RelayInstance;
-use crate::update::remove_hop_by_hop;
+use crate::update::{HOP_BY_HOP, remove_hop_by_hop};
 use gupd_config::Class;
 
 /// Fields that a request for a whole object must not have: ranges and conditions of the client.
-const SELECTIVE: [HeaderName; 6] = [
+static SELECTIVE: [HeaderName; 6] = [
     header::RANGE,
     header::IF_RANGE,
     header::IF_MATCH,
@@ -22,9 +24,8 @@ const SELECTIVE: [HeaderName; 6] = [
 ];
 
 /// Fields that identify the client.
-const PERSONAL: [HeaderName; 7] = [
+static PERSONAL: [HeaderName; 6] = [
     header::FORWARDED,
-    header::PROXY_AUTHORIZATION,
     FORWARDED_FOR,
     HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-forwarded-port"),
@@ -33,13 +34,16 @@ const PERSONAL: [HeaderName; 7] = [
 ];
 
 /// Fields by which some servers replace the method or the path of a request.
-const OVERRIDES: [HeaderName; 5] = [
+static OVERRIDES: [HeaderName; 5] = [
     HeaderName::from_static("x-http-method"),
     HeaderName::from_static("x-http-method-override"),
     HeaderName::from_static("x-method-override"),
     HeaderName::from_static("x-original-url"),
     HeaderName::from_static("x-rewrite-url"),
 ];
+
+/// Fields that the relay sets itself.
+static OWN: [HeaderName; 3] = [header::HOST, header::EXPECT, WANT_REPR_DIGEST];
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -63,8 +67,8 @@ pub fn prepare_passthrough(
 
 /// Returns the fields of a request for a response that all clients share.
 ///
-/// It names no client, and no field of one client can make the manager answer a different request. It asks for the
-/// content's SHA-256, which a parent relay sends.
+/// It names no client, and no field of one client can make the manager answer a different request. It asks for one
+/// content coding, and for the content's SHA-256, which a parent relay sends.
 pub fn prepare_fill(
     client: &HeaderMap,
     version: Version,
@@ -72,14 +76,41 @@ pub fn prepare_fill(
     instance: &RelayInstance,
 ) -> HeaderMap {
     let mut headers = forward_fields(client, version, instance);
-    for name in SELECTIVE.iter().chain(&PERSONAL).chain(&OVERRIDES) {
+    for name in unsent_by_fills(class) {
         headers.remove(name);
     }
-    if matches!(class, Class::Payload | Class::Catalog) {
-        headers.remove(header::COOKIE);
+    if let Some(coding) = requested_coding(client) {
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(coding));
     }
     headers.insert(WANT_REPR_DIGEST, HeaderValue::from_static("sha-256=10"));
     headers
+}
+
+/// Returns true if a fill sends a client's field of this name.
+pub(super) fn is_sent_by_fills(name: &HeaderName, class: Class) -> bool {
+    !unsent_by_fills(class).chain(&HOP_BY_HOP).any(|unsent| unsent == name)
+}
+
+fn unsent_by_fills(class: Class) -> impl Iterator<Item = &'static HeaderName> {
+    // A payload or catalog is the same for every session.
+    let cookie = if matches!(class, Class::Payload | Class::Catalog) { &COOKIE[..] } else { &[] };
+    SELECTIVE.iter().chain(&PERSONAL).chain(&OVERRIDES).chain(&OWN).chain(cookie)
+}
+
+static COOKIE: [HeaderName; 1] = [header::COOKIE];
+
+/// Returns the fields of a request without those that its `Connection` names. They end at the relay, so they must
+/// neither select a response nor count as credentials.
+pub fn end_to_end_fields(request: &HeaderMap) -> Cow<'_, HeaderMap> {
+    let is_usual =
+        |name: &&[u8]| name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close");
+    let named = members(request, header::CONNECTION).filter(|name| !is_usual(name));
+    let named = named.filter_map(|name| HeaderName::from_bytes(name).ok());
+    let mut fields = Cow::Borrowed(request);
+    for name in named.filter(|name| request.contains_key(name)) {
+        fields.to_mut().remove(name);
+    }
+    fields
 }
 
 /// Turns the fields of an upstream's response, received in `version`, into those of the relay's response.
@@ -160,13 +191,37 @@ mod tests {
             ("if-none-match", "\"a\""),
             ("user-agent", "Smc"),
             ("cookie", "a=b"),
+            ("accept-encoding", "deflate, gzip;q=0.5"),
             ("x-forwarded-for", "10.0.0.1"),
             ("x-original-url", "/secars/"),
         ]);
         let relay = RelayInstance::new();
         let sent = prepare_fill(&fields, Version::HTTP_11, Class::Payload, &relay);
-        let mut expected = headers(&[("user-agent", "Smc"), ("want-repr-digest", "sha-256=10")]);
+        let mut expected = headers(&[
+            ("user-agent", "Smc"),
+            ("accept-encoding", "gzip"),
+            ("want-repr-digest", "sha-256=10"),
+        ]);
         relay.mark(&mut expected, Version::HTTP_11);
         assert_eq!(sent, expected);
+    }
+
+    #[test]
+    fn fields_named_by_connection_are_not_end_to_end() {
+        for (connection, kept) in [
+            ("keep-alive", true),
+            ("close, TE", true),
+            ("X-Hop", false),
+            ("close, x-hop", false),
+            ("x hop", true),
+            ("authorization,x-hop", false),
+        ] {
+            let mut fields = headers(&[("x-hop", "1"), ("cookie", "a=b")]);
+            fields.insert(header::CONNECTION, HeaderValue::from_static(connection));
+            let end_to_end = end_to_end_fields(&fields);
+            assert_eq!(end_to_end.contains_key("x-hop"), kept, "{connection}");
+            assert_eq!(matches!(end_to_end, Cow::Borrowed(_)), kept, "{connection}: copied only if need be");
+            assert!(end_to_end.contains_key("cookie"));
+        }
     }
 }

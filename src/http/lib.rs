@@ -6,6 +6,7 @@
 //! [`status::CacheStatus`], [`range::Ranges`]. Start reading at [`target`] for forwarding, at [`freshness`] for
 //! caching.
 
+mod coding;
 pub mod conditional;
 pub mod control;
 pub mod date;
@@ -32,4 +33,4 @@ pub mod vary;
 pub use self::control::CacheControl;
 pub use self::freshness::{Freshness, Verdict};
 pub use self::storable::UnstorableReason;
-pub use self::vary::VaryFields;
+pub use self::vary::{SelectingRequest, VaryFields};

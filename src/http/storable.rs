@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::control::{CacheControl, Directive};
 use super::field;
-use super::vary::VaryFields;
+use super::vary::{SelectingRequest, VaryFields};
 use gupd_config::{self as config, Class};
 
 /// Reason for which a response is not stored, with its label for logs, metrics and `Cache-Status`.
@@ -28,7 +28,8 @@ pub enum UnstorableReason {
     Private,
     /// The request had credentials, and the response does not permit sharing (§3.5).
     Authorization,
-    /// `Vary` lists `*`, or more than is kept.
+    /// No other request can select it: `Vary` lists `*` or more than is kept, or the content has a coding that was not
+    /// requested.
     Vary,
     /// It sets a cookie and is not `public`.
     SetCookie,
@@ -136,7 +137,7 @@ pub fn check_storable(
             request.contains_key(header::AUTHORIZATION) && !is_shareable_with_credentials(&control),
             UnstorableReason::Authorization,
         ),
-        (VaryFields::from_response(response, request, class).is_none(), UnstorableReason::Vary),
+        (!can_be_selected(status, response, request, class), UnstorableReason::Vary),
     ];
     if let Some((_, reason)) = refused.iter().find(|(applies, _)| *applies) {
         return Err(*reason);
@@ -161,6 +162,11 @@ pub fn check_storable(
     } else {
         Err(UnstorableReason::NotCacheable)
     }
+}
+
+fn can_be_selected(status: StatusCode, response: &HeaderMap, request: &HeaderMap, class: Class) -> bool {
+    let request = SelectingRequest { headers: request, target: "" };
+    VaryFields::from_response(status, response, request, class).is_some()
 }
 
 /// Checks whether a body of `length` bytes may be stored: a payload must not be empty, a negative response may be. A

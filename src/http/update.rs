@@ -65,7 +65,7 @@ pub fn add_date(headers: &mut HeaderMap, response_time: UnixMillis) {
     headers.insert(header::DATE, field::composed(httpdate::fmt_http_date(arrived)));
 }
 
-pub(super) const HOP_BY_HOP: [HeaderName; 11] = [
+pub(super) static HOP_BY_HOP: [HeaderName; 11] = [
     header::CONNECTION,
     HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),

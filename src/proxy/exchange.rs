@@ -17,11 +17,11 @@ use gupd_cache::fill::FillRequest;
 use gupd_cache::{CacheEntry, CacheLookup};
 use gupd_config::Class;
 use gupd_config::policy::{Classification, ClientAttributes, Group};
-use gupd_http::CacheControl;
 use gupd_http::conditional;
 use gupd_http::forwarding;
 use gupd_http::range::Ranges;
 use gupd_http::target::Target;
+use gupd_http::{CacheControl, SelectingRequest};
 use gupd_net::listen::ClientConnection;
 use gupd_net::relocation::Relocation;
 use gupd_net::shape::{BandwidthClass, Purpose};
@@ -31,7 +31,7 @@ use gupd_store::ObjectKey;
 /// A request with a valid target, and the facts that steps have found out about it.
 pub(crate) struct Exchange<'a> {
     pub(crate) method: &'a Method,
-    /// The client's fields, without those that a step has removed.
+    /// The client's end-to-end fields, without those that a step has removed.
     pub(crate) headers: Cow<'a, HeaderMap>,
     pub(crate) version: Version,
     pub(crate) control: CacheControl,
@@ -58,7 +58,7 @@ pub(crate) struct Exchange<'a> {
 pub(crate) enum Lookup {
     /// A stored response that this request selects.
     Found(Arc<CacheEntry>),
-    /// Responses to requests with other selecting fields only (`Vary`).
+    /// Responses to requests with other selecting fields only.
     OtherVariant {
         /// The variant of this request.
         variant: String,
@@ -104,7 +104,7 @@ impl<'a> Exchange<'a> {
         let group = generation.policy.group(&client_attributes(connection, target.normalized.path()));
         let mut exchange = Self {
             method: &head.method,
-            headers: Cow::Borrowed(&head.headers),
+            headers: forwarding::end_to_end_fields(&head.headers),
             version: head.version,
             control: CacheControl::from_request(&head.headers),
             connection,
@@ -130,6 +130,11 @@ impl<'a> Exchange<'a> {
     /// Address of the client.
     pub(crate) fn client(&self) -> IpAddr {
         self.connection.address.ip()
+    }
+
+    /// The parts of the request that select a stored response.
+    pub(crate) fn selecting(&self) -> SelectingRequest<'_> {
+        SelectingRequest { headers: &self.headers, target: self.target.original.as_str() }
     }
 
     /// Key under which the response is stored.
@@ -172,7 +177,7 @@ impl<'a> Exchange<'a> {
 
     /// Takes the response that a fill has just stored for the result of the lookup.
     pub(crate) fn set_lookup(&mut self, entry: &Arc<CacheEntry>) {
-        if entry.selecting.selects(&self.headers, &entry.object.headers) {
+        if entry.selecting.selects(self.selecting(), &entry.object.headers) {
             self.lookup = OnceLock::from(Lookup::Found(entry.clone()));
         }
     }
@@ -190,14 +195,14 @@ impl<'a> Exchange<'a> {
 
     fn find_hot(&self, proxy: &Proxy) -> Option<Arc<CacheEntry>> {
         match self.key.get() {
-            Some(key) => proxy.cache.find_hot(key, &self.headers),
+            Some(key) => proxy.cache.find_hot(key, self.selecting()),
             // Most requests are hits and need no shared key, which is one more allocation.
-            None => proxy.cache.find_hot(&self.target.key(), &self.headers),
+            None => proxy.cache.find_hot(&self.target.key(), self.selecting()),
         }
     }
 
     async fn find(&self, proxy: &Proxy) -> Lookup {
-        match proxy.cache.find(self.key(), &self.headers, self.classification()).await {
+        match proxy.cache.find(self.key(), self.selecting(), self.classification()).await {
             Ok(CacheLookup::Hit(entry)) => Lookup::Found(entry),
             Ok(CacheLookup::OtherVariant { variant }) => Lookup::OtherVariant { variant },
             Ok(CacheLookup::Miss) => Lookup::Missing,

@@ -230,9 +230,9 @@ impl Attempt {
         };
         match outcome {
             fill::FillResponse::Content(flow)
-                if !flow.head.selecting.selects(&exchange.headers, &flow.head.headers) =>
+                if !flow.head.selecting.selects(exchange.selecting(), &flow.head.headers) =>
             {
-                self.variant = flow.head.selecting.for_request(&exchange.headers).encode();
+                self.variant = flow.head.selecting.for_request(exchange.selecting()).encode();
                 Followed::Repeat(Repeat::OtherVariant)
             }
             fill::FillResponse::Content(flow) => {
@@ -324,7 +324,7 @@ async fn answer_stored(
     entry: &Arc<CacheEntry>,
     status: CacheStatus,
 ) -> Followed {
-    if !entry.selecting.selects(&exchange.headers, &entry.object.headers) {
+    if !entry.selecting.selects(exchange.selecting(), &entry.object.headers) {
         return Followed::Repeat(Repeat::OtherVariant);
     }
     if exchange.is_foreign_absence(entry) {

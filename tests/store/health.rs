@@ -5,7 +5,7 @@ use super::*;
 use gupd_cache::Cache;
 use gupd_config::policy::{Classification, PayloadForm};
 use gupd_config::{Class, Config};
-use gupd_http::VaryFields;
+use gupd_http::{SelectingRequest, VaryFields};
 use gupd_store::{BLOCK, StoreHealth};
 
 /// Number of probes until an unreadable block is given up.
@@ -53,6 +53,8 @@ async fn permanently_unreadable_block_costs_its_blob_only() {
     let hot = store.lookup("lost").await.unwrap().remove(0);
     cache.insert(hot, VaryFields::default(), classified);
 
+    let fields = HeaderMap::new();
+    let request = SelectingRequest { headers: &fields, target: "/lost" };
     withhold(&site, committed.object.blob);
     fails_to_read(&store, &committed).await;
     for probe in 1..PROBES {
@@ -60,11 +62,11 @@ async fn permanently_unreadable_block_costs_its_blob_only() {
         assert_eq!(health(&store), StoreHealth::Failing, "after {probe} probes");
         assert!(matches!(store.begin_blob(Some(BLOCK)).await, Err(StoreError::Degraded { .. })));
     }
-    assert!(cache.find_hot("lost", &HeaderMap::new()).is_some());
+    assert!(cache.find_hot("lost", request).is_some());
     cache.maintain().await.unwrap();
     assert_eq!(health(&store), StoreHealth::Healthy);
     assert!(store.lookup("lost").await.unwrap().is_empty());
-    assert!(cache.find_hot("lost", &HeaderMap::new()).is_none(), "no client is sent to the block");
+    assert!(cache.find_hot("lost", request).is_none(), "no client is sent to the block");
     assert_eq!(store.lookup("kept").await.unwrap().len(), 1);
 
     let again = super::store(&store, "lost", &lost).await.unwrap();

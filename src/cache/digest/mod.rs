@@ -25,6 +25,7 @@ pub use self::passed::PassedContent;
 use crate::{Cache, CacheEntry};
 use gupd_config::Class;
 use gupd_config::profile::DigestList;
+use gupd_http::SelectingRequest;
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, ReadError};
 
 /// Maximum number of payload hashes remembered from catalogs, at about 300 bytes each: 5 MiB. A product's catalog lists
@@ -219,7 +220,8 @@ impl Digests {
             let Some(payload) = catalog::payload_key(key, &name) else { continue };
             self.listed.insert(payload.clone(), blob);
             // Entries that are not hot are compared by the next lookup.
-            if let Some(entry) = self.cache.find_hot(&payload, &HeaderMap::new()) {
+            let request = SelectingRequest { headers: &HeaderMap::new(), target: "" };
+            if let Some(entry) = self.cache.find_hot(&payload, request) {
                 self.remove_mismatched(&entry).await;
             }
         }

@@ -76,7 +76,7 @@ impl AcceptedResponse {
             && strong_validator(&headers).is_some()
             && headers.get(header::ACCEPT_RANGES).is_none_or(|unit| unit != "none");
         let (client, fields) = (&request.client_headers, request.classification.key_fields());
-        let selecting = VaryFields::from_response(&headers, client, class);
+        let selecting = VaryFields::from_response(status, &headers, request.selecting(), class);
         let Some(selecting) = selecting.and_then(|selecting| selecting.with_fields(fields, client)) else {
             return Err(RejectedResponse::Unstorable(Box::new(answer), UnstorableReason::Vary));
         };

@@ -206,7 +206,7 @@ impl Fills {
 impl FillContext {
     /// Returns a hot entry that is newer than the stale one of the request.
     fn just_stored(&self, request: &FillRequest) -> Option<Arc<CacheEntry>> {
-        let entry = self.cache.find_hot(&request.key, &request.client_headers)?;
+        let entry = self.cache.find_hot(&request.key, request.selecting())?;
         let is_new = request.stale.as_ref().is_none_or(|stale| {
             stale.object.id != entry.object.id || stale.object.response_time < entry.object.response_time
         });

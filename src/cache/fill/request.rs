@@ -9,6 +9,7 @@ use http::uri::PathAndQuery;
 use crate::CacheEntry;
 use gupd_config::UpstreamId;
 use gupd_config::policy::Classification;
+use gupd_http::SelectingRequest;
 use gupd_http::range::RequestedPart;
 use gupd_net::shape::BandwidthClass;
 use gupd_net::upstream::UpstreamRequest;
@@ -19,13 +20,14 @@ use gupd_store::ObjectKey;
 pub struct FillRequest {
     /// The object's key.
     pub key: ObjectKey,
-    /// Known `Vary` selection of the request. Two requests with different variants have separate fills.
+    /// Known selection of the request. Two requests with different variants have separate fills.
     pub variant: String,
     /// Upstreams to ask, by priority.
     pub upstream_order: Arc<[UpstreamId]>,
     /// Path and query in the client's spelling.
     pub target: PathAndQuery,
-    /// Fields as the client sent them. They select the variant, as in every lookup.
+    /// Fields as the client sent them, without those that its `Connection` names. They select the variant, as in every
+    /// lookup.
     pub client_headers: HeaderMap,
     /// Fields to send upstream.
     pub headers: HeaderMap,
@@ -50,6 +52,13 @@ impl FillRequest {
             client: self.client,
             ..UpstreamRequest::get(self.target.clone(), headers, self.bandwidth.clone())
         }
+    }
+}
+
+impl FillRequest {
+    /// Returns the parts that select a response.
+    pub fn selecting(&self) -> SelectingRequest<'_> {
+        SelectingRequest { headers: &self.client_headers, target: self.target.as_str() }
     }
 }
 

@@ -236,9 +236,10 @@ impl FillTask {
             Ok(accepted) => self.store_response(accepted).await,
             Err(RejectedResponse::Unusable) => StepOutcome::RetryUnconditionally,
             Err(RejectedResponse::Unstorable(answer, why)) => {
-                // A transient reason says nothing about later responses.
+                // A transient reason, or an error for this request, says nothing about later responses.
                 let class = self.request.classification.class;
-                if why.is_lasting() && !matches!(class, Class::Payload | Class::Catalog) {
+                let is_lasting = why.is_lasting() && !status.is_client_error();
+                if is_lasting && !matches!(class, Class::Payload | Class::Catalog) {
                     self.context.cache.remember_unstorable(&self.request.key, why);
                 }
                 // The client gets a newer response, which cannot replace the stored one.

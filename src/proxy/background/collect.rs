@@ -126,7 +126,7 @@ impl Background {
         request.bandwidth.set_purpose(purpose);
         let mut last = FillError::Abandoned;
         for _ in 0..MAX_TRIES {
-            let found = self.cache.find(key, &request.client_headers, &request.classification).await?;
+            let found = self.cache.find(key, request.selecting(), &request.classification).await?;
             (request.variant, request.stale) = match found {
                 CacheLookup::Miss => (String::new(), None),
                 CacheLookup::OtherVariant { variant } => (variant, None),
@@ -169,7 +169,7 @@ impl Background {
     pub async fn was_absent(&self, key: &ObjectKey) -> bool {
         let generation = self.generations.load_full();
         let Ok(request) = generation.fill_request(key, HeaderMap::new()) else { return false };
-        match self.cache.find(key, &request.client_headers, &request.classification).await {
+        match self.cache.find(key, request.selecting(), &request.classification).await {
             Ok(CacheLookup::Hit(entry)) => {
                 let verdict = entry.evaluate(self.cache.clock().now(), &CacheControl::default());
                 verdict == Verdict::Fresh

@@ -115,7 +115,7 @@ impl Background {
         let mut earlier = FetchOutcome::Unchanged;
         let mut last = FillError::Abandoned;
         for _ in 0..MAX_TRIES {
-            match self.cache.find(&request.key, &request.client_headers, &request.classification).await? {
+            match self.cache.find(&request.key, request.selecting(), &request.classification).await? {
                 CacheLookup::Miss => request.stale = None,
                 CacheLookup::OtherVariant { variant } => (request.variant, request.stale) = (variant, None),
                 CacheLookup::Hit(entry) if generation.is_foreign_absence(&request.upstream_order, &entry) => {

@@ -15,6 +15,7 @@ use crate::fetch::not_stored;
 use crate::reply::Reply;
 use crate::representation;
 use gupd_cache::{CacheEntry, CacheLookup};
+use gupd_http::SelectingRequest;
 use gupd_http::control::Directive;
 use gupd_http::date;
 use gupd_http::status::CacheStatus;
@@ -74,7 +75,8 @@ pub(super) async fn serve_catalog(
 /// Answers with a version of a catalog, as it is stored.
 async fn serve_version(proxy: &Proxy, exchange: &mut Exchange<'_>, version: &ObjectKey) -> Reply {
     // Only one variant of a version is stored, whatever its Vary: the relay asked for it without a client's fields.
-    let found = proxy.cache.find(version, &HeaderMap::new(), exchange.classification()).await;
+    let request = SelectingRequest { headers: &HeaderMap::new(), target: exchange.target.original.as_str() };
+    let found = proxy.cache.find(version, request, exchange.classification()).await;
     let error = match found {
         Ok(CacheLookup::Hit(entry)) => {
             remove_foreign_conditions(&mut exchange.headers, &entry);

@@ -356,7 +356,7 @@ impl FillTask {
         }
         self.context.store.take_unfinished(&self.request.key, |selecting| {
             let selecting = VaryFields::decode(selecting);
-            selecting.is_some_and(|selecting| selecting.matches(&self.request.client_headers))
+            selecting.is_some_and(|selecting| selecting.matches(self.request.selecting()))
         })
     }
 
