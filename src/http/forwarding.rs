@@ -45,6 +45,10 @@ static OVERRIDES: [HeaderName; 5] = [
 /// Fields that the relay sets itself.
 static OWN: [HeaderName; 3] = [header::HOST, header::EXPECT, WANT_REPR_DIGEST];
 
+/// Maximum bytes of a client's fields in a request for a response that all clients share. Updaters send a few hundred;
+/// servers refuse from 4 KiB on.
+const MAX_SHARED_BYTES: usize = 2048;
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 const MAX_FORWARDS: HeaderName = HeaderName::from_static("max-forwards");
@@ -98,6 +102,13 @@ fn unsent_by_fills(class: Class) -> impl Iterator<Item = &'static HeaderName> {
 }
 
 static COOKIE: [HeaderName; 1] = [header::COOKIE];
+
+/// Returns true if a fill would send so many bytes of this client's fields that a server may refuse them: with `431`,
+/// `400` or, as IIS does, `404`. Other clients must not share that outcome.
+pub fn is_large(client: &HeaderMap, class: Class) -> bool {
+    let sent = client.iter().filter(|(name, _)| is_sent_by_fills(name, class));
+    sent.map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>() > MAX_SHARED_BYTES
+}
 
 /// Returns the fields of a request without those that its `Connection` names. They end at the relay, so they must
 /// neither select a response nor count as credentials.
@@ -204,6 +215,23 @@ mod tests {
         ]);
         relay.mark(&mut expected, Version::HTTP_11);
         assert_eq!(sent, expected);
+    }
+
+    #[test]
+    fn only_sent_fields_make_a_request_large() {
+        for (name, bytes, class, expected) in [
+            ("x-a", MAX_SHARED_BYTES - 3, Class::Payload, false),
+            ("x-a", MAX_SHARED_BYTES - 2, Class::Payload, true),
+            ("user-agent", 9000, Class::Catalog, true),
+            ("cookie", 9000, Class::Payload, false),
+            ("cookie", 9000, Class::Generic, true),
+            ("range", 9000, Class::Generic, false),
+            ("proxy-authorization", 9000, Class::Generic, false),
+        ] {
+            let mut fields = HeaderMap::new();
+            fields.insert(name, HeaderValue::try_from("v".repeat(bytes)).unwrap());
+            assert_eq!(is_large(&fields, class), expected, "{name} {bytes} {class:?}");
+        }
     }
 
     #[test]

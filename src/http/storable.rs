@@ -22,6 +22,8 @@ pub enum UnstorableReason {
     Status,
     /// The client said `no-store` (§5.2.1.5).
     RequestNoStore,
+    /// The client sent so many bytes of fields that they may have caused the response.
+    LargeRequest,
     /// The response said `no-store` (§5.2.2.5).
     NoStore,
     /// The response said `private` (§5.2.2.7).
@@ -47,12 +49,13 @@ pub enum UnstorableReason {
 
 impl UnstorableReason {
     /// Every reason, for the label set of a metric.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ClassPrivate,
         Self::Method,
         Self::Partial,
         Self::Status,
         Self::RequestNoStore,
+        Self::LargeRequest,
         Self::NoStore,
         Self::Private,
         Self::Authorization,
@@ -87,6 +90,7 @@ impl UnstorableReason {
             Self::Partial => "partial",
             Self::Status => "status",
             Self::RequestNoStore => "request-no-store",
+            Self::LargeRequest => "large-request",
             Self::NoStore => "no-store",
             Self::Private => "private",
             Self::Authorization => "authorization",

@@ -22,6 +22,7 @@ use gupd_cache::fill::{self, FillError, FillHandle, Joined, PrivateResponse, Tra
 use gupd_config::Class;
 use gupd_http::UnstorableReason;
 use gupd_http::control::Directive;
+use gupd_http::forwarding;
 use gupd_http::freshness::RevalidationReason;
 use gupd_http::key;
 use gupd_http::refusal::Refusal;
@@ -166,6 +167,9 @@ impl Attempt {
         if exchange.control.has(Directive::NoStore) {
             // Nothing of its response may be stored, not even the fields of a 304.
             return Some(UnstorableReason::RequestNoStore);
+        }
+        if forwarding::is_large(&exchange.headers, exchange.classification().class) {
+            return Some(UnstorableReason::LargeRequest);
         }
         if self.stale.is_some() {
             return None;

@@ -301,3 +301,36 @@ async fn negative_response_is_for_equal_decisive_fields() {
         assert_eq!(site.get(FILE).await.expect_body(), b"content", "{name}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn error_for_oversized_field_is_not_shared() {
+    for (status, name, path) in [
+        (404, "X-Token", PAYLOAD),
+        (400, "X-Token", PAYLOAD),
+        (431, "User-Agent", PAYLOAD),
+        (410, "Referer", "/minitri.flg"),
+        (404, "Cookie", FILE),
+        (414, "X-Token", FILE),
+        (500, "Accept-Language", FILE),
+    ] {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let site =
+            site_of(move |request| match request.header(name).is_some_and(|value| value.len() > 3000) {
+                true => Some(cached("too large").status(status).held(&held)),
+                false => Some(cached("content")),
+            });
+        let address = site.address();
+        let oversized = Request::get(path).header(name, &"v".repeat(8000));
+        let large = oversized.clone();
+        let refused = tokio::spawn(async move { large.send(address).await });
+        site.manager.wait_for_requests(path, 1).await;
+        // Another client neither waits for the response nor gets it.
+        assert_eq!(site.get(path).await.expect_body(), b"content", "{name} {path}");
+        gate.open();
+        assert_eq!(refused.await.unwrap().status, status, "{name} {path}");
+        site.wait_until_stored(path).await;
+        // The store answers any request.
+        assert_eq!(site.send(oversized).await.cache_status(), "gupd; hit", "{name} {path}");
+    }
+}
