@@ -187,9 +187,10 @@ fn every_documented_key_is_also_a_variable() {
     for name in ["server", "store", "fill", "cache", "log", "site", "wan", "lan", "refresh", "prefetch"] {
         for (key, value) in section(name).lines().filter_map(|line| line.split_once(" = ")) {
             let variable = format!("GUPD_{}_{}", name.to_uppercase(), key.to_uppercase());
-            let value = value.trim_matches(['[', ']']).trim_matches('"');
+            // A list is separated by commas in the environment, without quotation marks.
+            let value = value.trim_matches(['[', ']']).replace('"', "");
             let env =
-                [(variable.as_str(), value), ("GUPD_SERVER_TLS_CERT", "c"), ("GUPD_SERVER_TLS_KEY", "k")];
+                [(variable.as_str(), &*value), ("GUPD_SERVER_TLS_CERT", "c"), ("GUPD_SERVER_TLS_KEY", "k")];
             load_with(MANAGER, &Overrides::default(), &env).unwrap();
             checked += 1;
         }
@@ -303,8 +304,8 @@ access = true
         "gupd.toml:7: stor: unknown section: did you mean store?",
         "gupd.toml:13: server.listen: \"2967\" is not an address with a port: write it like 0.0.0.0:2967 or [::1]:2967",
         "gupd.toml:15: server.workers: 0 is below the minimum of 1",
-        "gupd.toml:16: server.access: unknown key: server has the keys listen, admin, admin_token_file, tls_cert, tls_key, \
-         client_ca, workers, max_header_bytes, max_uri_bytes, max_connections, header_timeout, stall_timeout, drain_timeout",
+        "gupd.toml:16: server.access: unknown key: server has the keys listen, admin, public_names, admin_token_file, \
+         tls_cert, tls_key, client_ca, workers, max_header_bytes, max_uri_bytes, max_connections, header_timeout, stall_timeout, drain_timeout",
     ];
     assert_eq!(problems(load_with(text, &overrides, &env)), expected);
 }
