@@ -50,7 +50,12 @@ struct Decision {
 /// A reason for a difference, a predicate for the cases that can show it, and an example that does.
 type IntendedDifference = (&'static str, fn(&CacheCase) -> bool, fn() -> CacheCase);
 
-const DIFFERENCES: [IntendedDifference; 15] = [
+const DIFFERENCES: [IntendedDifference; 16] = [
+    (
+        "any final status with an explicit lifetime is stored (§3), also one without a lifetime of its own",
+        |c| ![200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501].contains(&c.status),
+        || case(500, "cache-control: max-age=60"),
+    ),
     (
         "a response that sets a cookie is not stored at all, rather than stored with no lifetime",
         |c| c.response.contains("set-cookie"),
