@@ -24,7 +24,7 @@ pub const PIECES_MAX: u64 = 32 << 20;
 /// Bytes of all fills' tails before they are written block by block instead of chunk by chunk. Tails are small
 /// allocations that the allocator does not return: with 250 concurrent fills, resident memory was twice the held
 /// bytes.
-const TAILS_MAX: u64 = 16 << 20;
+const TAILS_MAX: u64 = 8 << 20;
 
 /// Number of spare chunk buffers. They save the page faults of fresh memory and fragmentation.
 const SPARE_MAX: usize = 8;

@@ -18,7 +18,7 @@ use gupd_net::upstream::UpstreamBody;
 use gupd_store::StoreError;
 
 /// Pieces smaller than this, in bytes, are merged with bytes that follow at once.
-const SMALL_PIECE: usize = 64 << 10;
+const SMALL_PIECE: usize = 32 << 10;
 
 /// Response body on its way here.
 pub(super) struct Transfer {

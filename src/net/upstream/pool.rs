@@ -18,9 +18,9 @@ use super::tls::SystemRoots;
 use crate::shape::WanLimiter;
 use gupd_config::{self as config, Config};
 
-/// Maximum size of a response head, and of a piece of a body. hyper's default is 400 KiB, which each of hundreds of
-/// connections could keep as a buffer; a head above 64 KiB is an upstream failure.
-const MAX_READ: usize = 64 << 10;
+/// Maximum size of a response head, and of a piece of a body. hyper's default is 400 KiB. Each connection of a stalled
+/// fill keeps two such buffers: at 64 KiB, 250 of them took 28 MiB. A head above 32 KiB is an upstream failure.
+const MAX_READ: usize = 32 << 10;
 
 /// Maximum of fields in a response head.
 const MAX_FIELDS: usize = 256;
