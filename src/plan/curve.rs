@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_admitted_its_turn_after_each_opening_and_not_after_the_end() {
+    fn client_is_admitted_its_turn_after_each_opening_until_end() {
         let hours = OpenHours::new(vec![(-5_000.0, 1_000.0), (10_000.0, 20_000.0)]);
         for (time, turn, spread, admitted) in [
             (0.0, 0.0, 0.0, Some(0.0)),

@@ -194,7 +194,7 @@ async fn start_upstream(responses: HashMap<&'static str, Vec<String>>) -> (Socke
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn chunked_response_of_http_1_0_is_decoded_and_its_connection_closed() {
+async fn chunked_http_1_0_response_is_decoded_and_then_closed() {
     let head = "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let chunks = "a\r\n0123456789\r\n0\r\n\r\n";
     let kept = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\ntransfer-encoding : Chunked\r\n\r\n";
