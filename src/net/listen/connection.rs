@@ -31,16 +31,24 @@ const MAX_FIELDS: usize = 128;
 
 /// A stream over TCP.
 pub(super) trait TcpBased {
+    /// True if the stream can hold bytes of a request that it has read with others: the first TLS records of a client
+    /// may come with the end of its handshake.
+    const READS_AHEAD: bool;
+
     fn tcp(&self) -> &TcpStream;
 }
 
 impl TcpBased for TcpStream {
+    const READS_AHEAD: bool = false;
+
     fn tcp(&self) -> &TcpStream {
         self
     }
 }
 
 impl TcpBased for Box<TlsStream<TcpStream>> {
+    const READS_AHEAD: bool = true;
+
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0
     }

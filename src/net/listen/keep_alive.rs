@@ -63,8 +63,9 @@ impl<A: RequestHandler> HttpServer<A> {
         if !client.is_encrypted {
             stream = stream.with_half_close(client.half_close.clone());
         }
+        let mut may_have_request = S::READS_AHEAD;
         loop {
-            if !stream.has_read_ahead() {
+            if !may_have_request && !stream.has_read_ahead() {
                 let _idle = GaugeGuard::increment(&self.metrics.idle_connections);
                 match wait_for_request(stream.get_ref().tcp(), self.header_timeout, &mut stage).await {
                     ParkedPeriod::Readable => {}
@@ -72,6 +73,8 @@ impl<A: RequestHandler> HttpServer<A> {
                     ParkedPeriod::TimedOut => return,
                 }
             }
+            // hyper reads all that the stream has before a connection counts as idle.
+            may_have_request = false;
             // Boxed, so that a parked connection has no room for it.
             match Box::pin(self.serve_requests(stream, &client, &activity, &mut stage)).await {
                 ServedPeriod::Parked(parked) => stream = parked,
