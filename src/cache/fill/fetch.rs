@@ -112,7 +112,10 @@ impl ContentFetch<'_> {
                     RunOutcome::Failed(error) => ending = ending.or(Some(error)),
                 },
                 () = self.stopping.cancelled(), if ending.is_none() && !self.has_arrived() => {
-                    ending = Some(FillError::Stopped);
+                    // The condition above is as old as the wait: the last byte may have come since.
+                    if !self.has_arrived() {
+                        ending = Some(FillError::Stopped);
+                    }
                 }
                 () = self.content.wait_for_attention() => {
                     if (self.content.length.is_some() || self.is_background) && !is_wanted() {
