@@ -90,7 +90,7 @@ impl Mount {
             return Some(Self(at.to_owned()));
         }
         println!("SKIPPED: mounting needs root");
-        if let Some(list) = std::env::var_os("GUPD_SKIPPED_TESTS") {
+        if let Some(list) = std::env::var_os("SKIPPED_TESTS") {
             let test = std::env::var("NEXTEST_TEST_NAME")
                 .or(std::thread::current().name().ok_or(()).map(str::to_owned));
             let mut list = fs::File::options().append(true).create(true).open(list).unwrap();
