@@ -194,7 +194,10 @@ async fn epoch_as_last_modified_gives_no_freshness() {
 #[tokio::test(flavor = "multi_thread")]
 async fn partial_response_is_completed_with_its_validator() {
     const MIB: usize = 1 << 20;
-    for range in ["0-1048575", "0-99", "1000000-1048575", "3145728-", "-1048576"] {
+    // The client of the second part leaves its chunk unread. What is on its way then crosses again: a chunk at most. Of less
+    // than a block (64 KiB), nothing is kept.
+    let parts = [("0-1048575", 4), ("0-99999", 5), ("1000000-1048575", 4), ("3145728-", 4), ("-1048576", 4)];
+    for (range, most) in parts {
         let site = Site::with_config(|config| config.fill.finish = FinishPolicy::Never);
         let body = bytes(1, 4 * MIB);
         site.manager.put(FILE, Resource::new(body.clone()).header("Cache-Control", "max-age=60"));
@@ -209,7 +212,7 @@ async fn partial_response_is_completed_with_its_validator() {
             "{range}: {ranges:?}"
         );
         assert!(
-            site.manager.body_bytes() <= (4 * MIB) as u64,
+            site.manager.body_bytes() <= (most * MIB) as u64,
             "{range}: {} bytes",
             site.manager.body_bytes()
         );
