@@ -43,8 +43,6 @@ pub struct AdminApi {
     pub exposition: Arc<Exposition>,
     /// Store, for its metrics and health.
     pub store: Arc<Store>,
-    /// Maximum bytes of the store on disk.
-    pub quota: u64,
     /// Lifecycle of the relay.
     pub stage: watch::Receiver<LifecycleStage>,
     /// Background refresh.
@@ -95,7 +93,7 @@ impl AdminApi {
 }
 
 async fn metrics(State(api): State<AdminApi>) -> Response {
-    match api.exposition.encode(&api.store.stats(), api.quota) {
+    match api.exposition.encode(&api.store.stats(), api.store.quota()) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
         }

@@ -5,6 +5,7 @@
 //! Files are charged by their size rounded up to whole file-system blocks, so that a million small objects count
 //! fully.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Allocation unit of a file system: 4 KiB on ext4, xfs and btrfs.
@@ -21,8 +22,8 @@ pub(super) const fn allocated_size(size: u64) -> u64 {
 /// The disk budget.
 #[derive(Debug)]
 pub(super) struct DiskBudget {
-    quota: u64,
-    min_free: u64,
+    quota: AtomicU64,
+    min_free: AtomicU64,
     account: Mutex<Account>,
 }
 
@@ -60,7 +61,26 @@ pub(super) enum Shortage {
 
 impl DiskBudget {
     pub(super) fn new(quota: u64, min_free: u64) -> Arc<Self> {
-        Arc::new(Self { quota, min_free, account: Mutex::default() })
+        Arc::new(Self {
+            quota: AtomicU64::new(quota),
+            min_free: AtomicU64::new(min_free),
+            account: Mutex::default(),
+        })
+    }
+
+    /// Returns the quota in bytes.
+    pub(super) fn quota(&self) -> u64 {
+        self.quota.load(Ordering::Relaxed)
+    }
+
+    /// Sets the limits. Granted reservations stay; [`DiskBudget::excess`] reports what is over a lowered limit.
+    pub(super) fn set_limits(&self, quota: u64, min_free: u64) {
+        self.quota.store(quota, Ordering::Relaxed);
+        self.min_free.store(min_free, Ordering::Relaxed);
+    }
+
+    fn min_free(&self) -> u64 {
+        self.min_free.load(Ordering::Relaxed)
     }
 
     /// Sets the committed bytes. The index writer calls it after each transaction.
@@ -70,16 +90,18 @@ impl DiskBudget {
 
     /// Reserves `bytes`; the file system has `free` bytes free.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64, free: u64) -> Result<Reservation, Shortage> {
-        if bytes > self.quota {
-            return Err(Shortage::TooLarge { quota: self.quota });
+        // Read once: a reload may change it between two reads.
+        let quota = self.quota();
+        if bytes > quota {
+            return Err(Shortage::TooLarge { quota });
         }
         let mut account = self.lock();
         let after = account.committed.saturating_add(account.reserved).saturating_add(bytes);
-        if let Some(over) = after.checked_sub(self.quota).filter(|over| *over > 0) {
+        if let Some(over) = after.checked_sub(quota).filter(|over| *over > 0) {
             let evictable = over <= account.committed;
             return Err(if evictable { Shortage::Quota { over } } else { Shortage::QuotaReserved });
         }
-        let required = self.min_free.saturating_add(account.unwritten).saturating_add(bytes);
+        let required = self.min_free().saturating_add(account.unwritten).saturating_add(bytes);
         if let Some(under) = required.checked_sub(free).filter(|under| *under > 0) {
             return Err(Shortage::MinFree { under });
         }
@@ -102,9 +124,9 @@ impl DiskBudget {
     pub(super) fn excess(&self, free: u64) -> Option<Shortage> {
         let account = self.lock();
         let used = account.committed.saturating_add(account.reserved);
-        let required = self.min_free.saturating_add(account.unwritten);
-        if used > self.quota {
-            Some(Shortage::Quota { over: used - self.quota })
+        let required = self.min_free().saturating_add(account.unwritten);
+        if let Some(over) = used.checked_sub(self.quota()).filter(|over| *over > 0) {
+            Some(Shortage::Quota { over })
         } else if required > free {
             Some(Shortage::MinFree { under: required - free })
         } else {
@@ -175,6 +197,22 @@ mod tests {
         assert_eq!(budget.reserve(60, 1000).unwrap_err(), Shortage::QuotaReserved);
         drop(first);
         assert!(budget.reserve(50, 1000).is_ok());
+    }
+
+    #[test]
+    fn changed_limits_apply_to_the_next_reservation() {
+        let budget = DiskBudget::new(100, 10);
+        budget.set_committed(50);
+        let granted = budget.reserve(50, 1000).unwrap();
+        budget.set_limits(80, 10);
+        assert_eq!(budget.excess(1000), Some(Shortage::Quota { over: 20 }), "what was granted stays");
+        assert_eq!(budget.reserve(81, 1000).unwrap_err(), Shortage::TooLarge { quota: 80 });
+        drop(granted);
+        assert_eq!(budget.excess(1000), None);
+        budget.set_limits(200, 950);
+        assert_eq!(budget.reserve(100, 1000).unwrap_err(), Shortage::MinFree { under: 50 });
+        budget.set_limits(200, 900);
+        assert!(budget.reserve(100, 1000).is_ok());
     }
 
     #[test]

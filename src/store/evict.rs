@@ -36,7 +36,7 @@ impl Store {
     /// # Errors
     /// When the index or the folder fails.
     pub async fn maintain(&self) -> Result<Vec<ObjectKey>, StoreError> {
-        let max_unused = i64::try_from(self.max_unused.as_millis()).unwrap_or(i64::MAX);
+        let max_unused = i64::try_from(self.max_unused.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         let oldest = self.clock.now().saturating_sub(max_unused);
         while self
             .evict_batch(EvictionReason::Unused, move || RemovalTarget::UnusedSince(oldest))

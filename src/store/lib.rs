@@ -50,12 +50,12 @@ mod unfinished;
 mod verify;
 mod writer;
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use gupd_config as config;
 use gupd_config::clock::{Clock, UnixMillis};
@@ -130,7 +130,9 @@ pub struct Store {
     lease: FolderLease,
     generation: AtomicU64,
     clock: Clock,
-    max_unused: Duration,
+    /// Milliseconds.
+    max_unused: AtomicU64,
+    limits_changed: Notify,
     /// Declared last, so that it is released after everything above is closed, or by [`Store::release`].
     lock: Mutex<Option<FolderLock>>,
 }
@@ -169,9 +171,28 @@ impl Store {
             lease: FolderLease::new(),
             generation: AtomicU64::new(0),
             clock,
-            max_unused: config.max_unused,
+            max_unused: AtomicU64::new(millis(config.max_unused)),
+            limits_changed: Notify::new(),
             lock: Mutex::new(Some(lock)),
         }))
+    }
+
+    /// Applies `quota`, `min_free` and `max_unused`; the other settings need a new store. The next
+    /// [`Store::maintain`] evicts what exceeds a lowered limit. Running fills keep their room.
+    pub fn reconfigure(&self, config: &config::StoreSettings) {
+        self.room.set_limits(config.quota, config.min_free);
+        self.max_unused.store(millis(config.max_unused), Ordering::Relaxed);
+        self.limits_changed.notify_one();
+    }
+
+    /// Waits for the next [`Store::reconfigure`], so that its limits apply without delay.
+    pub async fn wait_until_reconfigured(&self) {
+        self.limits_changed.notified().await;
+    }
+
+    /// Returns the maximum number of bytes on disk.
+    pub fn quota(&self) -> u64 {
+        self.room.quota()
     }
 
     /// Returns all variants of a key, newest first, at most [`MAX_VARIANTS`].
@@ -248,4 +269,8 @@ impl Store {
     pub fn chunk_memory(&self) -> &ChunkMemory {
         &self.memory
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -90,10 +90,29 @@ async fn reload_of_invalid_file_keeps_old_configuration() {
     assert_eq!(refused["level"], "ERROR");
     assert_eq!(relay.get(PAYLOAD).await.cache_status(), "gupd; fwd=uri-miss; stored");
 
-    fs::write(&file, format!("{good}[store]\nquota = \"1GiB\"\n")).unwrap();
+    fs::write(&file, format!("{good}[store]\nmemory = \"64MiB\"\n")).unwrap();
     relay.process.signal("HUP");
     let partly = relay.process.wait_for_log("configuration reloaded; some sections need a restart");
     assert_eq!(partly["sections"], "[\"store\"]");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reload_applies_limits_of_the_store() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("gupd.toml");
+    let upstream = format!("[[upstream]]\nurl = \"{}\"\n", manager.url());
+    let mut relay = Relay::start(&mut serve_file(&file, &upstream, &folder.path().join("store")));
+    for (settings, quota) in [
+        ("quota = \"1GiB\"", 1 << 30),
+        ("quota = \"64MiB\"\nmax_unused = \"1h\"", 64 << 20),
+        ("", 40_u64 << 30),
+    ] {
+        fs::write(&file, format!("{upstream}[store]\n{settings}\n")).unwrap();
+        relay.process.signal("HUP");
+        relay.process.wait_for_log("configuration reloaded");
+        let line = format!("gupd_store_quota_bytes {quota}\n");
+        assert!(relay.metrics().await.contains(&line), "{settings}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

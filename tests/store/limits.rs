@@ -168,6 +168,59 @@ async fn lowered_quota_takes_effect_at_next_maintenance() {
 }
 
 #[tokio::test]
+async fn reconfigured_quota_applies_to_the_open_store() {
+    let site = Site::new();
+    let store = site.open();
+    for key in 0..20 {
+        super::store(&store, &key.to_string(), &body(key, BLOCK)).await.unwrap();
+    }
+    for (quota, kept) in [(20, 20), (19, 19), (12, 12), (500, 12), (3, 3), (0, 0), (9, 0)] {
+        let quota = quota * STORED;
+        store.reconfigure(&config::StoreSettings { quota, ..site.config.clone() });
+        store.wait_until_reconfigured().await;
+        assert_eq!(store.quota(), quota);
+        store.maintain().await.unwrap();
+        let used: u64 = site.files().iter().map(|size| size.next_multiple_of(4096)).sum();
+        assert_eq!((store.stats().objects, used), (kept, kept * STORED), "quota {quota}");
+    }
+    super::store(&store, "again", &body(1, BLOCK)).await.unwrap();
+}
+
+#[tokio::test]
+async fn lowered_quota_spares_the_running_fill() {
+    let site = Site::new();
+    let store = site.open();
+    super::store(&store, "stored", &body(1, BLOCK)).await.unwrap();
+    let mut fill = InOrder::begin(&store, Some(MIB)).await.unwrap();
+    fill.write(vec![body(2, MIB / 2)]).await.unwrap();
+    store.reconfigure(&config::StoreSettings { quota: MIB / 2, ..site.config.clone() });
+    assert_eq!(store.maintain().await.unwrap(), ["stored".into()]);
+    let refused = store.begin_blob(Some(BLOCK)).await;
+    assert!(matches!(refused, Err(StoreError::NoRoom { limit: StoreLimit::Quota, .. })));
+    fill.write(vec![body(3, MIB / 2)]).await.unwrap();
+    fill.commit(response("filled")).await.unwrap();
+    assert_eq!(store.maintain().await.unwrap(), ["filled".into()], "larger than the new quota");
+    super::store(&store, "next", &body(4, BLOCK)).await.unwrap();
+}
+
+#[tokio::test]
+async fn reconfigured_min_free_and_max_unused_apply() {
+    let site = Site::new();
+    let store = site.open();
+    super::store(&store, "a", &body(1, BLOCK)).await.unwrap();
+    site.clock.advance(Duration::from_secs(1800));
+    assert_eq!(store.maintain().await.unwrap(), []);
+    let max_unused = Duration::from_secs(1799);
+    store.reconfigure(&config::StoreSettings { max_unused, ..site.config.clone() });
+    assert_eq!(store.maintain().await.unwrap(), ["a".into()]);
+    store.reconfigure(&config::StoreSettings { min_free: u64::MAX / 2, ..site.config.clone() });
+    let refused = store.begin_blob(Some(1)).await;
+    assert!(matches!(refused, Err(StoreError::NoRoom { limit: StoreLimit::MinFree, .. })));
+    store.reconfigure(&site.config);
+    assert!(store.begin_blob(Some(1)).await.is_ok());
+}
+
+#[tokio::test]
 async fn copies_are_neither_evicted_nor_expired() {
     let mut site = Site::with(|config| config.quota = 4 * STORED + RESERVED);
     let store = site.open();

@@ -73,8 +73,6 @@ struct FillContext {
     permits: Semaphore,
     /// Cancelled at shutdown: fills write the bytes that have arrived and send no more requests.
     stopping: CancellationToken,
-    /// Maximum bytes of a response without a declared length.
-    open_ended_max: u64,
     store: Arc<Store>,
     cache: Arc<Cache>,
     digests: Digests,
@@ -115,7 +113,6 @@ impl Fills {
             running: Mutex::default(),
             permits: Semaphore::new(config.fill.max_concurrent),
             stopping: CancellationToken::new(),
-            open_ended_max: config.store.quota / OPEN_ENDED_SHARE,
             digests: Digests::new(cache.clone(), metrics.digest_mismatches.clone()),
             disagreeing: moka::sync::Cache::builder()
                 .max_capacity(MAX_DISAGREEING)
@@ -204,6 +201,11 @@ impl Fills {
 }
 
 impl FillContext {
+    /// Returns the maximum bytes of a response without a declared length.
+    fn open_ended_max(&self) -> u64 {
+        self.store.quota() / OPEN_ENDED_SHARE
+    }
+
     /// Returns a hot entry that is newer than the stale one of the request.
     fn just_stored(&self, request: &FillRequest) -> Option<Arc<CacheEntry>> {
         let entry = self.cache.find_hot(&request.key, request.selecting())?;

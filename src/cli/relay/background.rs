@@ -77,6 +77,7 @@ async fn run_maintenance(cache: Arc<Cache>, end: impl Future<Output = ()>) {
         tokio::select! {
             _ = interval.tick() => {}
             () = wait_to_recover(cache.store()) => {}
+            () = cache.store().wait_until_reconfigured() => {}
             () = &mut end => return,
         }
         if let Err(error) = cache.maintain().await {

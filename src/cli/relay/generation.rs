@@ -53,7 +53,7 @@ impl GenerationBuilder {
     }
 }
 
-/// The parts with a state that outlives a configuration: hot entries, counts, rates, schedules, health checks. No
+/// The parts with a state that outlives a configuration: hot entries, the store, counts, rates, schedules, health checks. No
 /// request depends on two of them changing at the same moment.
 pub(super) struct LongLivedParts {
     pub(super) cache: Arc<Cache>,
@@ -69,6 +69,7 @@ impl LongLivedParts {
     pub(super) fn reconfigure(&self, generation: &Generation) {
         let config = &generation.config;
         self.cache.reconfigure(config.cache.clone());
+        self.cache.store().reconfigure(&config.store);
         self.refresher.reconfigure(config);
         self.health.reconfigure(generation.upstreams.clone());
         self.slots.reconfigure(config);

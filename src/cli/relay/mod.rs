@@ -26,7 +26,7 @@ pub use self::prepare::PreparedRelay;
 pub use self::shutdown::LivenessProbe;
 use gupd_cache::Cache;
 use gupd_config::clock::Clock;
-use gupd_config::{Config, LogSettings, ServerSettings};
+use gupd_config::{Config, LogSettings, ServerSettings, StoreSettings};
 use gupd_net::SetupError;
 use gupd_net::listen::{
     Acceptors, ConnectionRateLimiter, HttpServer, LifecycleStage, Sockets, WorkerPool, tls,
@@ -118,7 +118,12 @@ impl Relay {
             drain_timeout: config.server.drain_timeout,
             ..current.config.server.clone()
         };
-        effective.store = current.config.store.clone();
+        effective.store = StoreSettings {
+            quota: config.store.quota,
+            min_free: config.store.min_free,
+            max_unused: config.store.max_unused,
+            ..current.config.store.clone()
+        };
         effective.fill.max_concurrent = current.config.fill.max_concurrent;
         effective.log = LogSettings { access: config.log.access, ..current.config.log.clone() };
         let sections = [

@@ -141,7 +141,6 @@ impl PreparedRelay {
         let api = AdminApi {
             exposition: relay.metrics.exposition.clone(),
             store: relay.cache.store().clone(),
-            quota: config.store.quota,
             stage,
             refresher: relay.refresher.clone(),
             commands,

@@ -363,7 +363,7 @@ impl FillTask {
     /// Checks content without a declared length before each piece. It may never end, so it must neither empty the store
     /// nor continue without followers.
     fn check_open_ended(&self, bytes: u64) -> Result<(), FillError> {
-        if bytes > self.context.open_ended_max {
+        if bytes > self.context.open_ended_max() {
             self.context.cache.remember_unstorable(&self.request.key, UnstorableReason::OpenEnded);
             return Err(FillError::OpenEnded);
         }
