@@ -45,6 +45,7 @@ fn probe_upstreams(config: &Config, upstreams: &Upstreams) -> Result<(), Command
         bandwidth: BandwidthClass::default(),
         current_upstream: CurrentUpstream::default(),
         client: None,
+        pin: None,
     };
     let mut failed = Vec::new();
     for (upstream, configured) in upstreams.iter().zip(&config.upstreams) {

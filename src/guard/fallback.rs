@@ -33,7 +33,8 @@ use gupd_net::relocation::Relocation;
 use gupd_net::shape::{Purpose, WanLimiter};
 use gupd_net::upstream::health::{self, HealthChecks};
 use gupd_net::upstream::{
-    CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams, stream_body,
+    ConnectionPin, CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams,
+    stream_body,
 };
 
 /// Maximum bytes of a response head, or of a piece of a body, in memory for each client. The guard must stay small.
@@ -63,6 +64,14 @@ struct LiveSettings {
     stall_timeout: Duration,
     idle_timeout: Duration,
     access_log: bool,
+}
+
+/// The client of a relayed request.
+struct RelayedClient<'a> {
+    /// Name of its group.
+    group: &'a str,
+    /// Its own upstream connections, if it has authenticated one.
+    pin: Option<ConnectionPin>,
 }
 
 impl FallbackService {
@@ -164,7 +173,8 @@ impl FallbackService {
                 );
                 forwarding::decrement_max_forwards(&head.method, &mut head.headers);
                 let body = RequestBody::streamed(body, live.stall_timeout);
-                let (mut response, kind) = self.relay(&live, &target, head, body, &group.name).await;
+                let client = RelayedClient { group: &group.name, pin: connection.pin(&asked).cloned() };
+                let (mut response, kind) = self.relay(&live, &target, head, body, client).await;
                 let relocation = Relocation {
                     policy: &live.policy,
                     upstreams: &live.upstreams,
@@ -184,11 +194,15 @@ impl FallbackService {
         target: &Target,
         head: Parts,
         body: RequestBody,
-        group: &str,
+        client: RelayedClient<'_>,
     ) -> (Response<GuardBody>, GuardResponse) {
         let classification = live.policy.classify(&target.route, target.normalized.path());
-        let bandwidth =
-            self.wan.bandwidth_class(target.normalized.path(), &classification, Some(group), Purpose::Client);
+        let bandwidth = self.wan.bandwidth_class(
+            target.normalized.path(),
+            &classification,
+            Some(client.group),
+            Purpose::Client,
+        );
         let request = UpstreamRequest {
             method: head.method,
             target: target.original.clone(),
@@ -197,8 +211,14 @@ impl FallbackService {
             bandwidth,
             current_upstream: CurrentUpstream::default(),
             client: None,
+            pin: client.pin,
         };
         match live.upstreams.send(target.upstreams(), &request).await {
+            Ok(answer) if answer.response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                // The client would give this relay its credentials for a proxy.
+                let message = "gupd: no usable response from the upstream\n";
+                (text(StatusCode::BAD_GATEWAY, message), GuardResponse::Unavailable)
+            }
             Ok(response) => (self.pass_on(response, live.idle_timeout), GuardResponse::Relay),
             Err(UpstreamError::Client { .. }) => {
                 let message = "gupd: the request body did not arrive in time\n";

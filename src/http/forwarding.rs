@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
+use crate::authentication::without_connection_credentials;
 use crate::coding::requested_coding;
 use crate::field::{WANT_REPR_DIGEST, append_member, decimal, members};
 use crate::instance::RelayInstance;
@@ -71,15 +72,15 @@ pub fn prepare_passthrough(
 
 /// Returns the fields of a request for a response that all clients share.
 ///
-/// It names no client, and no field of one client can make the manager answer a different request. It asks for one
-/// content coding, and for the content's SHA-256, which a parent relay sends.
+/// It names no client, and no field of one client can make the manager answer a different request or authenticates a
+/// connection. It asks for one content coding, and for the content's SHA-256, which a parent relay sends.
 pub fn prepare_fill(
     client: &HeaderMap,
     version: Version,
     class: Class,
     instance: &RelayInstance,
 ) -> HeaderMap {
-    let mut headers = forward_fields(client, version, instance);
+    let mut headers = forward_fields(&without_connection_credentials(client), version, instance);
     for name in unsent_by_fills(class) {
         headers.remove(name);
     }
@@ -205,6 +206,7 @@ mod tests {
             ("accept-encoding", "deflate, gzip;q=0.5"),
             ("x-forwarded-for", "10.0.0.1"),
             ("x-original-url", "/secars/"),
+            ("authorization", "NTLM TlRMTVNTUAAB"),
         ]);
         let relay = RelayInstance::new();
         let sent = prepare_fill(&fields, Version::HTTP_11, Class::Payload, &relay);

@@ -6,6 +6,7 @@
 //! [`status::CacheStatus`], [`range::Ranges`]. Start reading at [`target`] for forwarding, at [`freshness`] for
 //! caching.
 
+pub mod authentication;
 mod coding;
 pub mod conditional;
 pub mod control;

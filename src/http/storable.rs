@@ -24,6 +24,8 @@ pub enum UnstorableReason {
     RequestNoStore,
     /// The client sent so many bytes of fields that they may have caused the response.
     LargeRequest,
+    /// The client has authenticated its upstream connection, and so may have caused the response.
+    ConnectionAuth,
     /// The response said `no-store` (§5.2.2.5).
     NoStore,
     /// The response said `private` (§5.2.2.7).
@@ -49,13 +51,14 @@ pub enum UnstorableReason {
 
 impl UnstorableReason {
     /// Every reason, for the label set of a metric.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ClassPrivate,
         Self::Method,
         Self::Partial,
         Self::Status,
         Self::RequestNoStore,
         Self::LargeRequest,
+        Self::ConnectionAuth,
         Self::NoStore,
         Self::Private,
         Self::Authorization,
@@ -91,6 +94,7 @@ impl UnstorableReason {
             Self::Status => "status",
             Self::RequestNoStore => "request-no-store",
             Self::LargeRequest => "large-request",
+            Self::ConnectionAuth => "connection-auth",
             Self::NoStore => "no-store",
             Self::Private => "private",
             Self::Authorization => "authorization",

@@ -17,6 +17,7 @@ use gupd_cache::fill::FillRequest;
 use gupd_cache::{CacheEntry, CacheLookup};
 use gupd_config::Class;
 use gupd_config::policy::{Classification, ClientAttributes, Group};
+use gupd_http::authentication;
 use gupd_http::conditional;
 use gupd_http::forwarding;
 use gupd_http::range::Ranges;
@@ -25,6 +26,7 @@ use gupd_http::{CacheControl, SelectingRequest};
 use gupd_net::listen::ClientConnection;
 use gupd_net::relocation::Relocation;
 use gupd_net::shape::{BandwidthClass, Purpose};
+use gupd_net::upstream::ConnectionPin;
 use gupd_rollout::revision::RevisionNumber;
 use gupd_store::ObjectKey;
 
@@ -130,6 +132,11 @@ impl<'a> Exchange<'a> {
     /// Address of the client.
     pub(crate) fn client(&self) -> IpAddr {
         self.connection.address.ip()
+    }
+
+    /// The upstream connections of this client alone, from its first request on that authenticates one.
+    pub(crate) fn pin(&self) -> Option<&ConnectionPin> {
+        self.connection.pin(&self.headers)
     }
 
     /// The parts of the request that select a stored response.
@@ -267,7 +274,7 @@ impl<'a> Exchange<'a> {
             variant: String::new(),
             upstream_order: self.target.upstreams().clone(),
             target: self.target.original.clone(),
-            client_headers: HeaderMap::clone(&self.headers),
+            client_headers: authentication::without_connection_credentials(&self.headers).into_owned(),
             headers: forwarding::prepare_fill(&self.headers, self.version, classification.class, instance),
             classification: classification.clone(),
             stale: None,

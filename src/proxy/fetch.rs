@@ -168,6 +168,9 @@ impl Attempt {
             // Nothing of its response may be stored, not even the fields of a 304.
             return Some(UnstorableReason::RequestNoStore);
         }
+        if exchange.pin().is_some() {
+            return Some(UnstorableReason::ConnectionAuth);
+        }
         if forwarding::is_large(&exchange.headers, exchange.classification().class) {
             return Some(UnstorableReason::LargeRequest);
         }

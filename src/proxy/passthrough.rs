@@ -82,6 +82,7 @@ pub(crate) async fn forward(proxy: &Proxy, exchange: &Exchange<'_>, body: Reques
         bandwidth: exchange.bandwidth_class(exchange.classification(), Purpose::Client),
         current_upstream: CurrentUpstream::default(),
         client: Some(address.ip()),
+        pin: exchange.pin().cloned(),
     };
     match upstreams.send(exchange.target.upstreams(), &outgoing).await {
         Ok(UpstreamResponse { upstream, response, .. })
@@ -97,10 +98,15 @@ pub(crate) async fn forward(proxy: &Proxy, exchange: &Exchange<'_>, body: Reques
 }
 
 /// Passes an upstream's response on to the client. One whose body breaks off at its begin becomes a `502`, like one whose
-/// whole content is there and does not match its announced digest.
+/// whole content is there and does not match its announced digest. So does a `407`: the client would give this relay its
+/// credentials for a proxy.
 pub(crate) async fn pass_on(proxy: &Proxy, exchange: &Exchange<'_>, answer: UpstreamResponse) -> Reply {
     let (upstream, received) = (answer.upstream.name.clone(), answer.upstream.received_bytes().clone());
     let (head, mut body) = answer.response.into_parts();
+    if head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        tracing::warn!(upstream = &*upstream, "upstream asked for credentials of a proxy");
+        return bad_gateway();
+    }
     let expected = body.size_hint().exact();
     let begin = read_begin(&mut body, HOLD_BACK, HOLD_BACK_TIME).await;
     // A refusal is one without its body too: of an upload, after which the upstream resets the connection.

@@ -95,6 +95,7 @@ async fn is_loop(exchange: &Exchange<'_>, upstream: &Arc<Upstream>) -> bool {
         bandwidth: BandwidthClass::default(),
         current_upstream: CurrentUpstream::default(),
         client: Some(exchange.client()),
+        pin: None,
     };
     let answer = upstreams.send_to(upstream, &probe).await;
     answer.is_ok_and(|answer| answer.response.status() == StatusCode::LOOP_DETECTED)

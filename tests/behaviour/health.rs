@@ -299,5 +299,6 @@ fn get_root() -> UpstreamRequest {
         bandwidth: BandwidthClass::default(),
         current_upstream: gupd_net::upstream::CurrentUpstream::default(),
         client: None,
+        pin: None,
     }
 }

@@ -15,6 +15,7 @@ mod client_certificates;
 mod clock;
 mod collect;
 mod collect_under_stress;
+mod connection_auth;
 mod corruption;
 mod damage;
 mod denied;

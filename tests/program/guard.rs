@@ -11,6 +11,7 @@ use crate::guarded::{
     Catalog, Load, exchange, guarded, is_running, kill, signal, suspend, wait_for_worker, workers,
 };
 use crate::process::{PATIENCE, Process, Relay, gupd};
+use crate::support::connection_auth::{ConnectionAuthServer, ask};
 use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, WireClient, bytes, get};
 
 const KIB: usize = 1 << 10;
@@ -115,6 +116,21 @@ async fn relaying_guard_passes_on_requests_and_bodies() {
     drop(manager);
     let gone = exchange(relay.address, &Request::get(PAYLOAD)).await.unwrap();
     assert_eq!((gone.status, gone.header("retry-after")), (503, Some("5")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relaying_guard_lends_no_authenticated_connection() {
+    let (server, folder) = (ConnectionAuthServer::start().await, tempfile::tempdir().unwrap());
+    let mut command = gupd(["serve", "--guard", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    command.arg("--store").arg(folder.path()).env("GUPD_UPSTREAM", format!("http://{}", server.address));
+    let relay = Relay::start(command.env("GUPD_GUARD_ANSWER", "relay").env("GUPD_STORE_MIN_FREE", "0"));
+    for _ in 0..3 {
+        kill(&relay).await;
+    }
+    for (credentials, status) in [("Negotiate ticket-alice", 200), ("", 401), ("NTLM begin", 401)] {
+        let mut client = WireClient::connect(relay.address).await;
+        assert_eq!(ask(&mut client, "/secars/me", credentials).await.0, status, "{credentials}");
+    }
 }
 
 async fn assert_kills_cost_one_retry(answer: &str) {

@@ -2,6 +2,7 @@
 //! between them. All sockets are real ones on loopback, and no test sleeps to wait for an event.
 
 pub mod collector;
+pub mod connection_auth;
 pub mod front;
 pub mod site;
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use http::HeaderMap;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -17,13 +18,14 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::half_close::HalfCloseSignal;
+use super::connection_state::ConnectionState;
 use super::lifecycle::LifecycleStage;
 use super::refusal::ConnectionRefusal;
 use super::tls;
 use crate::metrics::GaugeGuard;
 use crate::metrics::NetMetrics;
 use crate::pem::PemError;
+use crate::upstream::ConnectionPin;
 use gupd_config as config;
 
 /// Maximum of fields in a request head: three times as many as browsers send.
@@ -65,13 +67,19 @@ pub struct ClientConnection {
     pub is_encrypted: bool,
     /// Names of the client certificate in lower case; `None` without a certificate.
     names: Option<Arc<[Box<str>]>>,
-    pub(super) half_close: Arc<HalfCloseSignal>,
+    pub(super) state: Arc<ConnectionState>,
 }
 
 impl ClientConnection {
     /// Waits until the client has closed its sending side. It may have gone; a response shows it.
     pub async fn wait_until_half_closed(&self) {
-        self.half_close.wait_until_set().await;
+        self.state.half_close.wait_until_set().await;
+    }
+
+    /// Returns the upstream connections that carry requests of this client alone: from its first request on that
+    /// authenticates its upstream connection. `request` holds the end-to-end fields.
+    pub fn pin(&self, request: &HeaderMap) -> Option<&ConnectionPin> {
+        self.state.pin(request)
     }
 
     /// Returns the names of the client certificate.
@@ -181,9 +189,13 @@ impl<A: RequestHandler> HttpServer<A> {
         stage: watch::Receiver<LifecycleStage>,
     ) {
         let Ok(local) = stream.local_addr() else { return };
-        let half_close = Arc::default();
-        let mut connection =
-            ClientConnection { address: client, local, is_encrypted: false, names: None, half_close };
+        let mut connection = ClientConnection {
+            address: client,
+            local,
+            is_encrypted: false,
+            names: None,
+            state: Arc::default(),
+        };
         // Send heads and small bodies at once; large bodies fill segments anyway.
         let _unsupported = stream.set_nodelay(true);
         let tls = self.tls.load_full();

@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::connection_state::ConnectionState;
+
 /// Time without a byte to send after which a client counts as gone that closed while its response arrived.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
 
@@ -27,7 +29,7 @@ pub(super) struct HalfCloseSignal {
 /// Detects that a client closes its sending side, or resets the connection, while hyper reads nothing.
 #[derive(Debug)]
 pub(super) struct HalfCloseWatch {
-    signal: Arc<HalfCloseSignal>,
+    connection: Arc<ConnectionState>,
     /// Time for which a client without a sending side is waited for.
     patience: Duration,
     timer: Option<Pin<Box<Sleep>>>,
@@ -50,8 +52,8 @@ impl HalfCloseSignal {
 }
 
 impl HalfCloseWatch {
-    pub(super) fn new(signal: Arc<HalfCloseSignal>, patience: Duration) -> Self {
-        Self { signal, patience, timer: None }
+    pub(super) fn new(connection: Arc<ConnectionState>, patience: Duration) -> Self {
+        Self { connection, patience, timer: None }
     }
 
     /// Grants the time again: the client takes bytes.
@@ -71,7 +73,7 @@ impl HalfCloseWatch {
             let mut byte = [0];
             match tcp.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
                 Poll::Ready(Ok(0)) => {
-                    self.signal.set();
+                    self.connection.half_close.set();
                     if has_begun {
                         self.patience = self.patience.min(CLOSING_TIME);
                     }

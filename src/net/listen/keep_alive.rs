@@ -61,7 +61,7 @@ impl<A: RequestHandler> HttpServer<A> {
         let activity = Arc::<ConnectionActivity>::default();
         let mut stream = ClientStream::new(stream, self.stall_timeout, activity.clone());
         if !client.is_encrypted {
-            stream = stream.with_half_close(client.half_close.clone());
+            stream = stream.with_half_close(client.state.clone());
         }
         let mut may_have_request = S::READS_AHEAD;
         loop {

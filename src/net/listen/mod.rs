@@ -8,6 +8,7 @@ mod acceptor;
 mod activity;
 mod connection;
 mod connection_rate;
+mod connection_state;
 mod half_close;
 mod keep_alive;
 mod lifecycle;

@@ -15,7 +15,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::activity::ConnectionActivity;
 use super::connection::TcpBased;
-use super::half_close::{HalfCloseSignal, HalfCloseWatch};
+use super::connection_state::ConnectionState;
+use super::half_close::HalfCloseWatch;
 
 /// A client's stream.
 pub(super) struct ClientStream<S> {
@@ -38,8 +39,8 @@ impl<S> ClientStream<S> {
     }
 
     /// Serves a client that closes its sending side.
-    pub(super) fn with_half_close(self, signal: Arc<HalfCloseSignal>) -> Self {
-        Self { half_close: Some(HalfCloseWatch::new(signal, self.stall_timeout)), ..self }
+    pub(super) fn with_half_close(self, state: Arc<ConnectionState>) -> Self {
+        Self { half_close: Some(HalfCloseWatch::new(state, self.stall_timeout)), ..self }
     }
 
     /// Returns the underlying connection.

@@ -102,7 +102,7 @@ pub(super) enum UpstreamConnection {
     Tls(Box<TlsStream<LimitedStream>>),
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connector {
     pub(super) fn new(settings: ConnectSettings) -> Self {
@@ -210,7 +210,7 @@ impl Service<Uri> for Connector {
 }
 
 impl UpstreamConnection {
-    fn line(&self) -> &LineHandle {
+    pub(super) fn line(&self) -> &LineHandle {
         match self {
             Self::Plain(stream) | Self::Proxied(stream) => stream.line(),
             Self::Tls(tls) => tls.get_ref().0.line(),

@@ -134,9 +134,13 @@ impl UpstreamError {
     }
 
     /// Converts an error of hyper's client; `was_kept` if the connection came from the pool.
-    pub(super) fn from_client_error(error: &legacy::Error, upstream: Arc<str>, was_kept: bool) -> Self {
+    pub(super) fn from_client_error(
+        error: &(dyn StdError + 'static),
+        upstream: Arc<str>,
+        was_kept: bool,
+    ) -> Self {
         let reason = root_cause(error);
-        if error.is_connect() {
+        if error.downcast_ref().is_some_and(legacy::Error::is_connect) {
             Self::Connect { upstream, reason }
         } else if causes(error).any(|cause| cause.is::<RequestBodyError>()) {
             Self::Client { reason }
@@ -215,12 +219,12 @@ pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> Arc<str> {
 }
 
 /// Returns true if the connection closed before a response. hyper-util retries only if nothing had been written.
-pub(super) fn is_closed(error: &legacy::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<hyper::Error>());
+pub(super) fn is_closed(error: &(dyn StdError + 'static)) -> bool {
+    let cause = causes(error).find_map(|cause| cause.downcast_ref::<hyper::Error>());
     cause.is_some_and(hyper::Error::is_incomplete_message)
 }
 
-fn is_reset(error: &legacy::Error) -> bool {
+fn is_reset(error: &(dyn StdError + 'static)) -> bool {
     let io = causes(error).find_map(|cause| cause.downcast_ref::<io::Error>());
     io.is_some_and(|io| matches!(io.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe))
 }

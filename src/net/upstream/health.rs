@@ -225,6 +225,7 @@ impl Upstreams {
             bandwidth: BandwidthClass::default(),
             current_upstream: super::CurrentUpstream::default(),
             client: None,
+            pin: None,
         };
         let answer = self.send_once(upstream, &outgoing, &mut RequestTimeouts::single(limit)).await;
         match answer {

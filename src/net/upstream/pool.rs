@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use http::Uri;
 use http::uri::Scheme;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
+use tower_service::Service;
 
 use super::RequestBody;
-use super::connect::{ConnectError, ConnectSettings, Connector, TlsSettings, check_congestion};
+use super::connect::{BoxError, ConnectError, ConnectSettings, Connector, TlsSettings, check_congestion};
 use super::dial::Dialer;
+use super::limited_stream::LineHandle;
 use super::proxy::HttpProxyClient;
 use super::tls::SystemRoots;
 use crate::shape::WanLimiter;
@@ -109,6 +112,22 @@ impl Pool {
     pub(super) fn read_at_most(&self, bytes: usize) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         *current = ClientGeneration::new(&self.connector, bytes);
+    }
+
+    /// Opens a connection that the pool does not know. It ends when the sender is dropped.
+    pub(super) async fn open(&self, uri: Uri) -> Result<(SendRequest<RequestBody>, LineHandle), BoxError> {
+        let max_read = self.current.lock().unwrap_or_else(PoisonError::into_inner).max_read;
+        let stream = self.connector.clone().call(uri).await?;
+        let line = stream.inner().get_ref().line().clone();
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(max_read)
+            .max_headers(MAX_FIELDS)
+            .allow_spaces_after_header_name_in_responses(true)
+            .handshake(stream)
+            .await?;
+        // A request in flight gets its error.
+        tokio::spawn(async { drop(connection.await) });
+        Ok((sender, line))
     }
 
     /// Returns the proxy that gets absolute targets. A proxy with a tunnel is not one: it only learns the host once.

@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Response};
 
-use super::{RequestBody, Upstream, UpstreamBody};
+use super::{ConnectionPin, RequestBody, Upstream, UpstreamBody};
 use crate::shape::BandwidthClass;
 use gupd_config::clock::UnixMillis;
 
@@ -28,6 +28,8 @@ pub struct UpstreamRequest {
     pub current_upstream: CurrentUpstream,
     /// Client on whose behalf it is sent; `None` for the relay's own requests.
     pub client: Option<IpAddr>,
+    /// Upstream connections of the client alone, which carry the request; `None` if any connection may.
+    pub pin: Option<ConnectionPin>,
 }
 
 /// A response head from an upstream, with the body to follow.
@@ -62,7 +64,8 @@ impl UpstreamRequest {
     /// Creates a `GET` without a body. Its bytes pass the limits of `bandwidth`.
     pub fn get(target: PathAndQuery, headers: HeaderMap, bandwidth: BandwidthClass) -> Self {
         let (body, current_upstream) = (RequestBody::Empty, CurrentUpstream::default());
-        Self { method: Method::GET, target, headers, body, bandwidth, current_upstream, client: None }
+        let (client, pin) = (None, None);
+        Self { method: Method::GET, target, headers, body, bandwidth, current_upstream, client, pin }
     }
 
     /// Returns true if another upstream may get the request after one failed with it: the method is idempotent and

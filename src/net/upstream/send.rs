@@ -10,7 +10,7 @@ use futures_util::future::select_all;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::capture_connection;
+use hyper_util::client::legacy::connect::{Connected, capture_connection};
 use tokio::time::{Instant, timeout};
 
 use super::breaker::{Breaker, RequestKind};
@@ -22,7 +22,7 @@ use super::{
     RequestBody, Upstream, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams, peers,
 };
 use gupd_config::UpstreamId;
-use gupd_http::framing;
+use gupd_http::{authentication, framing};
 
 /// Time-outs of a request.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Upstreams {
         let mut timeouts = RequestTimeouts { head, total: Some((total, Instant::now() + total)) };
         let (mut unavailable, mut last_error): (Option<UpstreamResponse>, Option<UpstreamError>) =
             (None, None);
-        for upstream in self.order_by_preference(order) {
+        for upstream in self.order_for(order, outgoing) {
             if timeouts.is_over() {
                 break;
             }
@@ -155,7 +155,10 @@ impl Upstreams {
         outgoing.current_upstream.set(upstream);
         let mut outstanding = upstream.state.load.add_request();
         let request_time = self.clock.now();
-        let mut response = self.head(upstream, request, &outgoing.body, timeouts).await?;
+        let mut response = match &outgoing.pin {
+            Some(pin) => upstream.send_pinned(pin, request, timeouts).await?,
+            None => upstream.send_pooled(request, timeouts).await?,
+        };
         framing::normalize(response.headers_mut()).map_err(|error| UpstreamError::Response {
             upstream: upstream.name.clone(),
             reason: Arc::from(error.to_string()),
@@ -193,39 +196,14 @@ impl Upstreams {
         answer
     }
 
-    /// Waits for the response head.
-    ///
-    /// The time-out starts again while the request's body is in transit: a large report on a slow line takes longer
-    /// to send than a manager takes to answer. It also does while the relay's limits hold the connection back, since
-    /// bytes that hyper has taken are not sent yet.
-    async fn head(
-        &self,
-        upstream: &Upstream,
-        mut request: Request<RequestBody>,
-        body: &RequestBody,
-        timeouts: &mut RequestTimeouts,
-    ) -> Result<Response<Incoming>, UpstreamError> {
-        let connection = capture_connection(&mut request);
-        let mut answer = std::pin::pin!(upstream.pool.client().request(request));
-        let mut progress = body.progress();
-        loop {
-            let limit = timeouts.left();
-            if let Ok(answer) = timeout(limit, &mut answer).await {
-                let was_kept =
-                    || LineHandle::from_request(&connection).is_some_and(|line| line.has_answered());
-                return answer.map_err(|error| {
-                    UpstreamError::from_client_error(&error, upstream.name.clone(), was_kept())
-                });
-            }
-            let now = body.progress();
-            let held_up =
-                LineHandle::from_request(&connection).is_some_and(|line| line.was_limited_within(limit));
-            if now == progress && !body.is_waiting_for_client() && !held_up {
-                return Err(UpstreamError::HeadTimeout { upstream: upstream.name.clone(), after: limit });
-            }
-            progress = now;
-            timeouts.renew();
+    /// Returns the upstreams of `order` by preference, first those that the client has a connection of its own with.
+    fn order_for(&self, order: &[UpstreamId], outgoing: &UpstreamRequest) -> Vec<Arc<Upstream>> {
+        let mut candidates = self.order_by_preference(order);
+        if let Some(pin) = &outgoing.pin {
+            pin.retain(|id| self.get(id).is_some());
+            candidates.sort_by_key(|upstream| !pin.has(&upstream.id));
         }
+        candidates
     }
 
     fn admit(&self, upstream: &Arc<Upstream>, outgoing: &UpstreamRequest) -> Option<Permit> {
@@ -279,13 +257,71 @@ impl Upstreams {
     }
 }
 
+impl Upstream {
+    /// Sends a request on any connection, and waits for the response head.
+    async fn send_pooled(
+        &self,
+        mut request: Request<RequestBody>,
+        timeouts: &mut RequestTimeouts,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let connection = capture_connection(&mut request);
+        let (body, line) = (request.body().clone(), || LineHandle::from_request(&connection));
+        let answer = wait_for_head(self.pool.client().request(request), &body, line, timeouts).await;
+        match answer {
+            Ok(Ok(response)) => {
+                // The connection belongs to a user although no request has said so.
+                if authentication::binds_connection(response.headers()) {
+                    connection.connection_metadata().as_ref().map(Connected::poison);
+                }
+                Ok(response)
+            }
+            Ok(Err(error)) => {
+                let was_kept = line().is_some_and(|line| line.has_answered());
+                Err(UpstreamError::from_client_error(&error, self.name.clone(), was_kept))
+            }
+            Err(after) => Err(UpstreamError::HeadTimeout { upstream: self.name.clone(), after }),
+        }
+    }
+}
+
+/// Waits for the response head.
+///
+/// The time-out starts again while the request's body is in transit: a large report on a slow line takes longer to send
+/// than a manager takes to answer. It also does while the relay's limits hold the connection back, since bytes that
+/// hyper has taken are not sent yet.
+///
+/// # Errors
+/// The time-out.
+pub(super) async fn wait_for_head<T>(
+    answer: impl Future<Output = T>,
+    body: &RequestBody,
+    line: impl Fn() -> Option<LineHandle>,
+    timeouts: &mut RequestTimeouts,
+) -> Result<T, Duration> {
+    let mut answer = std::pin::pin!(answer);
+    let mut progress = body.progress();
+    loop {
+        let limit = timeouts.left();
+        if let Ok(answer) = timeout(limit, &mut answer).await {
+            return Ok(answer);
+        }
+        let now = body.progress();
+        let is_held_up = line().is_some_and(|line| line.was_limited_within(limit));
+        if now == progress && !body.is_waiting_for_client() && !is_held_up {
+            return Err(limit);
+        }
+        progress = now;
+        timeouts.renew();
+    }
+}
+
 impl RequestTimeouts {
     /// Creates the time-out of one request to one upstream.
     pub(super) fn single(head: Duration) -> Self {
         Self { head, total: None }
     }
 
-    fn left(&self) -> Duration {
+    pub(super) fn left(&self) -> Duration {
         let total = self.total.map(|(_, end)| end.saturating_duration_since(Instant::now()));
         total.map_or(self.head, |total| total.min(self.head))
     }
