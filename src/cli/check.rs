@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Version};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::{CommandError, CommonFlags, new_runtime, print_line};
 use gupd_config::policy::Policy;
-use gupd_config::{Clock, Config};
+use gupd_config::{Clock, Config, UpstreamSettings};
 use gupd_net::listen::tls;
 use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::{BandwidthClass, WanLimiter};
@@ -52,14 +52,26 @@ fn probe_upstreams(config: &Config, upstreams: &Upstreams) -> Result<(), Command
         let started = Instant::now();
         match runtime.block_on(upstreams.send_to(upstream, &request)) {
             Ok(reply) => print_line(&format!(
-                "upstream {} ({}): status {} after {} ms",
+                "upstream {} ({}): status {} after {} ms{}",
                 upstream.name,
                 configured.url,
                 reply.response.status().as_u16(),
-                started.elapsed().as_millis()
+                started.elapsed().as_millis(),
+                status_hint(configured, reply.response.status())
             )),
             Err(error) => failed.push(format!("{error} ({})", configured.url)),
         }
     }
     if failed.is_empty() { Ok(()) } else { Err(CommandError::Failed(failed.join("\n"))) }
+}
+
+/// Returns what a status of `HEAD /` says about the URL. Web servers answer plain HTTP on their TLS port, and proxies
+/// requests that are not for them, with `400`.
+fn status_hint(upstream: &UpstreamSettings, status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::BAD_REQUEST if upstream.url.scheme() == Some(&Scheme::HTTP) => {
+            ": check that its port is for http, and not for https or a proxy"
+        }
+        _ => "",
+    }
 }

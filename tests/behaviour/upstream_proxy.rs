@@ -150,7 +150,7 @@ async fn refused_tunnel_is_logged_with_proxy_and_reason() {
     for (instead, expected) in [
         (
             "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"p\"\r\n\r\n",
-            "asks for other credentials than it was given (407); see proxy_auth_file",
+            "asks for other credentials than it was given (407): correct proxy_auth_file",
         ),
         ("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\n\r\nsorry", "answers 502 Bad Gateway to CONNECT"),
         ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "gives no usable answer to CONNECT"),

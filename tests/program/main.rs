@@ -28,6 +28,7 @@ mod faults;
 mod freshclam;
 mod guard;
 mod guarded;
+mod hints;
 mod orders;
 mod pair;
 mod plan;

@@ -23,5 +23,5 @@ pub use self::acceptor::Acceptors;
 pub use self::connection::{ClientConnection, HttpServer, RequestHandler};
 pub use self::connection_rate::ConnectionRateLimiter;
 pub use self::lifecycle::LifecycleStage;
-pub use self::sockets::{ListenError, Sockets, bind};
+pub use self::sockets::{ListenError, ListenPurpose, Sockets, bind};
 pub use self::worker::WorkerPool;

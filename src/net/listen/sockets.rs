@@ -1,5 +1,6 @@
 //! Listening sockets: bound by the relay, or inherited from the service manager or another process. None accepts yet.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::OwnedFd;
@@ -16,16 +17,20 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another process listens on it.
-    #[error("{address}: the port is in use; stop the other process or choose another port with --listen")]
+    #[error("{address}: the port is in use: stop the other process, or choose another port with {purpose}")]
     InUse {
         /// The address.
         address: SocketAddr,
+        /// The setting that names it.
+        purpose: ListenPurpose,
     },
     /// The system refused.
-    #[error("{address}: cannot listen: {error}")]
+    #[error("{address}: cannot listen: {error}: {}", purpose.remedy(error, address))]
     Refused {
         /// The address.
         address: SocketAddr,
+        /// The setting that names it.
+        purpose: ListenPurpose,
         /// The system's error.
         error: io::Error,
     },
@@ -42,6 +47,44 @@ pub enum ListenError {
         "server.listen: more addresses than the guard can pass to a worker: list fewer, or one that covers all interfaces"
     )]
     TooManyAddresses,
+}
+
+/// Purpose of an address. Shows as the flag and the setting that name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenPurpose {
+    /// Clients.
+    Clients,
+    /// Metrics, health and commands.
+    Admin,
+}
+
+impl fmt::Display for ListenPurpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Clients => "--listen or server.listen",
+            Self::Admin => "--admin or server.admin",
+        })
+    }
+}
+
+impl ListenPurpose {
+    fn remedy(self, error: &io::Error, address: &SocketAddr) -> String {
+        match error.kind() {
+            io::ErrorKind::AddrNotAvailable => {
+                let every = if address.is_ipv4() { "0.0.0.0" } else { "[::]" };
+                format!(
+                    "no interface of this machine has the address: name one of its own with {self}, or {every}"
+                )
+            }
+            io::ErrorKind::PermissionDenied => format!(
+                "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE: choose another port with {self}"
+            ),
+            io::ErrorKind::Unsupported => {
+                format!("this machine has no IPv6: name an IPv4 address with {self}")
+            }
+            _ => format!("choose another address with {self}"),
+        }
+    }
 }
 
 /// Bound sockets that do not accept yet.
@@ -62,11 +105,15 @@ impl Sockets {
     pub fn open(server: &config::ServerSettings) -> Result<Self, ListenError> {
         let inherited = inherited_sockets()?;
         let clients = if inherited.is_empty() {
-            server.listen.iter().map(|&address| bind(address)).collect::<Result<_, _>>()?
+            server
+                .listen
+                .iter()
+                .map(|&address| bind(address, ListenPurpose::Clients))
+                .collect::<Result<_, _>>()?
         } else {
             inherited
         };
-        Ok(Self { clients, admin: bind(server.admin)? })
+        Ok(Self { clients, admin: bind(server.admin, ListenPurpose::Admin)? })
     }
 
     /// Creates sockets from descriptors of another process; the last is the admin address.
@@ -82,11 +129,11 @@ impl Sockets {
     }
 }
 
-/// Binds a socket for clients or for the admin address.
+/// Binds a socket.
 ///
 /// # Errors
 /// If the address is in use or not local.
-pub fn bind(address: SocketAddr) -> Result<StdListener, ListenError> {
+pub fn bind(address: SocketAddr, purpose: ListenPurpose) -> Result<StdListener, ListenError> {
     let open = || -> io::Result<StdListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // Otherwise a restart would meet its own old connections. This does not share a port that another socket
@@ -102,8 +149,14 @@ pub fn bind(address: SocketAddr) -> Result<StdListener, ListenError> {
         Ok(socket.into())
     };
     open().map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse { address },
-        _ => ListenError::Refused { address, error },
+        io::ErrorKind::AddrInUse => ListenError::InUse { address, purpose },
+        // Its kind is unstable: an address family that the kernel lacks.
+        _ if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => ListenError::Refused {
+            address,
+            purpose,
+            error: io::Error::new(io::ErrorKind::Unsupported, error),
+        },
+        _ => ListenError::Refused { address, purpose, error },
     })
 }
 
@@ -119,4 +172,33 @@ fn inherited_sockets() -> Result<Vec<StdListener>, ListenError> {
         }
     }
     Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_of_an_address_names_its_setting_and_the_remedy() {
+        let taken = StdListener::bind("127.0.0.1:0").unwrap();
+        for (purpose, flag) in [
+            (ListenPurpose::Clients, "--listen or server.listen"),
+            (ListenPurpose::Admin, "--admin or server.admin"),
+        ] {
+            let used = bind(taken.local_addr().unwrap(), purpose).unwrap_err().to_string();
+            assert!(used.ends_with(&format!("choose another port with {flag}")), "{used}");
+            let foreign = bind("192.0.2.1:2967".parse().unwrap(), purpose).unwrap_err().to_string();
+            assert!(foreign.contains("no interface of this machine") && foreign.contains(flag), "{foreign}");
+            for (kind, address, remedy) in [
+                (io::ErrorKind::PermissionDenied, "0.0.0.0:80", "CAP_NET_BIND_SERVICE"),
+                (io::ErrorKind::Unsupported, "[::]:2967", "no IPv6"),
+                (io::ErrorKind::AddrNotAvailable, "[2001:db8::1]:1", "[::]"),
+                (io::ErrorKind::Other, "0.0.0.0:1", "choose another address"),
+            ] {
+                let address = address.parse().unwrap();
+                let refused = ListenError::Refused { address, purpose, error: kind.into() }.to_string();
+                assert!(refused.contains(remedy) && refused.contains(flag), "{refused}");
+            }
+        }
+    }
 }

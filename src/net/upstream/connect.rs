@@ -137,7 +137,7 @@ impl Connector {
         };
         let handshake = connector.connect(name.clone(), stream);
         let handshaken = within_limit(&line, settings.timeout, handshake).await;
-        let tls = handshaken.ok_or("no TLS handshake in time")?.map_err(tls::handshake_error)?;
+        let tls = handshaken.ok_or(tls::NO_HANDSHAKE)?.map_err(tls::handshake_error)?;
         Ok(UpstreamConnection::Tls(Box::new(tls)))
     }
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
+use hyper_util::client::legacy::connect::dns::{GaiAddrs, GaiResolver, Name};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use rustix::net::sockopt::set_tcp_congestion;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader, ReadBuf};
@@ -40,7 +41,7 @@ impl<T: AsyncRead + AsyncWrite + Debug + Send + Unpin> Duplex for T {}
 /// Opens connections.
 #[derive(Clone, Debug)]
 pub(super) enum Dialer {
-    Tcp(HttpConnector),
+    Tcp(HttpConnector<Resolver>),
     Given(Arc<dyn Network>, Duration),
 }
 
@@ -59,7 +60,7 @@ impl Dialer {
 
     /// Creates a dialer for TCP; `timeout` covers all addresses of a name.
     pub(super) fn tcp(timeout: Duration) -> Self {
-        Self::Tcp(configure(HttpConnector::new(), timeout))
+        Self::Tcp(configure(HttpConnector::new_with_resolver(Resolver(GaiResolver::new())), timeout))
     }
 
     pub(super) async fn connect(&self, to: Uri) -> Result<Socket, Box<dyn std::error::Error + Send + Sync>> {
@@ -70,6 +71,41 @@ impl Dialer {
                 Ok(Socket::Given(BufReader::with_capacity(READ_AHEAD, connected??)))
             }
         }
+    }
+}
+
+/// The system's resolver. Its errors name the host and the remedy.
+#[derive(Clone, Debug)]
+pub(super) struct Resolver(GaiResolver);
+
+/// A name without an address.
+#[derive(Debug, thiserror::Error)]
+#[error("host {host} has no address: {reason}: check its spelling, and the name servers of this machine")]
+pub(super) struct ResolveError {
+    host: String,
+    reason: String,
+}
+
+impl Service<Name> for Resolver {
+    type Response = GaiAddrs;
+    type Error = ResolveError;
+    type Future = Pin<Box<dyn Future<Output = Result<GaiAddrs, ResolveError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ResolveError>> {
+        // Always ready.
+        self.0.poll_ready(cx).map(|_| Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let host = name.to_string();
+        let addresses = self.0.call(name);
+        Box::pin(async move {
+            addresses.await.map_err(|error| {
+                let text = error.to_string();
+                let reason = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
+                ResolveError { host, reason: reason.to_owned() }
+            })
+        })
     }
 }
 
@@ -161,7 +197,6 @@ mod tests {
     use std::future::Ready;
     use std::net::{IpAddr, SocketAddr};
 
-    use hyper_util::client::legacy::connect::dns::Name;
     use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;

@@ -9,6 +9,7 @@ use http::StatusCode;
 use hyper_util::client::legacy;
 
 use super::breaker::FailureKind;
+use super::cause::{causes, root_cause};
 use super::path_fault::PathFault;
 use super::request_body::RequestBodyError;
 use super::{UpstreamRequest, UpstreamResponse};
@@ -213,11 +214,6 @@ pub(super) fn is_unavailable(status: StatusCode) -> bool {
     )
 }
 
-/// Returns the innermost cause, which is the helpful one: "connection refused", not "client error".
-pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> Arc<str> {
-    Arc::from(causes(error).last().map(ToString::to_string).unwrap_or_default())
-}
-
 /// Returns true if the connection closed before a response. hyper-util retries only if nothing had been written.
 pub(super) fn is_closed(error: &(dyn StdError + 'static)) -> bool {
     let cause = causes(error).find_map(|cause| cause.downcast_ref::<hyper::Error>());
@@ -227,8 +223,4 @@ pub(super) fn is_closed(error: &(dyn StdError + 'static)) -> bool {
 fn is_reset(error: &(dyn StdError + 'static)) -> bool {
     let io = causes(error).find_map(|cause| cause.downcast_ref::<io::Error>());
     io.is_some_and(|io| matches!(io.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe))
-}
-
-fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| (*error).source())
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::cause;
 use super::limited_stream::LineHandle;
 
 /// First bytes of a response of HTTP/1.0.
@@ -120,7 +121,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http10Stream<S> {
                 let compared = read.len().min(VERSION.len());
                 if read.is_empty() || read[..compared] != VERSION[..compared] {
                     this.expects_head = false;
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(cause::check_beginning(read));
                 }
                 let read = read.to_vec();
                 buf.set_filled(before);

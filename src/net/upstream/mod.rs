@@ -6,6 +6,7 @@
 
 mod body_stream;
 mod breaker;
+mod cause;
 mod connect;
 mod dial;
 mod error;
@@ -37,10 +38,10 @@ use tokio::time::timeout;
 
 pub use self::body_stream::{BodyBegin, BodyStreamError, read_begin, stream_body};
 use self::breaker::BreakerSettings;
+use self::cause::root_cause;
 pub use self::connect::ConnectError;
 use self::dial::Dialer;
 pub use self::dial::{Connecting, Duplex, Network};
-use self::error::root_cause;
 pub use self::error::{UpstreamError, UpstreamFailure};
 use self::peers::PeerState;
 pub use self::pin::ConnectionPin;

@@ -55,13 +55,13 @@ pub enum CredentialsError {
 /// Failure to open a tunnel.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TunnelError {
-    #[error("proxy {proxy} asks for other credentials than it was given (407); see proxy_auth_file")]
+    #[error("proxy {proxy} asks for other credentials than it was given (407): correct proxy_auth_file")]
     Credentials { proxy: String },
-    #[error("proxy {proxy} answers {status} to CONNECT")]
+    #[error("proxy {proxy} answers {status} to CONNECT{}", refusal_remedy(*status))]
     Refused { proxy: String, status: StatusCode },
-    #[error("proxy {proxy} gives no usable answer to CONNECT: {reason}")]
+    #[error("proxy {proxy} gives no usable answer to CONNECT: {reason}: check the port of the proxy")]
     NotHttp { proxy: String, reason: hyper::Error },
-    #[error("proxy {proxy} closed the connection without an answer to CONNECT")]
+    #[error("proxy {proxy} closed the connection without an answer to CONNECT: check the port of the proxy")]
     Closed { proxy: String },
     #[error("proxy {proxy} sends bytes of its own into the tunnel")]
     Early { proxy: String },
@@ -145,6 +145,19 @@ impl HttpProxyClient {
         // Parts of a valid URL are valid.
         *request.uri_mut() = target.parse().unwrap_or_default();
         request
+    }
+}
+
+/// Returns the remedy for a status other than `407`.
+fn refusal_remedy(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::FORBIDDEN => ": allow the host and port of the upstream at the proxy",
+        StatusCode::BAD_REQUEST
+        | StatusCode::NOT_FOUND
+        | StatusCode::METHOD_NOT_ALLOWED
+        | StatusCode::NOT_IMPLEMENTED => ": it is a web server rather than a proxy: check its port",
+        status if status.is_server_error() => ": it cannot reach the upstream",
+        _ => "",
     }
 }
 

@@ -1,6 +1,7 @@
 //! TLS toward upstreams: trusted issuers, pinned certificates, and the relay's own certificate. The module applies
 //! pins; rustls verifies chains and, with any pin, that the server owns the certificate's key.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -8,7 +9,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
+    SignatureScheme,
 };
 
 use crate::pem::{self, PemError};
@@ -60,9 +62,9 @@ struct UpstreamVerifier {
 /// Reason to reject a certificate. It names the certificate, so that an administrator can compare and pin it.
 #[derive(Debug, thiserror::Error)]
 enum CertificateRejection {
-    #[error("its certificate is {0}, which is not pinned")]
+    #[error("its certificate is {0}, which is not pinned: if it was renewed, replace the pin")]
     NotPinned(Pin),
-    #[error("its certificate is {0}, which is not trusted: {1}")]
+    #[error("its certificate is {0}, which is not trusted: {1}: {remedy}", remedy = certificate_remedy(.1))]
     NotTrusted(Pin, rustls::Error),
 }
 
@@ -101,13 +103,79 @@ pub(super) fn client_config(trust: &Trust, roots: &mut SystemRoots) -> Result<Ar
     Ok(Arc::new(config))
 }
 
-/// Returns the cause of a failed handshake, without rustls's wrapper around a rejected certificate.
+/// Failure of a handshake that took too long.
+pub(super) const NO_HANDSHAKE: &str = "no TLS handshake in time: check that the port is for https";
+
+/// Returns the cause of a failed handshake: a rejected certificate without rustls's wrapper, and no message about a
+/// record that is no TLS.
 pub(super) fn handshake_error(error: std::io::Error) -> Box<dyn std::error::Error + Send + Sync> {
-    match error.get_ref().and_then(|cause| cause.downcast_ref()) {
-        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))) => {
+    let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) else {
+        return match error.kind() {
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => {
+                format!("the server ended the TLS handshake ({error}): check that the port is for https")
+                    .into()
+            }
+            _ => error.into(),
+        };
+    };
+    match cause {
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) => {
             reason.to_string().into()
         }
-        _ => error.into(),
+        rustls::Error::InvalidMessage(_) => {
+            "the server does not speak TLS on this port: write http in its URL, or its port for https".into()
+        }
+        rustls::Error::PeerIncompatible(reason) => {
+            format!("the server has no TLS version or cipher of the relay ({reason:?}): enable TLS 1.2 there")
+                .into()
+        }
+        _ => explain_alert(cause).map_or_else(|| error.into(), Into::into),
+    }
+}
+
+/// Explains an alert that the server sent, in the handshake or after it.
+pub(super) fn explain_alert(error: &rustls::Error) -> Option<String> {
+    use AlertDescription as Alert;
+    let rustls::Error::AlertReceived(alert) = error else { return None };
+    let remedy = match alert {
+        Alert::HandshakeFailure | Alert::ProtocolVersion | Alert::InsufficientSecurity => {
+            "enable TLS 1.2 or later there, and if it asks for a certificate, set client_cert and client_key"
+        }
+        Alert::UnrecognisedName => "write a host that it knows in its URL",
+        Alert::CertificateRequired => "set client_cert and client_key to a certificate that it accepts",
+        Alert::BadCertificate
+        | Alert::UnsupportedCertificate
+        | Alert::CertificateRevoked
+        | Alert::CertificateExpired
+        | Alert::CertificateUnknown
+        | Alert::UnknownCA
+        | Alert::AccessDenied => "it does not accept the certificate of client_cert: use one that it accepts",
+        _ => "see the log of the server",
+    };
+    Some(format!("the server refused the connection with the TLS alert {alert:?}: {remedy}"))
+}
+
+/// Returns what to do about a certificate that is not trusted.
+fn certificate_remedy(error: &rustls::Error) -> &'static str {
+    use CertificateError as Wrong;
+    let rustls::Error::InvalidCertificate(wrong) = error else {
+        return "pin it, or see the log of the server";
+    };
+    match wrong {
+        Wrong::Expired | Wrong::ExpiredContext { .. } => {
+            "renew it at the server, or correct the clock of this machine"
+        }
+        Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => {
+            "correct the clock of this machine or of the server"
+        }
+        Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => {
+            "write one of its names in the URL, or pin it"
+        }
+        // Another issuer of the same name.
+        Wrong::UnknownIssuer | Wrong::BadSignature => "set ca to the certificate of its issuer, or pin it",
+        Wrong::Revoked => "replace it at the server",
+        // Such as a certificate of an authority, which signs itself.
+        _ => "pin it, or replace it at the server",
     }
 }
 
