@@ -108,6 +108,64 @@ fn explain_shows_denial_status_and_matching_group() {
 }
 
 #[test]
+fn denial_names_the_setting_that_causes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gupd.toml");
+    let text = r#"
+[[upstream]]
+url = "http://manager"
+[[route]]
+prefix = "/"
+[[route]]
+prefix = "/site"
+deny_download = ["packages"]
+[[content_type]]
+name = "client-patches"
+pattern = "/patches/**"
+[[content_type]]
+name = "packages"
+pattern = "/{packages,site}/**"
+[[group]]
+name = "branch"
+subnets = ["10.1.0.0/16"]
+deny = ["packages", "client-patches"]
+[[group]]
+name = "pilot"
+subnets = ["10.2.0.0/16"]
+"#;
+    std::fs::write(&file, text).unwrap();
+    let explain = |client: &str, path: &str, more: &[&str]| {
+        let mut command = gupd(["policy", "explain", "--client", client, "--path", path, "--config"]);
+        Process::start(command.arg(&file).args(more)).wait_for_exit()
+    };
+    let branch = format!("packages is in deny of group branch ({}:15): remove it there", file.display());
+    let pilot = format!(
+        "client-patches are denied by default: add them to allow of group pilot ({}:19)",
+        file.display()
+    );
+    let named = format!("client-patches is in deny of group branch ({}:15): remove it there", file.display());
+    let route = "packages is in deny_download of route /site: remove it there";
+    let rest = "add a [[group]] for this client with allow = [\"client-patches\"]";
+    let nobody = format!("client-patches are denied by default: {rest}");
+    for (client, path, causes, expected) in [
+        ("10.1.0.1", "/packages/a", &["group.deny"][..], branch.clone()),
+        ("10.1.0.1", "/patches/a", &["group.deny"], named),
+        ("10.2.0.1", "/patches/a", &["group.allow"], pilot),
+        ("10.3.0.1", "/patches/a", &["group.allow"], nobody),
+        ("10.3.0.1", "/site/a", &["route.deny_download"], route.to_owned()),
+        ("10.1.0.1", "/site/a", &["group.deny", "route.deny_download"], format!("{branch}; {route}")),
+        ("10.2.0.1", "/packages/a", &[], String::new()),
+    ] {
+        let shown = explain(client, path, &[]);
+        let line = value(&shown, "denied").join("");
+        assert_eq!(line, if expected.is_empty() { expected } else { format!("clients get 404: {expected}") });
+        let json: serde_json::Value =
+            serde_json::from_str(&explain(client, path, &["--json"]).lines.join("\n")).unwrap();
+        assert_eq!(json["denied_by"], serde_json::json!(causes), "{client} {path}");
+    }
+}
+
+#[test]
 fn explain_as_json_has_the_same_values() {
     let ended = explain("::ffff:10.1.2.3", FULL, &["--json"]);
     let json: serde_json::Value = serde_json::from_str(&ended.lines.join("\n")).unwrap();

@@ -11,7 +11,9 @@ use super::rollout_stage::RolloutStage;
 use gupd_config as config;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::window::client_offset;
-use gupd_config::policy::{Classification, ClientAttributes, Group, PayloadRevision, Policy, ScheduledStart};
+use gupd_config::policy::{
+    Classification, ClientAttributes, DenialCause, Group, PayloadRevision, Policy, ScheduledStart,
+};
 use gupd_config::{Ceiling, Config, OutsideWindow, RateSchedule, WanMatch, pattern};
 use gupd_http::key;
 
@@ -32,6 +34,8 @@ pub(super) struct Explanation {
     pub(super) group: GroupMatch,
     /// Status code of a policy denial.
     pub(super) denied: Option<u16>,
+    /// Settings that deny the content; it is served once all are changed.
+    pub(super) denied_by: Vec<DenialCause>,
     pub(super) windows: WindowState,
     /// Scheduled start of a manager payload, for a group with windows or spread.
     pub(super) turn: Option<StartTimes>,
@@ -157,6 +161,7 @@ impl Explanation {
             upstreams_of: if binding.is_some() { "group" } else { "route" },
             group: GroupMatch::new(group, client, &names, path),
             denied: policy.denial_status(group, route, &classification).map(|status| status.as_u16()),
+            denied_by: policy.denial_causes(group, route, &classification),
             windows: WindowState::at(&policy, &group.settings, now),
             turn: StartTimes::new(
                 &policy,

@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use super::explanation::{ExplainedUpstream, Explanation, StartTimes, WindowState};
 use super::rollout_stage::{ClientView, RolloutStage};
 use gupd_config::clock::UnixMillis;
+use gupd_config::policy::DenialCause;
 use gupd_config::units::Time;
 
 /// Width of the names on the left.
@@ -24,10 +25,7 @@ pub(super) fn table(explanation: &Explanation, zone: &TimeZone) -> String {
         line("group", group(explanation)),
     ];
     if let Some(status) = explanation.denied {
-        lines.push(line(
-            "denied",
-            format!("clients of this group get {status}: deny of the group, or deny_download of the route"),
-        ));
+        lines.push(line("denied", format!("clients get {status}: {}", denial(explanation))));
         return lines.join("\n");
     }
     lines.push(line("windows", windows(&explanation.windows, &time)));
@@ -73,6 +71,28 @@ fn group(explanation: &Explanation) -> String {
             format!("{}: {place} is the first match, by {}", group.name, because.join(" and "))
         }
     }
+}
+
+/// Returns the settings to change, so that the content is served.
+fn denial(explanation: &Explanation) -> String {
+    let Explanation { content_type, route, group, .. } = explanation;
+    let own_group = match &group.place {
+        Some(place) => format!("group {} ({place})", group.name),
+        None => format!("group {}", group.name),
+    };
+    let causes = explanation.denied_by.iter().map(|cause| match cause {
+        DenialCause::NotAllowed if group.place.is_none() => format!(
+            "{content_type} are denied by default: add a [[group]] for this client with allow = [\"{content_type}\"]"
+        ),
+        DenialCause::NotAllowed => {
+            format!("{content_type} are denied by default: add them to allow of {own_group}")
+        }
+        DenialCause::GroupDeny => format!("{content_type} is in deny of {own_group}: remove it there"),
+        DenialCause::RouteDenyDownload => {
+            format!("{content_type} is in deny_download of route {route}: remove it there")
+        }
+    });
+    causes.collect::<Vec<_>>().join("; ")
 }
 
 fn windows(windows: &WindowState, time: &impl Fn(UnixMillis) -> String) -> String {

@@ -32,6 +32,7 @@ pub use binding::UpstreamBinding;
 use binding::{Destinations, Resolver};
 use calendar::Calendar;
 use content_type::ContentTypes;
+pub use denial::DenialCause;
 pub use group::Group;
 use group::Groups;
 pub use matcher::ClientAttributes;
