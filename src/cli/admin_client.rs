@@ -1,6 +1,7 @@
 //! A client of a relay's admin address: one request a connection, with the admin token where it is needed.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,13 +44,8 @@ impl AdminClient {
         Ok(Self { address: config.server.admin, token: None, runtime: new_runtime()? })
     }
 
-    /// Creates a client with the admin token. `command` is the subcommand, for the error.
-    pub(super) fn with_token(config: &Config, command: &str) -> Result<Self, CommandError> {
-        let Some(file) = &config.server.admin_token_file else {
-            return Err(CommandError::Configuration(format!(
-                "{command}: no admin token: set server.admin_token_file, and pass that configuration with --config"
-            )));
-        };
+    /// Creates a client with the admin token of this file.
+    pub(super) fn with_token(config: &Config, file: &Path) -> Result<Self, CommandError> {
         let token = read_token(file).map_err(CommandError::Configuration)?;
         Ok(Self { token: Some(token), ..Self::new(config)? })
     }

@@ -10,6 +10,7 @@
 mod admin_client;
 mod check;
 mod clients_config;
+mod config_file;
 mod demo;
 mod plan;
 mod policy;
@@ -27,14 +28,16 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 
-use gupd_config::{self as config, Config, Overrides, Problems};
+use self::admin_client::AdminClient;
+use self::config_file::ConfigFile;
+use gupd_config::{Config, Overrides, Problems};
 use gupd_net::SetupError;
 use gupd_net::listen::ListenError;
 
 /// Caching relay for endpoint-protection content: downloads each object once and serves every client of a site.
 #[derive(Debug, Parser)]
 // Without a value, `about` would be the description of this crate.
-#[command(name = "gupd", version)]
+#[command(name = "gupd", version, arg = config_file::default_file_argument())]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -56,11 +59,11 @@ enum Command {
         profile: Option<PathBuf>,
     },
     /// Make the running relay revalidate all catalogs now.
-    Refresh(CommonFlags),
+    Refresh(AdminFlags),
     /// Replace the running relay by the program on disk; its guard keeps clients served.
-    Upgrade(CommonFlags),
+    Upgrade(AdminFlags),
     /// Make the running relay reload its configuration, and print the result.
-    Reload(CommonFlags),
+    Reload(AdminFlags),
     /// Make /readyz answer 503 so that load balancers use another relay; downloads continue.
     Drain(process_commands::Drain),
     /// Print the client settings for this relay: policies, proxy file, DNS record.
@@ -93,12 +96,11 @@ enum Command {
     },
 }
 
-/// Flags of commands that concern a relay. They override the environment (`GUPD_…`), which overrides the file.
+/// Flags of commands that use all settings. They override the environment (`GUPD_…`), which overrides the file.
 #[derive(Clone, Debug, Args)]
 struct CommonFlags {
-    /// Configuration file.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
     /// Address for clients; repeatable [default: 0.0.0.0:2967].
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
@@ -124,11 +126,7 @@ struct CommonFlags {
 
 impl CommonFlags {
     fn load(&self) -> Result<Config, Problems> {
-        Config::load(&self.overrides(), self.config.as_deref(), config::environment())
-    }
-
-    fn load_without_upstreams(&self) -> Result<Config, Problems> {
-        Config::load_without_upstreams(&self.overrides(), self.config.as_deref(), config::environment())
+        self.file.load(&self.overrides())
     }
 
     fn overrides(&self) -> Overrides {
@@ -141,6 +139,34 @@ impl CommonFlags {
             tls_key: self.tls_key.clone(),
             wan_limit: self.wan_limit.clone(),
         }
+    }
+}
+
+/// Flags of commands for the running relay: the way to its admin address.
+#[derive(Clone, Debug, Args)]
+struct AdminFlags {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Admin address of the relay [default: server.admin of the configuration, or 127.0.0.1:9467].
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
+}
+
+impl AdminFlags {
+    fn load(&self) -> Result<Config, Problems> {
+        self.file.load_without_upstreams(&Overrides { admin: self.admin.clone(), ..Overrides::default() })
+    }
+
+    /// Connects with the admin token. `command` is the subcommand, for the error.
+    fn client_with_token(&self, command: &str) -> Result<AdminClient, CommandError> {
+        let config = self.load()?;
+        let Some(token_file) = &config.server.admin_token_file else {
+            return Err(CommandError::Configuration(format!(
+                "{command}: no admin token: {}",
+                self.file.where_to_set("server.admin_token_file")
+            )));
+        };
+        AdminClient::with_token(&config, token_file)
     }
 }
 

@@ -3,15 +3,14 @@
 use clap::Args;
 use http::Method;
 
-use super::admin_client::AdminClient;
-use super::{CommandError, CommonFlags, print_line};
+use super::{AdminFlags, CommandError, print_line};
 use gupd_refresh::RefreshReport;
 
 /// Flags of `gupd drain`.
 #[derive(Debug, Args)]
 pub(super) struct Drain {
     #[command(flatten)]
-    common: CommonFlags,
+    admin: AdminFlags,
     /// Also redirect new requests to the manager.
     #[arg(long)]
     redirect: bool,
@@ -20,8 +19,8 @@ pub(super) struct Drain {
     end: bool,
 }
 
-pub(super) fn refresh(flags: &CommonFlags) -> Result<(), CommandError> {
-    let admin = AdminClient::with_token(&flags.load_without_upstreams()?, "refresh")?;
+pub(super) fn refresh(flags: &AdminFlags) -> Result<(), CommandError> {
+    let admin = flags.client_with_token("refresh")?;
     let body = admin.command(Method::POST, "/api/v1/refresh")?;
     let RefreshReport { asked, changed, failed, revision } =
         serde_json::from_slice(&body).map_err(|error| admin.invalid_response(&error))?;
@@ -33,11 +32,11 @@ pub(super) fn refresh(flags: &CommonFlags) -> Result<(), CommandError> {
     Err(CommandError::Failed(format!("refresh: {failed} of {asked} catalogs failed: see the relay's log")))
 }
 
-pub(super) fn reload(flags: &CommonFlags) -> Result<(), CommandError> {
+pub(super) fn reload(flags: &AdminFlags) -> Result<(), CommandError> {
     send(flags, "reload", Method::POST, "/api/v1/reload")
 }
 
-pub(super) fn upgrade(flags: &CommonFlags) -> Result<(), CommandError> {
+pub(super) fn upgrade(flags: &AdminFlags) -> Result<(), CommandError> {
     send(flags, "upgrade", Method::POST, "/api/v1/upgrade")
 }
 
@@ -47,11 +46,11 @@ pub(super) fn drain(drain: &Drain) -> Result<(), CommandError> {
         (false, true) => (Method::POST, "/api/v1/drain?redirect=true"),
         (false, false) => (Method::POST, "/api/v1/drain"),
     };
-    send(&drain.common, "drain", method, path)
+    send(&drain.admin, "drain", method, path)
 }
 
-fn send(flags: &CommonFlags, command: &str, method: Method, path: &str) -> Result<(), CommandError> {
-    let admin = AdminClient::with_token(&flags.load_without_upstreams()?, command)?;
+fn send(flags: &AdminFlags, command: &str, method: Method, path: &str) -> Result<(), CommandError> {
+    let admin = flags.client_with_token(command)?;
     print_line(String::from_utf8_lossy(&admin.command(method, path)?).trim());
     Ok(())
 }

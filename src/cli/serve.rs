@@ -50,8 +50,9 @@ fn init_log(settings: &LogSettings) -> Result<LogGuard, CommandError> {
     log::init(settings).map_err(|error| CommandError::Configuration(error.to_string()))
 }
 
-fn log_start(relay: &Relay) {
+fn log_start(relay: &Relay, flags: &CommonFlags) {
     tracing::info!(
+        config = flags.file.path().map(|path| tracing::field::display(path.display())),
         listen = ?relay.addresses(),
         admin = %relay.admin(),
         version = env!("CARGO_PKG_VERSION"),

@@ -29,6 +29,9 @@ use crate::store::{StoreSettings, default_dir, read_store};
 use crate::upstream::{UpstreamSettings, read_upstreams};
 use crate::wan::{WanLimit, WanSettings, read_wan, read_wan_limits};
 
+/// Configuration file that commands read if none is given and it exists.
+pub const DEFAULT_FILE: &str = "/etc/gupd/gupd.toml";
+
 /// All settings of a relay, checked by [`Config::load`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -94,7 +97,12 @@ impl Config {
     ) -> Result<Self, Problems> {
         let (mut document, config) = Self::read(overrides, file, env)?;
         if document.has_no_tables("upstream") {
-            document.refuse_missing("no upstream is configured: set --upstream URL or add [[upstream]]");
+            document.refuse_missing(file, match file {
+                Some(_) => "no upstream is configured: add [[upstream]] to it, or pass --upstream URL".to_owned(),
+                None => format!(
+                    "no upstream is configured: pass --upstream URL, or add [[upstream]] to {DEFAULT_FILE}"
+                ),
+            });
         }
         Ok(Self { warnings: document.finish()?, ..config })
     }

@@ -148,9 +148,10 @@ impl Document {
         self.problems.extend(problems);
     }
 
-    /// Adds a problem without a location: something is missing everywhere.
-    pub(crate) fn refuse_missing(&mut self, message: &str) {
-        self.problems.push(Problem { location: None, key: None, message: message.to_owned() });
+    /// Adds a problem of something that is missing everywhere: one of the file as a whole, if there is one.
+    pub(crate) fn refuse_missing(&mut self, file: Option<&Path>, message: String) {
+        let location = file.map(|path| Location::File(path.display().to_string().into(), None));
+        self.problems.push(Problem { location, key: None, message });
     }
 
     /// Adds a warning without a location: it follows from a setting that is missing.

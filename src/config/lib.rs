@@ -49,7 +49,7 @@ pub mod week;
 
 pub use binding::Binding;
 pub use clock::Clock;
-pub use config::Config;
+pub use config::{Config, DEFAULT_FILE};
 pub use content::{Class, ContentMatch, ContentType, PolicySettings, Rule};
 pub use fill::{CacheSettings, FillSettings, FinishPolicy};
 pub use group::{GroupSettings, OutsideWindow};

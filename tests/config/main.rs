@@ -291,12 +291,12 @@ access = true
     let overrides =
         Overrides { admin: Some("localhost".into()), tls_cert: Some("x".into()), ..Overrides::default() };
     let expected = [
-        "no upstream is configured: set --upstream URL or add [[upstream]]",
         "--admin: \"localhost\" is not an address with a port: write it like 0.0.0.0:2967 or [::1]:2967",
         "--tls-cert: is set without tls_key: set both or neither",
         "environment GUPD_FILL_ATEMPTS: fill.atempts: unknown key: did you mean attempts?",
         "environment GUPD_FILL_ATTEMPTS: fill.attempts: \"many\" is not a whole number: use 1 to 100",
         "environment GUPD_QUOTA: unknown variable: use GUPD_<SECTION>_<KEY> or GUPD_UPSTREAM",
+        "gupd.toml: no upstream is configured: add [[upstream]] to it, or pass --upstream URL",
         "gupd.toml:2: store.quotta: unknown key: did you mean quota?",
         "gupd.toml:3: store.quota: \"fourty\" is not a size: write it like 40GiB",
         "gupd.toml:4: store.memory: expected one value, found a list",
@@ -385,7 +385,7 @@ fn section_in_wrong_form_is_one_problem() {
     assert_eq!(
         lines,
         [
-            "no upstream is configured: set --upstream URL or add [[upstream]]",
+            "gupd.toml: no upstream is configured: add [[upstream]] to it, or pass --upstream URL",
             "gupd.toml:1: store: expected one table: write [store]",
             "gupd.toml:2: quota: key outside a section: the sections are server, store, fill, health, \
              cache, log, site, wan, lan, upstream, peer, content_type, profiles, route, rule, wan_limit, policy, group, rollout, ring, refresh, prefetch, guard",

@@ -20,6 +20,7 @@ mod bundles;
 mod clients_config;
 mod copies;
 mod crash;
+mod default_file;
 mod demo;
 mod explain;
 mod exposition;

@@ -15,7 +15,7 @@ use serde_json::Value;
 pub(crate) use crate::support::PATIENCE;
 use crate::support::{Manager, Response, get};
 
-/// The program with these arguments, without settings from the environment of the tests.
+/// The program with these arguments, without settings from the environment of the tests or from `/etc`.
 pub(crate) fn gupd<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gupd"));
     for (name, _) in std::env::vars_os() {
@@ -23,7 +23,7 @@ pub(crate) fn gupd<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> C
             command.env_remove(name);
         }
     }
-    command.args(arguments);
+    command.args(["--default-config", "/nonexistent/gupd.toml"]).args(arguments);
     command
 }
 

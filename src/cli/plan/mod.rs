@@ -14,6 +14,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, civil};
 
 use self::stored_sizes::StoredSizes;
+use super::config_file::ConfigFile;
 use super::{CommandError, print_line};
 use gupd_config as config;
 use gupd_config::clock::Clock;
@@ -30,9 +31,8 @@ const MAX_HORIZON: Duration = Duration::from_secs(365 * 86_400);
 
 #[derive(Debug, Args)]
 pub(super) struct PlanFlags {
-    /// Configuration file with limits, groups and windows; upstreams are optional.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
     /// Folder of the store for --from-store [default: /var/lib/gupd, or the user's state folder].
     #[arg(long, value_name = "DIR")]
     store: Option<String>,
@@ -139,8 +139,7 @@ impl PlanFlags {
             wan_limit: self.wan_limit.clone(),
             ..Overrides::default()
         };
-        let config =
-            Config::load_without_upstreams(&overrides, self.config.as_deref(), config::environment())?;
+        let config = self.file.load_without_upstreams(&overrides)?;
         let zone = config.site.time_zone.clone();
         let start = self.start(&zone)?;
         let scenario = self.site(&config, start)?.scenario(&config)?;

@@ -7,17 +7,16 @@ mod rollout_stage;
 mod table;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use http::uri::PathAndQuery;
 
 use self::explanation::Explanation;
 use self::rollout_stage::RolloutStage;
+use super::config_file::ConfigFile;
 use super::{CommandError, print_line, to_json};
-use gupd_config as config;
+use gupd_config::Overrides;
 use gupd_config::clock::Clock;
-use gupd_config::{Config, Overrides};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
@@ -39,9 +38,8 @@ pub(super) struct Explain {
     /// Host of the request, for routes with a host.
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
-    /// Configuration file.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
     /// Print JSON with times in UTC, spans in seconds and rates in bytes per second.
     #[arg(long)]
     json: bool,
@@ -49,11 +47,7 @@ pub(super) struct Explain {
 
 pub(super) fn run(command: &PolicyCommand) -> Result<(), CommandError> {
     let PolicyCommand::Explain(flags) = command;
-    let config = Config::load_without_upstreams(
-        &Overrides::default(),
-        flags.config.as_deref(),
-        config::environment(),
-    )?;
+    let config = flags.file.load_without_upstreams(&Overrides::default())?;
     let mut explanation = Explanation::new(flags, &config, Clock::system().now())?;
     explanation.rollout = RolloutStage::find(&config, &explanation.group.name, explanation.client)?;
     if flags.json {

@@ -7,7 +7,7 @@ use http::Method;
 use nix::unistd::{Uid, User};
 use serde_json::Value;
 
-use super::super::admin_client::{AdminClient, AdminRequest};
+use super::super::admin_client::AdminRequest;
 use super::{CommandError, MAX_RESPONSE, RolloutFlags, parse, preview, print_line};
 use crate::to_json;
 use gupd_rollout::command::{CommandOutcome, RolloutCommand};
@@ -17,8 +17,7 @@ use gupd_rollout::dry_run::DryRun;
 const PATH: &str = "/api/v1/rollout";
 
 pub(super) fn send(command: &str, order: &RolloutCommand, flags: &RolloutFlags) -> Result<(), CommandError> {
-    let config = flags.common.load_without_upstreams()?;
-    let admin = AdminClient::with_token(&config, &format!("rollout {command}"))?;
+    let admin = flags.admin.client_with_token(&format!("rollout {command}"))?;
     let body = Bytes::from(body(order, flags)?);
     let response =
         admin.send(AdminRequest { method: Method::POST, path: PATH, body, max_response: MAX_RESPONSE })?;

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
 
 use super::admin_client::AdminClient;
-use super::{CommandError, CommonFlags, print_line};
+use super::{AdminFlags, CommandError, print_line};
 use gupd_rollout::command::RolloutCommand;
 use gupd_rollout::revision::RevisionNumber;
 
@@ -90,7 +90,7 @@ pub(super) struct RolloutFlags {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    common: CommonFlags,
+    admin: AdminFlags,
 }
 
 pub(super) fn run(command: RolloutSubcommand) -> Result<(), CommandError> {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::super::admin_client::{AdminClient, AdminRequest};
 use super::clients::{self, ListedClient};
-use super::{CommandError, CommonFlags, MAX_RESPONSE, parse, print_line, table};
+use super::{AdminFlags, CommandError, MAX_RESPONSE, parse, print_line, table};
 use crate::to_json;
 use gupd_rollout::status::Status;
 
@@ -28,7 +28,7 @@ const CLEAR_SCREEN: &str = "\x1b[2J";
 #[derive(Debug, Args)]
 pub(crate) struct StatusFlags {
     #[command(flatten)]
-    common: CommonFlags,
+    admin: AdminFlags,
     /// Print JSON with the hashes of catalogs.
     #[arg(long)]
     json: bool,
@@ -41,9 +41,9 @@ pub(crate) struct StatusFlags {
 }
 
 pub(super) fn run(flags: &StatusFlags) -> Result<(), CommandError> {
-    let config = flags.common.load_without_upstreams()?;
+    let config = flags.admin.load()?;
     let admin = match flags.clients {
-        true => AdminClient::with_token(&config, "rollout status --clients")?,
+        true => flags.admin.client_with_token("rollout status --clients")?,
         false => AdminClient::new(&config)?,
     };
     if flags.json {

@@ -30,7 +30,7 @@ pub(super) fn run(flags: &CommonFlags) -> Result<(), CommandError> {
     let (commands, mut requests) = ProcessCommands::channel();
     let sockets = Sockets::open(&config.server).map_err(SetupError::from)?;
     let mut relay = Relay::prepare(config, Clock::system(), sockets)?.with_commands(commands).serve()?;
-    log_start(&relay);
+    log_start(&relay, flags);
     service::notify_ready("serving");
     spawn_watchdog(&relay);
     handle_until_stop(&runtime, &mut signals, &mut requests, || {

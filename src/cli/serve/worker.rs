@@ -65,7 +65,7 @@ pub(super) fn run(flags: &CommonFlags) -> Result<(), CommandError> {
     let mut relay = prepared.with_guard_stats(&stats).with_commands(commands).serve()?;
     guard.limits = Some(relay.limits());
     *probe.lock().unwrap_or_else(PoisonError::into_inner) = relay.liveness_probe();
-    log_start(&relay);
+    log_start(&relay, flags);
     match guard.handle_until_end(&mut relay, flags) {
         WorkerEnd::HandOver => {
             let started = Instant::now();

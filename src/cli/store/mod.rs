@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 
 use self::selection::Selection;
 use super::CommandError;
+use super::config_file::ConfigFile;
 use gupd_config as config;
 use gupd_config::clock::Clock;
 use gupd_config::{Config, Overrides};
@@ -84,9 +85,8 @@ pub(super) enum StoreCommand {
 /// Flags that locate the store.
 #[derive(Debug, Args)]
 pub(super) struct StoreLocation {
-    /// Configuration file with the folder of the store.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
     /// Folder of the store [default: /var/lib/gupd, or the user's state folder].
     #[arg(long, value_name = "DIR")]
     store: Option<String>,
@@ -111,8 +111,7 @@ impl StoreLocation {
     /// Loads the whole configuration; upstreams are optional.
     fn load_config(&self, upstream: Vec<String>) -> Result<Config, CommandError> {
         let overrides = Overrides { store: self.store.clone(), upstream, ..Overrides::default() };
-        let (file, environment) = (self.config.as_deref(), config::environment());
-        Ok(Config::load_without_upstreams(&overrides, file, environment)?)
+        Ok(self.file.load_without_upstreams(&overrides)?)
     }
 }
 
