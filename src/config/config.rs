@@ -145,6 +145,14 @@ impl Config {
         Ok(Self { profiles: profiles.clone(), ..config })
     }
 
+    /// Checks that a content type of this name can exist: a configured one, one of a profile, or one of a class.
+    ///
+    /// # Errors
+    /// The known names.
+    pub fn check_content_type(&self, name: &str) -> Result<(), String> {
+        TypeNames::new(&self.content_types, &self.profiles).read(name).map(drop)
+    }
+
     /// Returns the configuration of one of several processes: with an equal part of every rate.
     pub fn divide_limits(&self, processes: u32) -> Self {
         let mut config = self.clone();

@@ -69,6 +69,33 @@ fn flip_a_bit(file: &Path, at: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn misspelt_content_type_is_error_with_valid_names() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let relay = start_filled_relay(&manager, folder.path()).await;
+    stop(relay);
+    for name in ["virus-definition-64", "Virus-Definitions-64", "network_threat", "catalogs", "", "*"] {
+        for arguments in [&["ls"][..], &["ls", "--json"], &["purge"], &["purge", "--dry-run"]] {
+            let more = [&arguments[1..], &["--content-type", name]].concat();
+            let words =
+                [&format!("--content-type: unknown content type {name:?}: "), "virus-definitions-64, "];
+            store(arguments[0], folder.path(), &more).assert_error(2, &words);
+        }
+    }
+    assert_eq!(list_objects(folder.path(), &[]).len(), content().len(), "a typing error purges nothing");
+    // Valid names without an object, and a name of an earlier configuration with one.
+    assert_eq!(list_objects(folder.path(), &["--content-type", "catalog"]).len(), 0);
+    assert_eq!(list_objects(folder.path(), &["--content-type", "client-patches"]).len(), 0);
+    let (config, path) = (folder.path().join("gupd.toml"), "/old/a.zip");
+    fs::write(&config, "[[content_type]]\nname = \"old-packages\"\npattern = \"/old/**\"\n").unwrap();
+    let relay = Relay::start(serve(&manager, folder.path()).arg("--config").arg(&config));
+    manager.put(path, Resource::new("old").header("Cache-Control", "max-age=600"));
+    relay.get(path).await.expect_body();
+    relay.wait_until_stored(path).await;
+    stop(relay);
+    assert_eq!(list_paths(folder.path(), &["--content-type", "old-packages"]), [path]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ls_lists_and_filters_beside_running_relay() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let _relay = start_filled_relay(&manager, folder.path()).await;

@@ -18,7 +18,7 @@ pub(super) fn run(
     selection: &Selection,
     as_json: bool,
 ) -> Result<(), CommandError> {
-    let inventory = Inventory::open(&location.load()?.dir)?;
+    let (_, inventory) = location.open(selection)?;
     let format = if as_json { ListFormat::Json } else { ListFormat::Table };
     print_list(&inventory, |object, now| selection.matches(object, now), format)
 }

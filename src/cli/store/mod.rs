@@ -20,7 +20,7 @@ use super::config_file::ConfigFile;
 use gupd_config as config;
 use gupd_config::clock::Clock;
 use gupd_config::{Config, Overrides};
-use gupd_store::{Store, StoreError};
+use gupd_store::{Inventory, Store, StoreError};
 
 /// Log filter of commands. Repairs and upstream errors are printed by the command itself.
 const LOG_FILTER: &str = "warn,gupd_store::repair=error,gupd_net::upstream=error";
@@ -104,6 +104,14 @@ pub(super) fn run(command: StoreCommand) -> Result<(), CommandError> {
 }
 
 impl StoreLocation {
+    /// Opens the list of objects, and checks that the selection can have any.
+    fn open(&self, selection: &Selection) -> Result<(config::StoreSettings, Inventory), CommandError> {
+        let config = self.load_config(Vec::new())?;
+        let inventory = Inventory::open(&config.store.dir)?;
+        selection.check(&config, &inventory).map_err(CommandError::Configuration)?;
+        Ok((config.store, inventory))
+    }
+
     fn load(&self) -> Result<config::StoreSettings, CommandError> {
         Ok(self.load_config(Vec::new())?.store)
     }

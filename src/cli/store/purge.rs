@@ -9,22 +9,18 @@ use super::selection::Selection;
 use super::{CommandError, OpenedStore, StoreLocation};
 use crate::print_line;
 use gupd_config::clock::{Clock, UnixMillis};
-use gupd_store::{Inventory, Object, ObjectKey};
+use gupd_store::{Object, ObjectKey};
 
 /// Lists the objects that a purge would remove.
 pub(super) fn dry_run(location: &StoreLocation, selection: &Selection) -> Result<(), CommandError> {
     require_condition(selection)?;
-    print_list(
-        &Inventory::open(&location.load()?.dir)?,
-        |object, now| is_purged(selection, object, now),
-        ListFormat::Table,
-    )
+    let (_, inventory) = location.open(selection)?;
+    print_list(&inventory, |object, now| is_purged(selection, object, now), ListFormat::Table)
 }
 
 pub(super) fn run(location: &StoreLocation, selection: &Selection) -> Result<(), CommandError> {
     require_condition(selection)?;
-    let config = location.load()?;
-    let inventory = Inventory::open(&config.dir)?;
+    let (config, inventory) = location.open(selection)?;
     let OpenedStore { store, runtime } = OpenedStore::open(&config)?;
     let now = Clock::system().now();
     let mut keys = BTreeSet::<ObjectKey>::new();

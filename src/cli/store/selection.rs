@@ -3,11 +3,12 @@
 use clap::Args;
 use globset::GlobMatcher;
 
+use gupd_config::Config;
 use gupd_config::clock::UnixMillis;
 use gupd_config::pattern;
 use gupd_config::units::{Size, Time};
 use gupd_http::key;
-use gupd_store::Object;
+use gupd_store::{Inventory, Object};
 
 /// Conditions on an object.
 #[derive(Debug, Args)]
@@ -46,6 +47,18 @@ impl Selection {
             && newer_than.is_none()
             && larger_than.is_none()
             && smaller_than.is_none()
+    }
+
+    /// Returns an error if the content type is a typing error: neither known to the configuration nor stored, as types
+    /// of an earlier configuration or of another site are.
+    pub(super) fn check(&self, config: &Config, inventory: &Inventory) -> Result<(), String> {
+        let Some(name) = &self.content_type else { return Ok(()) };
+        let Err(message) = config.check_content_type(name) else { return Ok(()) };
+        let has_type = |object: &Object| *object.content_type == **name;
+        if inventory.objects().any(|object| object.as_ref().is_ok_and(has_type)) {
+            return Ok(());
+        }
+        Err(format!("--content-type: {message}"))
     }
 
     /// Returns true if the object matches all conditions.
