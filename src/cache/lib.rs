@@ -292,6 +292,11 @@ impl Cache {
         self.rules.load().verify_content_md5
     }
 
+    /// Returns true if generic content is stored with its cookies.
+    pub(crate) fn stores_cookies(&self) -> bool {
+        self.rules.load().store_set_cookie
+    }
+
     /// Returns the reason why the last response under this key was not shared, if remembered.
     pub fn unstorable(&self, key: &str) -> Option<UnstorableReason> {
         self.unstorable.get(key)

@@ -58,7 +58,8 @@ pub struct CacheSettings {
     pub stale_if_error: Duration,
     /// Response fields that replace `Cache-Control` for this cache, in order (the target list of RFC 9213).
     pub targeted_fields: Vec<HeaderName>,
-    /// Whether a response with `Set-Cookie` and explicit freshness is stored, with the cookie.
+    /// Whether a response with `Set-Cookie` and explicit freshness is stored, with the cookie. Cookies are not stored
+    /// otherwise.
     pub store_set_cookie: bool,
     /// Whether content must match its `Content-MD5`.
     pub verify_content_md5: bool,

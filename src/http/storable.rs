@@ -5,8 +5,8 @@
 use http::{HeaderMap, StatusCode, header};
 
 use super::control::{CacheControl, Directive};
-use super::field;
 use super::vary::{SelectingRequest, VaryFields};
+use super::{field, update};
 use gupd_config::{self as config, Class};
 
 /// Reason for which a response is not stored, with its label for logs, metrics and `Cache-Status`.
@@ -35,7 +35,7 @@ pub enum UnstorableReason {
     /// No other request can select it: `Vary` lists `*` or more than is kept, or the content has a coding that was not
     /// requested.
     Vary,
-    /// It sets a cookie and is not `public`.
+    /// It sets a cookie and does not address shared caches.
     SetCookie,
     /// No explicit freshness, and a status without heuristic freshness.
     NotCacheable,
@@ -157,10 +157,11 @@ pub fn check_storable(
     if is_ruled_by_class(status, class) {
         return Ok(());
     }
-    // RFC 9111 §7.3 leaves this to the cache. A cookie given to a whole site is a session shared by a whole site.
+    // RFC 9111 §7.3 leaves this to the cache. Such a response may be for one session, like its cookie. A `max-age` alone
+    // may be meant for the browser that has the session.
     let has_explicit_freshness = has_explicit_freshness(&control, response);
-    let shares_cookie = control.has(Directive::Public) || (rules.store_set_cookie && has_explicit_freshness);
-    if response.contains_key(header::SET_COOKIE) && !shares_cookie {
+    let is_for_all = addresses_shared_caches(&control) || (rules.store_set_cookie && has_explicit_freshness);
+    if update::has_cookies(response) && !is_for_all {
         return Err(UnstorableReason::SetCookie);
     }
     if has_explicit_freshness
@@ -211,6 +212,14 @@ const NEVER_SHARED: [u16; 18] =
 
 // Status codes with known caching requirements (§5.2.2.3). Others are stored by explicit freshness or `public` alone.
 const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
+
+/// Returns true if a response says that all clients of a shared cache may have it: by `public`, `s-maxage` or the
+/// lifetime of a targeted field (RFC 9213).
+fn addresses_shared_caches(control: &CacheControl) -> bool {
+    control.has(Directive::Public)
+        || control.s_maxage.is_some()
+        || (control.is_targeted && control.max_age.is_some())
+}
 
 fn is_shareable_with_credentials(control: &CacheControl) -> bool {
     control.has(Directive::Public) || control.has(Directive::MustRevalidate) || control.s_maxage.is_some()
@@ -358,11 +367,22 @@ mod tests {
     }
 
     #[test]
-    fn cookie_with_explicit_freshness_is_stored_on_request() {
-        let rules = config::CacheSettings { store_set_cookie: true, ..RULES };
+    fn response_with_cookie_is_stored_if_it_addresses_shared_caches() {
+        let targeted_fields = vec![HeaderName::from_static("cdn-cache-control")];
+        let defaults = config::CacheSettings { targeted_fields, ..RULES };
+        let rules = config::CacheSettings { store_set_cookie: true, ..defaults.clone() };
         for (response, by_default, on_request) in [
             ("set-cookie: a=b|cache-control: max-age=9", false, true),
-            ("set-cookie: a=b|cache-control: s-maxage=9", false, true),
+            ("set-cookie: a=b|cache-control: s-maxage=9", true, true),
+            ("set-cookie: a=b|cdn-cache-control: max-age=9", true, true),
+            ("set-cookie: a=b|cdn-cache-control: private, max-age=9", false, false),
+            ("set-cookie: a=b|cdn-cache-control: must-revalidate|cache-control: max-age=9", false, false),
+            ("set-cookie: a=b|cache-control: must-revalidate, max-age=9", false, true),
+            ("set-cookie: a=b|set-cookie: c=d|cache-control: max-age=9", false, true),
+            ("set-cookie2: a=b|cache-control: max-age=9", false, true),
+            ("set-cookie2: a=b|cache-control: s-maxage=9", true, true),
+            ("set-cookie: a=b|cache-control: immutable, max-age=9", false, true),
+            ("set-cookie: a=b|cache-control: public, private, max-age=9", false, false),
             ("set-cookie: a=b|expires: 0", false, true),
             ("set-cookie: a=b|etag: \"a\"", false, false),
             ("set-cookie: a=b", false, false),
@@ -373,7 +393,7 @@ mod tests {
                 check_storable(&headers(""), StatusCode::OK, &headers(response), Class::Generic, rules)
                     .is_ok()
             };
-            assert_eq!((is_stored(&RULES), is_stored(&rules)), (by_default, on_request), "{response}");
+            assert_eq!((is_stored(&defaults), is_stored(&rules)), (by_default, on_request), "{response}");
         }
     }
 

@@ -25,24 +25,41 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes response fields that are not stored: hop-by-hop ones (§3.1), and for payloads and catalogs `Set-Cookie`,
-/// since those are stored in spite of one.
+/// Removes response fields that are not stored: hop-by-hop ones (§3.1), and the cookies of payloads and catalogs, since
+/// those are stored in spite of them.
 pub fn remove_unstored(headers: &mut HeaderMap, class: Class) {
     remove_hop_by_hop(headers);
     spelling::remove_target(headers);
     if matches!(class, Class::Payload | Class::Catalog) {
-        headers.remove(header::SET_COOKIE);
+        take_cookies(headers);
     }
 }
 
+/// Removes and returns the cookies of a response, which are for one client.
+pub fn take_cookies(headers: &mut HeaderMap) -> HeaderMap {
+    let mut cookies = HeaderMap::new();
+    for name in COOKIES.iter().filter(|name| headers.contains_key(*name)) {
+        for cookie in headers.get_all(name) {
+            cookies.append(name, cookie.clone());
+        }
+    }
+    COOKIES.iter().for_each(|name| drop(headers.remove(name)));
+    cookies
+}
+
+/// Returns true if a response sets a cookie (RFC 6265), also by the obsolete field of RFC 2965.
+pub(super) fn has_cookies(headers: &HeaderMap) -> bool {
+    COOKIES.iter().any(|name| headers.contains_key(name))
+}
+
 /// Updates stored fields from a `304` that [`matches_stored`](super::validator::matches_stored): each of its fields
-/// replaces those of the same name. Fields that describe the stored bytes stay. A `304`'s `Set-Cookie` is for one
-/// client only.
+/// replaces those of the same name. Fields that describe the stored bytes stay. Cookies of a `304` are for one client
+/// only.
 ///
 /// `Date` and `Age` of the old message are removed even without replacement: freshness then counts from the arrival.
 pub fn apply_not_modified(stored: &mut HeaderMap, mut not_modified: HeaderMap, class: Class) {
     remove_unstored(&mut not_modified, class);
-    for name in CONTENT_FIELDS.iter().chain([&header::SET_COOKIE]) {
+    for name in CONTENT_FIELDS.iter().chain(&COOKIES) {
         not_modified.remove(name);
     }
     stored.remove(header::DATE);
@@ -64,6 +81,8 @@ pub fn add_date(headers: &mut HeaderMap, response_time: UnixMillis) {
     let arrived = UNIX_EPOCH + Duration::from_millis(u64::try_from(response_time).unwrap_or(0));
     headers.insert(header::DATE, field::composed(httpdate::fmt_http_date(arrived)));
 }
+
+static COOKIES: [HeaderName; 2] = [header::SET_COOKIE, HeaderName::from_static("set-cookie2")];
 
 pub(super) static HOP_BY_HOP: [HeaderName; 11] = [
     header::CONNECTION,
@@ -130,10 +149,27 @@ mod tests {
     fn not_modified_adds_no_cookie_or_hop_by_hop_field() {
         for class in [Class::Generic, Class::Catalog] {
             let mut stored = headers("etag: \"a\"");
-            let not_modified =
-                headers("set-cookie: a=b|connection: close, x-hop|x-hop: 1|keep-alive: timeout=5");
+            let not_modified = headers(
+                "set-cookie: a=b|set-cookie2: c|connection: close, x-hop|x-hop: 1|keep-alive: timeout=5",
+            );
             apply_not_modified(&mut stored, not_modified, class);
             assert_eq!(stored, headers("etag: \"a\""));
+        }
+    }
+
+    #[test]
+    fn cookies_are_taken_with_all_their_lines() {
+        for (received, cookies) in [
+            ("etag: a", ""),
+            ("set-cookie: a=b", "set-cookie: a=b"),
+            ("set-cookie: a=b|x: y|set-cookie: c=d", "set-cookie: a=b|set-cookie: c=d"),
+            ("set-cookie2: a=b|cookie: c=d", "set-cookie2: a=b"),
+            ("set-cookie2: a=b|set-cookie: c=d", "set-cookie: c=d|set-cookie2: a=b"),
+        ] {
+            let mut fields = headers(received);
+            assert_eq!(has_cookies(&fields), !cookies.is_empty(), "{received}");
+            assert_eq!(take_cookies(&mut fields), headers(cookies), "{received}");
+            assert!(!has_cookies(&fields), "{received}");
         }
     }
 

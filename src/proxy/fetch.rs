@@ -186,7 +186,7 @@ impl Attempt {
 
     /// Waits for the outcome of a fill and answers from it.
     async fn follow(&mut self, proxy: &Proxy, exchange: &Exchange<'_>, joined: Joined) -> Followed {
-        let (fill, handover) = match joined {
+        let (fill, mut handover) = match joined {
             Joined::Started(fill, handover) => (fill, Some(handover)),
             Joined::Following(fill) => (fill, None),
             Joined::Completed(fill) => {
@@ -217,7 +217,16 @@ impl Attempt {
             file.into_iter().for_each(|file| proxy.background.new_revisions().notify(file));
         }
         let followed = fill.clone();
-        let result = self.answer(proxy, exchange, fill, outcome, handover).await;
+        let cookies = match (&outcome, &mut handover) {
+            (fill::FillResponse::Content(_) | fill::FillResponse::Stored(_), Some(private)) => {
+                private.take_cookies()
+            }
+            _ => None,
+        };
+        let mut result = self.answer(proxy, exchange, fill, outcome, handover).await;
+        if let (Followed::Reply(reply), Some(cookies)) = (&mut result, cookies) {
+            reply.headers_mut().extend(*cookies);
+        }
         self.successor = followed.successor();
         result
     }
@@ -269,7 +278,9 @@ impl Attempt {
                 let outcome = why.into();
                 let answer = match handover {
                     // The fill asked for the whole, for any client; a client that wants a range asks for it itself.
-                    Some(handover) if !exchange.headers.contains_key(header::RANGE) => handover.await.ok(),
+                    Some(handover) if !exchange.headers.contains_key(header::RANGE) => {
+                        handover.response().await
+                    }
                     _ => None,
                 };
                 let Some(answer) = answer else { return Followed::Alone(outcome) };
@@ -305,7 +316,7 @@ impl Attempt {
         }
         // The client that started the fill gets the manager's own error.
         let answer = match (upstream_status, handover) {
-            (Some(_), Some(handover)) => handover.await.ok(),
+            (Some(_), Some(handover)) => handover.response().await,
             _ => None,
         };
         let reply = match answer {

@@ -407,18 +407,6 @@ async fn catalog_is_revalidated_on_the_relays_schedule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cookie_reaches_only_its_own_client() {
-    let site = Site::new();
-    site.manager.put(FILE, cached("max-age=100").header("Set-Cookie", "a=b"));
-    assert_eq!(site.get(FILE).await.header("set-cookie"), Some("a=b"));
-    // An origin that marks the response public means it for everyone.
-    let public = "/files/public.msi";
-    site.manager.put(public, cached("public, max-age=100").header("Set-Cookie", "a=b"));
-    site.wait_until_stored(public).await;
-    assert_eq!(site.get(public).await.header("set-cookie"), Some("a=b"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn metrics_count_cache_outcomes() {
     let site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions"));

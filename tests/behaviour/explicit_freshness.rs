@@ -243,25 +243,6 @@ async fn origin_with_wrong_content_md5_can_be_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cookie_with_explicit_freshness_can_be_shared() {
-    let resource =
-        |control: &str| Resource::new("x").header("Set-Cookie", "a=b").header("Cache-Control", control);
-    for (stores, control, reused) in [
-        (false, "max-age=60", false),
-        (true, "max-age=60", true),
-        (true, "s-maxage=60", true),
-        (true, "private, max-age=60", false),
-        (true, "no-store", false),
-        (true, "max-age=0", false),
-    ] {
-        let site = Site::with_config(|config| config.cache.store_set_cookie = stores);
-        assert_eq!(is_reused(&site, FILE, resource(control)).await, reused, "{stores} {control}");
-        let cookie = site.get(FILE).await.header("set-cookie").map(str::to_owned);
-        assert_eq!(cookie.as_deref(), Some("a=b"));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn languages_select_by_meaning_and_first_choice() {
     let site = Site::new();
     let resource = Resource::new("x").header("Cache-Control", "max-age=60").header("Vary", "Accept-Language");

@@ -12,6 +12,7 @@ use super::content_range::ContentRange;
 use super::head::{ContentHead, check_type};
 use crate::Cache;
 use crate::digest::Expectation;
+use gupd_config::Class;
 use gupd_http::range::RequestedPart;
 use gupd_http::validator::strong_validator;
 use gupd_http::{UnstorableReason, VaryFields, spelling, update};
@@ -32,6 +33,8 @@ pub(super) struct AcceptedResponse {
     pub(super) end: Option<u64>,
     /// Other ranges may be requested while this one arrives.
     pub(super) accepts_ranges: bool,
+    /// Cookies that only the client that started the fill may have.
+    pub(super) cookies: HeaderMap,
 }
 
 /// Reason why a response is not accepted.
@@ -80,6 +83,10 @@ impl AcceptedResponse {
         let Some(selecting) = selecting.and_then(|selecting| selecting.with_fields(fields, client)) else {
             return Err(RejectedResponse::Unstorable(Box::new(answer), UnstorableReason::Vary));
         };
+        let cookies = match class {
+            Class::Generic if !cache.stores_cookies() => update::take_cookies(&mut headers),
+            _ => HeaderMap::new(),
+        };
         update::remove_unstored(&mut headers, class);
         update::add_date(&mut headers, answer.response_time);
         spelling::keep_target(&mut headers, &request.key, &request.target);
@@ -104,7 +111,7 @@ impl AcceptedResponse {
             response_time,
             replaced: None,
         };
-        Ok(Self { answer, head, length, range, skip, end, accepts_ranges })
+        Ok(Self { answer, head, length, range, skip, end, accepts_ranges, cookies })
     }
 }
 

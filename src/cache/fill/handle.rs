@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::StatusCode;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 
-use super::{FillContent, FillError, FillRequest};
+use super::{FillContent, FillError, FillRequest, PrivateResponse};
 use crate::CacheEntry;
 use gupd_config::UpstreamId;
 use gupd_config::clock::UnixMillis;
 use gupd_http::status::ForwardOutcome;
 use gupd_http::{CacheControl, UnstorableReason, Verdict};
-use gupd_net::upstream::{CurrentUpstream, Upstream, UpstreamResponse};
+use gupd_net::upstream::{CurrentUpstream, Upstream};
 
 /// Phase of a fill.
 #[derive(Clone, Debug)]
@@ -94,9 +94,6 @@ pub enum Joined {
     /// The fill ended before the request could join it; a fresh response is stored.
     Stored(Arc<CacheEntry>),
 }
-
-/// Receives a response that only the client that started the fill may have.
-pub type PrivateResponse = oneshot::Receiver<UpstreamResponse>;
 
 /// First decision of a fill about its response.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ pub mod metrics;
 mod origin;
 mod outcome;
 mod plan;
+mod private_response;
 mod range_fetch;
 mod reader;
 mod request;
@@ -39,12 +40,11 @@ use tokio_util::task::TaskTracker;
 
 pub use self::content::FillContent;
 use self::handle::Phase;
-pub use self::handle::{
-    FillHandle, FillProgress, FillResponse, FillResult, Joined, PrivateResponse, UnsharedReason,
-};
+pub use self::handle::{FillHandle, FillProgress, FillResponse, FillResult, Joined, UnsharedReason};
 pub use self::head::ContentHead;
 use self::metrics::FillMetrics;
 pub use self::outcome::{FillError, FillOutcome};
+pub use self::private_response::PrivateResponse;
 pub use self::range_fetch::{RangeFetchError, fetch_range};
 pub use self::reader::{ContentReader, TransferError};
 pub use self::request::{BackgroundFetch, FillRequest};

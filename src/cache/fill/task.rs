@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use http::{HeaderMap, StatusCode, header};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 
 use super::accept::{AcceptedResponse, RejectedResponse};
 use super::fetch::Followers;
+use super::private_response::PrivateResponseSender;
 use super::{
     BackgroundFetch, FillContent, FillContext, FillError, FillHandle, FillKey, FillOutcome, FillRequest,
     Phase, PrivateResponse, UnsharedReason,
@@ -36,7 +37,7 @@ pub(super) struct FillTask {
     current_upstream: CurrentUpstream,
     /// Notified when a follower leaves, or wants bytes that no run brings.
     attention: Arc<Notify>,
-    private_response: Option<oneshot::Sender<UpstreamResponse>>,
+    private_response: Option<PrivateResponseSender>,
     /// Upstreams of unusable responses and of content with a wrong digest. Others are asked first when the fill fetches it again.
     distrusted: Vec<UpstreamId>,
     /// Number of responses that the fill had not asked for.
@@ -65,7 +66,7 @@ impl FillTask {
         request: FillRequest,
     ) -> (Self, FillHandle, PrivateResponse) {
         let (phase, phases) = watch::channel(Phase::Asking);
-        let (sender, private_response) = oneshot::channel();
+        let (sender, private_response) = PrivateResponse::channel();
         let (attention, current_upstream) = (Arc::new(Notify::new()), CurrentUpstream::default());
         let for_client = Arc::new(AtomicBool::new(request.background.is_none()));
         let fill = FillHandle::new(phases, &request, for_client, current_upstream.clone(), attention.clone());
@@ -345,7 +346,16 @@ impl FillTask {
     /// Sends the response to the client that started the fill. The client may have gone; then the response is dropped.
     fn hand_over(&mut self, answer: UpstreamResponse) {
         if let Some(sender) = self.private_response.take() {
-            let _gone = sender.send(answer);
+            sender.send(answer);
+        }
+    }
+
+    /// Sends the cookies of a shared response to the client that started the fill, before its head is published.
+    fn hand_over_cookies(&mut self, cookies: HeaderMap) {
+        if !cookies.is_empty()
+            && let Some(sender) = self.private_response.take()
+        {
+            sender.send_cookies(cookies);
         }
     }
 

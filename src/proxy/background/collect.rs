@@ -151,7 +151,9 @@ impl Background {
                     let status = entry.object.status;
                     (Some(entry), Some(status))
                 }
-                FillResult::NotKept => (None, handover.await.ok().map(|answer| answer.response.status())),
+                FillResult::NotKept => {
+                    (None, handover.response().await.map(|answer| answer.response.status()))
+                }
                 FillResult::Failed(
                     error @ (FillError::Changed { .. } | FillError::Mismatch { .. } | FillError::Abandoned),
                 ) => {

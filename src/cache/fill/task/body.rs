@@ -54,7 +54,9 @@ impl FillTask {
         {
             tracing::warn!(%error, key = &*self.request.key, "cannot start a journal; an interrupted fill will start over");
         }
-        let AcceptedResponse { answer, mut head, length, range, skip, end, accepts_ranges } = accepted;
+        let AcceptedResponse { answer, mut head, length, range, skip, end, accepts_ranges, cookies } =
+            accepted;
+        self.hand_over_cookies(cookies);
         head.replaced = self.replaced.clone();
         let upstream = answer.upstream.clone();
         let accepts_ranges = accepts_ranges && !self.context.disagreeing.contains_key(&upstream.name);
