@@ -6,11 +6,10 @@ use std::path::Path;
 use crate::file::{self, Block, BlockBody, Setting, Value};
 use crate::overrides::Overrides;
 use crate::problem::{Location, Problem, Problems};
+use crate::unknown::{KnownKeys, UnknownKey, closest_word};
 
 /// Maximum number of tables of one name. Each is tried in turn or becomes a metric label.
 const MAX_TABLES: usize = 1_000;
-/// Maximum number of typing errors for which another name is suggested.
-const MAX_TYPOS: usize = 2;
 /// Variables that container platforms set for a service named `gupd`; ignored.
 const FOREIGN_VARIABLES: [&str; 2] = ["GUPD_PORT", "GUPD_SERVICE"];
 
@@ -23,6 +22,8 @@ pub(crate) struct Document {
     warnings: Vec<Problem>,
     // Sections that were taken.
     known: Vec<&'static str>,
+    keys: KnownKeys,
+    unknown: Vec<UnknownKey>,
     // Lists of tables that were taken and had none.
     empty: Vec<&'static str>,
 }
@@ -30,6 +31,8 @@ pub(crate) struct Document {
 /// One table: the settings of its keys, the strongest location first.
 pub(crate) struct Section {
     name: &'static str,
+    // Written [[name]].
+    is_list: bool,
     location: Option<Location>,
     entries: Vec<Setting>,
     problems: Vec<Problem>,
@@ -67,6 +70,8 @@ impl Document {
             problems: Vec::new(),
             warnings: Vec::new(),
             known: Vec::new(),
+            keys: KnownKeys::default(),
+            unknown: Vec::new(),
             empty: Vec::new(),
         }
     }
@@ -91,7 +96,7 @@ impl Document {
             }
             location = Some(block.location);
         }
-        Section::new(name, location, entries)
+        Section::new(name, false, location, entries)
     }
 
     /// Takes out every `[[name]]`. If `list_key` names a key, a flag or the variable `GUPD_<NAME>` may replace the
@@ -118,7 +123,7 @@ impl Document {
         tables
             .into_iter()
             .take(MAX_TABLES)
-            .map(|(location, entries)| Section::new(name, Some(location), entries))
+            .map(|(location, entries)| Section::new(name, true, Some(location), entries))
             .collect()
     }
 
@@ -126,16 +131,14 @@ impl Document {
     pub(crate) fn close(&mut self, section: Section) {
         self.problems.extend(section.problems);
         self.warnings.extend(section.warnings);
-        for Setting { key, location, .. } in section.entries {
-            let message = match closest_word(&key, section.known.iter().map(|(known, _)| *known)) {
-                Some(near) => format!("unknown key: did you mean {near}?"),
-                None => {
-                    let known: Vec<_> = section.known.iter().map(|(known, _)| *known).collect();
-                    format!("unknown key: {} has the keys {}", section.name, known.join(", "))
-                }
-            };
-            self.refuse(location, &format!("{}.{key}", section.name), message);
-        }
+        let name = section.name;
+        self.keys.add(name, section.is_list, section.known.iter().map(|(key, _)| *key));
+        let unknown = section.entries.into_iter();
+        self.unknown.extend(unknown.map(|Setting { key, location, .. }| UnknownKey {
+            section: Some(name),
+            key,
+            location,
+        }));
     }
 
     /// Returns true if `[[name]]` was taken and there was none.
@@ -163,14 +166,19 @@ impl Document {
     /// Returns the warnings by location, or every problem if there is one. Sections that were not taken are unknown.
     pub(crate) fn finish(mut self) -> Result<Vec<Problem>, Problems> {
         for Block { name, location, body } in std::mem::take(&mut self.blocks) {
-            let kind =
-                if matches!(body, BlockBody::Value) { "key outside a section" } else { "unknown section" };
+            if matches!(body, BlockBody::Value) {
+                self.unknown.push(UnknownKey { section: None, key: name, location });
+                continue;
+            }
             let message = match closest_word(&name, self.known.iter().copied()) {
-                Some(near) => format!("{kind}: did you mean {near}?"),
-                None => format!("{kind}: the sections are {}", self.known.join(", ")),
+                Some(near) => format!("unknown section: did you mean {near}?"),
+                None => format!("unknown section: the sections are {}", self.known.join(", ")),
             };
             self.refuse(location, &name, message);
         }
+        // Only now are the keys of all sections known.
+        let unknown = std::mem::take(&mut self.unknown);
+        self.problems.extend(unknown.into_iter().map(|key| self.keys.problem(key, &self.known)));
         for (variable, _) in std::mem::take(&mut self.variables) {
             let message = "unknown variable: use GUPD_<SECTION>_<KEY> or GUPD_UPSTREAM";
             self.problems.push(Problem {
@@ -210,8 +218,9 @@ impl Document {
 }
 
 impl Section {
-    fn new(name: &'static str, location: Option<Location>, entries: Vec<Setting>) -> Self {
-        Self { name, location, entries, problems: Vec::new(), warnings: Vec::new(), known: Vec::new() }
+    fn new(name: &'static str, is_list: bool, location: Option<Location>, entries: Vec<Setting>) -> Self {
+        let (problems, warnings, known) = (Vec::new(), Vec::new(), Vec::new());
+        Self { name, is_list, location, entries, problems, warnings, known }
     }
 
     /// Reads the value of `key`, if it is set. A value that `read` refuses is a problem.
@@ -321,52 +330,4 @@ impl Section {
 fn is_foreign(variable: &str) -> bool {
     let rest_of = |foreign: &&str| variable.strip_prefix(*foreign);
     FOREIGN_VARIABLES.iter().filter_map(rest_of).any(|rest| rest.is_empty() || rest.starts_with('_'))
-}
-
-fn closest_word<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let near = known.map(|candidate| (edit_distance(word, candidate), candidate)).min()?;
-    // A word with half of its letters wrong is another word.
-    (near.0 <= MAX_TYPOS && near.0 * 2 < near.1.len()).then_some(near.1)
-}
-
-// Levenshtein distance, one row at a time.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn edit_distance_counts_single_typing_errors() {
-        for (a, b, distance) in [
-            ("quota", "quota", 0),
-            ("quotta", "quota", 1),
-            ("quta", "quota", 1),
-            ("", "ab", 2),
-            ("ab", "ba", 2),
-        ] {
-            assert_eq!(edit_distance(a, b), distance, "{a} {b}");
-            assert_eq!(edit_distance(b, a), distance, "{b} {a}");
-        }
-    }
-
-    #[test]
-    fn only_a_close_word_is_suggested() {
-        let known = ["dir", "quota", "min_free"];
-        assert_eq!(closest_word("quotta", known.into_iter()), Some("quota"));
-        assert_eq!(closest_word("minfree", known.into_iter()), Some("min_free"));
-        assert_eq!(closest_word("url", known.into_iter()), None);
-    }
 }

@@ -7,8 +7,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use toml_edit::{Item, TableLike};
+use toml_edit::{Item, TableLike, TomlError};
 
+use crate::duplicate::{self, Duplicate};
 use crate::problem::{Location, Problem};
 use crate::units::MIB;
 
@@ -84,11 +85,17 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Block>, Problem> {
 /// # Errors
 /// The first syntax error with its line.
 pub(crate) fn parse(name: &Arc<str>, text: &str) -> Result<Vec<Block>, Problem> {
-    parse_lines(name, text).map_err(|(line, message)| Problem {
-        location: Some(Location::File(Arc::clone(name), line)),
-        key: None,
-        message,
-    })
+    let starts = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+    let lines = Lines { file: name, starts };
+    let document = toml_edit::Document::parse(text).map_err(|error| lines.problem(text, &error))?;
+    let root = document.as_table();
+    Ok(root
+        .iter()
+        .map(|(name, item)| {
+            let location = lines.location(root.key(name).and_then(toml_edit::Key::span).or(item.span()));
+            Block { name: name.to_owned(), location, body: lines.body(item) }
+        })
+        .collect())
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
@@ -103,22 +110,6 @@ fn read_text(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-// An error has a message and the line, if there is one.
-fn parse_lines(file: &Arc<str>, text: &str) -> Result<Vec<Block>, (Option<usize>, String)> {
-    let starts = text.match_indices('\n').map(|(at, _)| at + 1).collect();
-    let lines = Lines { file, starts };
-    let document = toml_edit::Document::parse(text)
-        .map_err(|error| (error.span().map(|span| lines.number(&span)), error.message().to_owned()))?;
-    let root = document.as_table();
-    Ok(root
-        .iter()
-        .map(|(name, item)| {
-            let location = lines.location(root.key(name).and_then(toml_edit::Key::span).or(item.span()));
-            Block { name: name.to_owned(), location, body: lines.body(item) }
-        })
-        .collect())
-}
-
 struct Lines<'a> {
     file: &'a Arc<str>,
     /// Offset of each line except the first.
@@ -126,6 +117,19 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
+    /// Describes a syntax error. The parser says of a duplicate key only that it is one.
+    fn problem(&self, text: &str, error: &TomlError) -> Problem {
+        let duplicate = error.span().filter(|_| error.message() == "duplicate key");
+        let duplicate = duplicate.and_then(|span| duplicate::find(text, span));
+        let (key, message) = match duplicate {
+            None => (None, error.message().to_owned()),
+            Some(Duplicate { key, first, remedy }) => {
+                (Some(key), format!("duplicate key: line {} has it already: {remedy}", self.number(&first)))
+            }
+        };
+        Problem { location: Some(self.location(error.span())), key, message }
+    }
+
     fn number(&self, span: &Range<usize>) -> usize {
         self.starts.partition_point(|start| *start <= span.start) + 1
     }

@@ -64,7 +64,7 @@ fn repository(path: &str) -> String {
 // The documentation's file with every line that is a commented setting or table header uncommented.
 fn every_setting() -> String {
     let is_setting = |line: &str| {
-        line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains([' ', '`']))
+        line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains([' ', '`']))
     };
     let uncommented = |line: &str| match line.strip_prefix('#') {
         Some(rest) if is_setting(rest) => rest.to_owned(),
@@ -77,7 +77,8 @@ fn every_setting() -> String {
 
 #[test]
 fn documented_file_loads_and_equals_the_defaults() {
-    let documented = load(&repository("config/gupd.toml")).unwrap();
+    let upstream = Overrides { upstream: vec!["http://manager.example:8014".into()], ..Overrides::default() };
+    let documented = load_with(&repository("config/gupd.toml"), &upstream, &[]).unwrap();
     let mut expected = Config::for_upstreams(&["http://manager.example:8014"]).unwrap();
     expected.store.dir.clone_from(&documented.store.dir);
     assert_eq!(documented, expected);
@@ -304,8 +305,7 @@ access = true
         "gupd.toml:7: stor: unknown section: did you mean store?",
         "gupd.toml:13: server.listen: \"2967\" is not an address with a port: write it like 0.0.0.0:2967 or [::1]:2967",
         "gupd.toml:15: server.workers: 0 is below the minimum of 1",
-        "gupd.toml:16: server.access: unknown key: server has the keys listen, admin, public_names, admin_token_file, \
-         tls_cert, tls_key, client_ca, workers, max_header_bytes, max_uri_bytes, max_connections, header_timeout, stall_timeout, drain_timeout",
+        "gupd.toml:16: server.access: unknown key: it belongs to [log]: write or uncomment that line above it",
     ];
     assert_eq!(problems(load_with(text, &overrides, &env)), expected);
 }
@@ -315,8 +315,82 @@ fn toml_syntax_error_is_one_problem_with_its_line() {
     let lines = problems(load("[server]\nworkers = 1\nlisten = [\n[store\n"));
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].starts_with("gupd.toml:4: "), "{lines:?}");
-    let lines = problems(load("[store]\nquota = 1\nquota = 2\n"));
-    assert!(lines.len() == 1 && lines[0].starts_with("gupd.toml:3: "), "{lines:?}");
+}
+
+#[test]
+fn duplicate_key_names_the_key_and_its_first_line() {
+    for (text, expected) in [
+        (
+            "[store]\nquota = 1\nquota = 2\n",
+            "gupd.toml:3: store.quota: duplicate key: line 2 has it already: remove one of the two lines",
+        ),
+        (
+            "[store]\nquota = 1\n\n[log]\n[store]\nmemory = 2\n",
+            "gupd.toml:5: store: duplicate key: line 1 has it already: move these settings there, and remove this line",
+        ),
+        (
+            "[[upstream]]\nurl = \"http://a\"\n[[upstream]]\nname = \"b\"\nurl = \"http://b\"\nname = \"c\"\n",
+            "gupd.toml:6: upstream.name: duplicate key: line 4 has it already: remove one of the two lines",
+        ),
+        (
+            "[[upstream]]\nurl = \"http://a\"\n[upstream]\nurl = \"http://b\"\n",
+            "gupd.toml:3: upstream: duplicate key: line 1 has it already: write this line with two brackets, as a further \
+             one of the list",
+        ),
+        (
+            "# head\n[wan]\nlimit = \"1Mbit/s\"\n[[wan]]\n",
+            "gupd.toml:4: wan: duplicate key: line 2 has it already: write this line with one bracket, and move its \
+             settings there",
+        ),
+        (
+            "store = { quota = 1 }\n[log]\nlevel = \"info\"\n[store]\n",
+            "gupd.toml:4: store: duplicate key: line 1 has it already: move these settings there, and remove this line",
+        ),
+        (
+            "store.quota = 1\nstore.memory = 1\n[store]\n",
+            "gupd.toml:3: store: duplicate key: line 1 has it already: move these settings there, and remove this line",
+        ),
+        (
+            "[server]\nlisten = [\n  \"127.0.0.1:1\",\n]\n'listen' = \"127.0.0.1:2\"\n",
+            "gupd.toml:5: server.listen: duplicate key: line 2 has it already: remove one of the two lines",
+        ),
+        (
+            "[log]\r\n[log]\r\n",
+            "gupd.toml:2: log: duplicate key: line 1 has it already: move these settings there, \
+             and remove this line",
+        ),
+    ] {
+        assert_eq!(problems(load(text)), [expected], "{text}");
+    }
+    // On one line.
+    let lines = problems(load("store = { quota = 1, quota = 2 }\n"));
+    assert_eq!(lines, ["gupd.toml:1: duplicate key"]);
+}
+
+#[test]
+fn key_of_another_section_names_that_section() {
+    for (text, expected) in [
+        ("quota = 1", "gupd.toml:1: quota: key outside a section: it belongs to [store]: "),
+        ("[log]\nquota = 1", "gupd.toml:2: log.quota: unknown key: it belongs to [store]: "),
+        (
+            "[store]\ncatalog_fresh = 1",
+            "gupd.toml:2: store.catalog_fresh: unknown key: it belongs to [cache]: ",
+        ),
+        ("[wan]\nlisten = 1", "gupd.toml:2: wan.listen: unknown key: it belongs to [server]: "),
+        ("[server]\nurl = 1", "gupd.toml:2: server.url: unknown key: it belongs to [[upstream]]: "),
+        ("[fill]\nschedule = 1", "gupd.toml:2: fill.schedule: unknown key: it belongs to [refresh]: "),
+        ("[log]\nretry = 1", "gupd.toml:2: log.retry: unknown key: it belongs to [health] or [refresh]: "),
+        // A typing error is more likely.
+        ("[log]\nlevle = 1", "gupd.toml:2: log.levle: unknown key: did you mean level?"),
+        ("stroe = 1", "gupd.toml:1: stroe: key outside a section: did you mean store?"),
+        ("[log]\nnonsense = 1", "gupd.toml:2: log.nonsense: unknown key: log has the keys "),
+        ("nonsense = 1", "gupd.toml:1: nonsense: key outside a section: the sections are server, store, "),
+    ] {
+        let upstream = Overrides { upstream: vec!["http://manager".into()], ..Overrides::default() };
+        let lines = problems(load_with(text, &upstream, &[]));
+        // --upstream replaces the upstreams of the file, so that their keys are known only by name.
+        assert!(lines.len() == 1 && lines[0].starts_with(expected), "{text}: {lines:?}");
+    }
 }
 
 #[test]
@@ -387,8 +461,7 @@ fn section_in_wrong_form_is_one_problem() {
         [
             "gupd.toml: no upstream is configured: add [[upstream]] to it, or pass --upstream URL",
             "gupd.toml:1: store: expected one table: write [store]",
-            "gupd.toml:2: quota: key outside a section: the sections are server, store, fill, health, \
-             cache, log, site, wan, lan, upstream, peer, content_type, profiles, route, rule, wan_limit, policy, group, rollout, ring, refresh, prefetch, guard",
+            "gupd.toml:2: quota: key outside a section: it belongs to [store]: write or uncomment that line above it",
             "gupd.toml:3: upstream: expected a list of tables: write [[upstream]]",
             "gupd.toml:5: log: expected one table: write [log]",
         ]
