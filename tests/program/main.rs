@@ -32,6 +32,7 @@ mod guarded;
 mod hints;
 mod orders;
 mod pair;
+mod pasted;
 mod plan;
 mod process;
 mod profile_check;
