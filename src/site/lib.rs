@@ -39,8 +39,9 @@ pub use self::resource::{Pause, Resource};
 pub use self::switch::{Gate, LinkSwitch, Reachability};
 pub use self::wan::Wan;
 
-/// Longest wait for an event that a test expects, however slow the machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for an event that a test expects, however slow the machine. A test that waits so long hangs: nextest
+/// ends it a little later.
+pub const PATIENCE: Duration = Duration::from_secs(100);
 
 /// Locks `mutex`. A panic elsewhere has failed its test already and must not hide behind a second one.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

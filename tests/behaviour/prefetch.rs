@@ -16,6 +16,7 @@ const PREFETCHED: &str = "gupd_prefetched_bytes_total";
 const UNUSED: &str = "gupd_prefetch_unused_bytes_total";
 const WAITING: &str = "gupd_prefetch_waiting_bytes";
 const ABSENT: &str = "gupd_prefetch_failures_total{reason=\"absent\"}";
+const TOO_LARGE: &str = "gupd_prefetch_failures_total{reason=\"too-large\"}";
 const LENGTH: usize = 100_000;
 
 fn path(file: &str) -> String {
@@ -146,20 +147,26 @@ async fn prefetch_keeps_max_bytes_and_skips_stored_objects() {
         listing(config, &files);
         config.prefetch.max_bytes = 1 << 20;
     });
-    for (file, length) in files.iter().zip([2 << 20, 700_000, 700_000, 300_000]) {
-        site.manager.put(file, Resource::new(bytes(1, length)));
-    }
+    // Bytes that arrive before an object's size is judged count as fetched: a stalled body has none.
+    let (never, gate) = (Gate::default(), Gate::default());
+    site.manager.put(&files[0], Resource::new(bytes(1, 2 << 20)).stalled(0, &never));
+    site.manager.put(&files[1], Resource::new(bytes(1, 700_000)));
+    site.manager.put(&files[2], Resource::new(bytes(1, 700_000)).stalled(0, &gate));
+    site.manager.put(&files[3], Resource::new(bytes(1, 300_000)));
+    // The client's request for a new revision starts the first prefetch.
     site.wait_until_stored(&files[3]).await;
-    refresh(&site).await;
-    site.wait_for_metric(PREFETCHED, 700_000.0).await;
-    site.wait_for_fills().await;
+    site.wait_for_metric(TOO_LARGE, 2.0).await;
+    assert_eq!(site.metric(PREFETCHED).await, 700_000.0);
+    gate.open();
     refresh(&site).await;
     site.wait_for_metric(PREFETCHED, 1_400_000.0).await;
+    assert_eq!(site.metric(TOO_LARGE).await, 3.0);
     refresh(&site).await;
-    site.manager.wait_for_requests(&files[0], 3).await;
+    site.wait_for_metric(TOO_LARGE, 4.0).await;
     site.wait_for_fills().await;
     assert_eq!(site.metric(PREFETCHED).await, 1_400_000.0);
-    assert_eq!(site.manager.request_count(&files[3]), 1);
+    assert_eq!(files.each_ref().map(|file| site.manager.request_count(file)), [3, 1, 2, 1]);
+    never.open();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::network::{Net, Weather};
 use crate::origin;
-use crate::site::{End, Site};
+use crate::site::{End, SHORT_TICK, Site};
 
 const PATH: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/full.zip";
 const NAMES: [&str; 2] = ["one", "two"];
@@ -111,7 +111,7 @@ async fn refusing_manager_costs_a_second_silent_one_idle_timeout() {
         let weather = Weather { often: 0, bytes: 0, delay: Duration::from_millis(2) };
         let net = Net::new(1, weather);
         NAMES.iter().zip(&managers).for_each(|(name, manager)| net.put(name, manager));
-        let site = Site::new(&net, &NAMES);
+        let site = Site::with_tick(&net, &NAMES, SHORT_TICK, |_| {});
         let begin = Instant::now();
         let gone = async {
             sleep(Duration::from_millis(50)).await;

@@ -9,7 +9,7 @@ use gupd_config::units::Rate;
 use gupd_site::{OriginServer, Resource, bytes};
 
 use crate::network::{Net, Weather};
-use crate::site::{End, Site};
+use crate::site::{End, SHORT_TICK, Site};
 
 const KIB: usize = 1 << 10;
 const LEFT: &str = "/content/left/full.zip";
@@ -22,7 +22,7 @@ fn site(net: &Net, left: usize, waited: &[u8], rate: usize) -> (Site, OriginServ
         Some(if request.target == LEFT { &left } else { &waited }.clone())
     });
     net.put("manager", &manager);
-    let site = Site::with_config(net, &["manager"], |config| {
+    let site = Site::with_tick(net, &["manager"], SHORT_TICK, |config| {
         config.wan.limit = RateSchedule::from_rate(Rate(rate as u64));
         config.fill.idle_timeout = Duration::from_millis(400);
     });

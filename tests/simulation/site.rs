@@ -23,12 +23,11 @@ use crate::network::Net;
 /// Bytes that a fill must have before a response starts, as for clients.
 const HOLD_BACK: u64 = 64 << 10;
 
-/// Interval of the wall clock's steps.
+/// Interval of the wall clock's steps. Between two steps time waits for the index, see [`run_clock`].
 const TICK: Duration = Duration::from_secs(2);
 
-/// Shortest real time of a step. The store's index has a thread of its own, which the paused runtime does not wait
-/// for; without this, hours would pass while a row is written.
-const REAL_TICK: Duration = Duration::from_millis(1);
+/// Interval for tests that measure tenths of a second: no more passes while a fill waits for the index.
+pub(crate) const SHORT_TICK: Duration = Duration::from_millis(10);
 
 pub(crate) struct Site {
     pub(crate) upstreams: Arc<Upstreams>,
@@ -55,6 +54,16 @@ impl Site {
     }
 
     pub(crate) fn with_config(net: &Net, names: &[&str], change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_tick(net, names, TICK, change)
+    }
+
+    /// A site with this interval of the wall clock's steps.
+    pub(crate) fn with_tick(
+        net: &Net,
+        names: &[&str],
+        tick: Duration,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let urls: Vec<_> = names.iter().map(|name| format!("http://{name}")).collect();
         let urls: Vec<_> = urls.iter().map(String::as_str).collect();
@@ -84,13 +93,7 @@ impl Site {
             clock.clone(),
             Handle::current(),
         );
-        tokio::spawn(async move {
-            loop {
-                sleep(TICK).await;
-                spawn_blocking(|| std::thread::sleep(REAL_TICK)).await.unwrap();
-                clock.advance(TICK);
-            }
-        });
+        tokio::spawn(run_clock(clock, store.clone(), tick));
         let policy = Policy::new(&config).unwrap();
         let upstreams = Arc::new(upstreams);
         Self { upstreams, fills, metrics, store, policy, _folder: folder }
@@ -156,6 +159,19 @@ impl Site {
             bandwidth,
             client: None,
         }
+    }
+}
+
+/// Advances the wall clock. The store's index has a thread of its own, for which the paused runtime does not wait: hours
+/// would pass while a row is written. So each step waits for a change of the index in a blocking task, during which the
+/// runtime's time stands still.
+async fn run_clock(clock: Clock, store: Arc<Store>, tick: Duration) {
+    loop {
+        sleep(tick).await;
+        let (store, runtime) = (store.clone(), Handle::current());
+        // A store that rejects the change has nothing queued before it.
+        let _changed = spawn_blocking(move || runtime.block_on(store.remove("/nothing"))).await.unwrap();
+        clock.advance(tick);
     }
 }
 
