@@ -1,4 +1,5 @@
-//! The admin address: metrics, health, and the API of `gupd refresh`, `reload`, `upgrade`, `drain` and `rollout`.
+//! The admin address: metrics, health, and the API of `gupd refresh`, `reload`, `upgrade`, `drain`,
+//! `rollout` and `store purge`.
 //!
 //! It owns no state: handlers read and call the parts of the relay in [`AdminApi`]. Requests that change something, or
 //! return client addresses, need the admin token (`auth`).
@@ -10,6 +11,8 @@ mod auth;
 mod clients;
 mod commands;
 mod exposition;
+mod purge;
+mod request_body;
 mod rollout;
 
 use std::net::SocketAddr;
@@ -29,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 pub use self::auth::read_token;
 pub use self::commands::{CommandReply, CommandRequest, ProcessCommand, ProcessCommands};
 pub use self::exposition::Exposition;
+pub use self::purge::PurgeRequest;
+use gupd_cache::fill::Fills;
 use gupd_config::clock::Clock;
 use gupd_net::listen::LifecycleStage;
 use gupd_net::redirect::{DrainMode, DrainState};
@@ -43,6 +48,8 @@ pub struct AdminApi {
     pub exposition: Arc<Exposition>,
     /// Store, for its metrics and health.
     pub store: Arc<Store>,
+    /// Fills, for purges.
+    pub fills: Fills,
     /// Lifecycle of the relay.
     pub stage: watch::Receiver<LifecycleStage>,
     /// Background refresh.
@@ -77,6 +84,7 @@ impl AdminApi {
             .route("/api/v1/reload", post(commands::reload))
             .route("/api/v1/upgrade", post(commands::upgrade))
             .route("/api/v1/drain", post(commands::start_drain).delete(commands::end_drain))
+            .route("/api/v1/store/purge", post(purge::purge))
             .route("/api/v1/rollout", get(rollout::status).post(rollout::command))
             .route("/api/v1/rollout/clients", get(clients::list))
             .route("/api/v1/rollout/view", get(rollout::view))
@@ -126,6 +134,10 @@ async fn readyz(State(api): State<AdminApi>) -> (StatusCode, String) {
 
 fn text_response((status, text): (StatusCode, String)) -> Response {
     (status, format!("{text}\n")).into_response()
+}
+
+fn internal_error(error: &dyn std::fmt::Display) -> Response {
+    text_response((StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
 fn json_response(value: &impl Serialize) -> Response {

@@ -3,38 +3,23 @@
 //! reason.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use super::auth::authorize;
-use super::{AdminApi, ErrorMessage, json_response, query_pairs, text_response};
+use super::request_body::{check_author, read_body};
+use super::{AdminApi, internal_error, json_response, query_pairs, text_response};
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
 use gupd_rollout::command::{AttributedCommand, RolloutCommand};
 use gupd_rollout::dry_run::KnownClient;
 use gupd_rollout::engine::ExecuteError;
 use gupd_rollout::rings::Rings;
 use gupd_rollout::status::{Status, ViewStatus};
-
-/// Maximum bytes of a command, many times the longest one.
-const MAX_COMMAND: usize = 16 << 10;
-
-/// Timeout for the body of a command.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Maximum characters of `by`: a line of the audit log must stay readable.
-const MAX_BY: usize = 100;
-
-/// Maximum characters of `reason`.
-const MAX_REASON: usize = 1_000;
 
 /// Fields of a command request besides the command.
 #[derive(Debug, Deserialize)]
@@ -130,21 +115,6 @@ async fn answer_dry_run(api: &AdminApi, command: RolloutCommand) -> Response {
     }
 }
 
-async fn read_body(request: Request) -> Result<Bytes, ErrorMessage> {
-    let body = Limited::new(request.into_body(), MAX_COMMAND).collect();
-    match timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) => {
-            let message = format!("command: body incomplete or larger than {MAX_COMMAND} bytes: {error}");
-            Err((StatusCode::BAD_REQUEST, message))
-        }
-        Err(_) => Err((
-            StatusCode::REQUEST_TIMEOUT,
-            "command: body did not arrive in time: send it at once".to_owned(),
-        )),
-    }
-}
-
 /// Parses a command and its envelope; an error is one line.
 fn parse_command(body: &[u8]) -> Result<(RolloutCommand, Envelope), String> {
     const EXAMPLE: &str = r#"send JSON such as {"order": "halt", "by": "anna", "reason": "…"}"#;
@@ -162,13 +132,7 @@ fn parse_command(body: &[u8]) -> Result<(RolloutCommand, Envelope), String> {
     if let Some(unknown) = keys.iter().find(|key| known.get(key.as_str()).is_none()) {
         return Err(format!("command: unknown field {unknown:?}: remove it"));
     }
-    envelope.by = envelope.by.trim().to_owned();
-    if envelope.by.is_empty() || envelope.by.chars().count() > MAX_BY {
-        return Err(format!("by: must have 1 to {MAX_BY} characters"));
-    }
-    if envelope.reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_REASON) {
-        return Err(format!("reason: must have at most {MAX_REASON} characters"));
-    }
+    envelope.by = check_author(&envelope.by, envelope.reason.as_deref())?;
     Ok((order, envelope))
 }
 
@@ -182,13 +146,10 @@ fn command_error(error: &ExecuteError) -> Response {
     text_response((status, error.to_string()))
 }
 
-fn internal_error(error: &dyn std::fmt::Display) -> Response {
-    text_response((StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request_body::MAX_REASON;
 
     #[test]
     fn command_is_parsed_with_sender_and_reason() {

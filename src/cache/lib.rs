@@ -6,6 +6,7 @@
 
 pub mod digest;
 pub mod fill;
+mod selection;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -16,6 +17,7 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 
+pub use self::selection::{ObjectSelection, PathGlob, age};
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::Classification;
 use gupd_config::{self as config, Class};
@@ -23,7 +25,7 @@ use gupd_http::control::Directive;
 use gupd_http::freshness::RevalidationReason;
 use gupd_http::storable::check_storable;
 use gupd_http::{CacheControl, Freshness, SelectingRequest, UnstorableReason, VaryFields, Verdict};
-use gupd_store::{BlobId, BodySource, Object, ObjectKey, Store, StoreError};
+use gupd_store::{BlobId, BodySource, Object, ObjectKey, RemovalStats, Store, StoreError};
 
 /// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB that a relay may use beyond
 /// `store.memory`.
@@ -229,15 +231,15 @@ impl Cache {
         stale.object.with_head(updated, request_time, response_time)
     }
 
-    /// Removes a key from memory and disk, because an unsafe request changed its object (RFC 9111 §4.4).
+    /// Removes a key from memory and disk, because an unsafe request changed its object (RFC 9111 §4.4) or it is purged.
     ///
     /// # Errors
     /// Returns an error if the index cannot be written.
-    pub async fn invalidate(&self, key: &ObjectKey) -> Result<(), StoreError> {
+    pub async fn invalidate(&self, key: &ObjectKey) -> Result<RemovalStats, StoreError> {
         self.forget(std::slice::from_ref(key));
-        self.store.remove(key).await?;
+        let removed = self.store.remove(key).await?;
         self.forget(std::slice::from_ref(key));
-        Ok(())
+        Ok(removed)
     }
 
     /// Removes a damaged or missing blob and every object that shares it. `key` is the key that led to it: the index no

@@ -214,6 +214,16 @@ pub fn main() -> ExitCode {
     }
 }
 
+impl CommandError {
+    /// Puts a sentence before the error.
+    fn with_context(self, context: &str) -> Self {
+        match self {
+            Self::Configuration(text) => Self::Configuration(format!("{context}: {text}")),
+            Self::Failed(text) => Self::Failed(format!("{context}: {text}")),
+        }
+    }
+}
+
 impl From<Problems> for CommandError {
     fn from(problems: Problems) -> Self {
         Self::Configuration(problems.to_string())

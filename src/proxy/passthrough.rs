@@ -221,7 +221,7 @@ async fn invalidate(proxy: &Proxy, exchange: &Exchange<'_>, response: &HeaderMap
         Some(ObjectKey::from(normal.key(&target.route.name, bound)))
     });
     for key in std::iter::once(exchange.key().clone()).chain(named) {
-        proxy.fills.detach(&key);
+        let _overtaken = proxy.fills.detach(&key);
         if let Err(error) = proxy.cache.invalidate(&key).await {
             tracing::error!(%error, "stored response not invalidated after an unsafe request");
         }

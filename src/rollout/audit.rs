@@ -1,4 +1,4 @@
-//! The audit log: one JSON object a line for every command and every step that opened by itself, in `audit.log` of the
+//! The audit log: one JSON object a line for every rollout command, every purge and every step that opened by itself, in `audit.log` of the
 //! store's folder. Lines are appended, each by one synced write, and never rewritten. The file is opened for each
 //! write, so that moving it away starts a new one. A command that cannot be logged is not executed, see `engine`.
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
-use super::command::{AttributedCommand, RolloutCommand};
+use super::command::AttributedCommand;
 use super::progress::StepId;
 use super::rings::Rings;
 use super::status::UtcTime;
@@ -75,7 +75,11 @@ pub struct AuditError {
 
 impl AuditEntry {
     /// A line for a command.
-    pub fn for_command(at: UnixMillis, command: &AttributedCommand, outcome: AuditOutcome) -> Self {
+    pub fn for_command<C: Serialize>(
+        at: UnixMillis,
+        command: &AttributedCommand<C>,
+        outcome: AuditOutcome,
+    ) -> Self {
         let (name, arguments) = split_command(&command.command);
         Self {
             at: UtcTime(at),
@@ -107,7 +111,7 @@ impl AuditEntry {
 }
 
 /// Returns the command's name and its arguments.
-fn split_command(command: &RolloutCommand) -> (String, Value) {
+fn split_command(command: &impl Serialize) -> (String, Value) {
     let mut all = serde_json::to_value(command).unwrap_or_default();
     let name = all.as_object_mut().and_then(|all| all.remove("order"));
     (name.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned(), all)
@@ -177,6 +181,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::command::RolloutCommand;
 
     fn entry(by: &str) -> AuditEntry {
         let command = RolloutCommand::Hold { group: "pilot".to_owned(), revision: "7".to_owned() };

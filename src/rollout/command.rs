@@ -67,9 +67,9 @@ pub enum RolloutCommand {
 
 /// A command with its origin, for the audit log.
 #[derive(Clone, Debug)]
-pub struct AttributedCommand {
-    /// The command.
-    pub command: RolloutCommand,
+pub struct AttributedCommand<C = RolloutCommand> {
+    /// The command; its JSON has its name as `order`.
+    pub command: C,
     /// Its author.
     pub by: String,
     /// Address that it came from.

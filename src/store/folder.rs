@@ -265,6 +265,11 @@ impl Folder {
     }
 }
 
+/// Returns device and inode of a folder.
+pub(super) fn read_id(root: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(root).map(|root| (root.dev(), root.ino()))
+}
+
 /// Skips all numbers up to `last`.
 fn skip_numbers_to(last: Option<u64>) {
     NEXT.fetch_max(last.map_or(0, |last| last.saturating_add(1)), Ordering::Relaxed);

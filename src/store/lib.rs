@@ -224,9 +224,17 @@ impl Store {
     }
 
     /// Removes all variants of a key, and blobs that no other object has.
-    pub async fn remove(&self, key: &str) -> Result<(), StoreError> {
+    pub async fn remove(&self, key: &str) -> Result<RemovalStats, StoreError> {
         let key = key.to_owned();
-        self.remove_objects(move || RemovalTarget::Key(key)).await.map(drop)
+        Ok(self.remove_objects(move || RemovalTarget::Key(key)).await?.removed)
+    }
+
+    /// Returns device and inode of the folder: two paths with equal numbers are the same store.
+    ///
+    /// # Errors
+    /// When the folder is gone.
+    pub fn folder_id(&self) -> std::io::Result<(u64, u64)> {
+        folder::read_id(self.folder.root())
     }
 
     /// Removes a damaged blob and all objects that have it, and returns their keys.

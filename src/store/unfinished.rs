@@ -68,6 +68,16 @@ impl Store {
         drop(replaced);
     }
 
+    /// Removes unfinished fills by their head and whole length. Unlinks files: not for an async thread.
+    pub fn discard_unfinished_if(&self, mut is_discarded: impl FnMut(&NewObject, u64) -> bool) {
+        let mut list = self.unfinished.lock();
+        let (discarded, kept) =
+            std::mem::take(&mut *list).into_iter().partition(|fill| is_discarded(&fill.object, fill.len));
+        *list = kept;
+        drop(list);
+        let _unlinked: VecDeque<UnfinishedFill> = discarded;
+    }
+
     /// Removes the oldest unfinished fill; returns true if there was one. Unlinks a file: not for an async
     /// thread.
     pub(super) fn discard_oldest_unfinished(&self) -> bool {

@@ -36,6 +36,7 @@ mod pasted;
 mod plan;
 mod process;
 mod profile_check;
+mod purge;
 mod refresh;
 mod resumable;
 mod rollout;

@@ -133,7 +133,7 @@ async fn purge_removes_only_selected_objects() {
     let folder = folder.path();
     let everything = list_paths(folder, &[]);
     store("purge", folder, &["--path", "**"])
-        .assert_error(1, &["in use by another gupd", "stop that process"]);
+        .assert_error(2, &["in use by another gupd", "admin_token_file"]);
     let rehearsed = store("purge", folder, &["--path", "**", "--dry-run"]);
     assert_eq!((rehearsed.status.code(), rehearsed.lines.len()), (Some(0), 7), "{rehearsed:#?}");
     stop(relay);

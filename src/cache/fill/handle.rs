@@ -63,12 +63,41 @@ pub(super) enum Phase {
 #[derive(Clone, Debug)]
 pub struct FillHandle {
     pub(super) phase: watch::Receiver<Phase>,
-    /// A client has joined.
-    for_client: Arc<AtomicBool>,
+    flags: Arc<FillFlags>,
     current_upstream: CurrentUpstream,
     upstream_order: Arc<[UpstreamId]>,
     // Declared after the receiver: the receiver is gone when the task wakes and counts followers.
     leave_notifier: LeaveNotifier,
+}
+
+/// Facts about a fill that its handles and its task share.
+#[derive(Debug)]
+pub(super) struct FillFlags {
+    content_type: Arc<str>,
+    /// A client has joined.
+    for_client: AtomicBool,
+    /// The object was changed or purged: the content is not stored.
+    is_detached: AtomicBool,
+}
+
+impl FillFlags {
+    pub(super) fn new(request: &FillRequest, is_for_client: bool) -> Arc<Self> {
+        Arc::new(Self {
+            content_type: request.classification.content_type.clone(),
+            for_client: AtomicBool::new(is_for_client),
+            is_detached: AtomicBool::new(false),
+        })
+    }
+
+    /// Returns true if a client has joined.
+    pub(super) fn is_for_client(&self) -> bool {
+        self.for_client.load(Ordering::Relaxed)
+    }
+
+    /// Returns true if the content must not be stored.
+    pub(super) fn is_detached(&self) -> bool {
+        self.is_detached.load(Ordering::Acquire)
+    }
 }
 
 /// Wakes the fill's task when a handle is dropped.
@@ -210,12 +239,13 @@ impl FillHandle {
     pub(super) fn new(
         phase: watch::Receiver<Phase>,
         request: &FillRequest,
-        for_client: Arc<AtomicBool>,
+        flags: Arc<FillFlags>,
         current_upstream: CurrentUpstream,
         attention: Arc<Notify>,
     ) -> Self {
         let upstream_order = request.upstream_order.clone();
-        Self { phase, for_client, current_upstream, upstream_order, leave_notifier: LeaveNotifier(attention) }
+        let leave_notifier = LeaveNotifier(attention);
+        Self { phase, flags, current_upstream, upstream_order, leave_notifier }
     }
 
     /// Waits for the response head, or for the decision that no response will be shared.
@@ -287,7 +317,7 @@ impl FillHandle {
 
     /// Returns true if a client has joined the fill.
     pub fn is_for_client(&self) -> bool {
-        self.for_client.load(Ordering::Relaxed)
+        self.flags.is_for_client()
     }
 
     /// Upstreams of the fill, by priority.
@@ -326,12 +356,28 @@ impl FillHandle {
 
     /// Records that a follower joined.
     pub(super) fn join(&self, is_client: bool) -> Self {
-        self.for_client.fetch_or(is_client, Ordering::Relaxed);
+        self.flags.for_client.fetch_or(is_client, Ordering::Relaxed);
         self.clone()
     }
 
-    pub(super) fn client_flag(&self) -> Arc<AtomicBool> {
-        self.for_client.clone()
+    /// Label of the content type.
+    pub(super) fn content_type(&self) -> &str {
+        &self.flags.content_type
+    }
+
+    /// Returns the length of the content, if it is known already.
+    pub(super) fn length(&self) -> Option<u64> {
+        match &*self.phase.borrow() {
+            Phase::Receiving { content, .. } => content.length,
+            Phase::Complete { length, .. } => Some(*length),
+            Phase::Stored { entry } | Phase::NotModified { entry } => Some(entry.object.len),
+            Phase::Asking | Phase::Unshared { .. } | Phase::Failed { .. } => None,
+        }
+    }
+
+    /// Records that the object was changed or purged.
+    pub(super) fn mark_detached(&self) {
+        self.flags.is_detached.store(true, Ordering::Release);
     }
 
     pub(super) fn wake_task(&self) {

@@ -20,6 +20,7 @@ mod origin;
 mod outcome;
 mod plan;
 mod private_response;
+mod purge;
 mod range_fetch;
 mod reader;
 mod request;
@@ -45,6 +46,7 @@ pub use self::head::ContentHead;
 use self::metrics::FillMetrics;
 pub use self::outcome::{FillError, FillOutcome};
 pub use self::private_response::PrivateResponse;
+pub use self::purge::PurgeReport;
 pub use self::range_fetch::{RangeFetchError, fetch_range};
 pub use self::reader::{ContentReader, TransferError};
 pub use self::request::{BackgroundFetch, FillRequest};
@@ -175,10 +177,17 @@ impl Fills {
         &self.context.digests
     }
 
-    /// Removes the fills of `key` from the register, because an unsafe request changed the object. Later requests start
-    /// a new fill.
-    pub fn detach(&self, key: &str) {
-        self.context.lock().retain(|(filling, _), _| **filling != *key);
+    /// Removes the fills of `key` from the register, because an unsafe request changed the object or it is purged. They
+    /// go on for their followers and store nothing; later requests start a new fill. Returns their number.
+    pub fn detach(&self, key: &str) -> u64 {
+        self.detach_if(|filling, _| *filling == *key)
+    }
+
+    fn detach_if(&self, is_detached: impl Fn(&str, &FillHandle) -> bool) -> u64 {
+        let detached =
+            self.context.lock().extract_if(|(key, _), fill| is_detached(key, fill)).collect::<Vec<_>>();
+        detached.iter().for_each(|(_, fill)| fill.mark_detached());
+        detached.len() as u64
     }
 
     /// Stops every fill. Each fill first writes the bytes that have arrived, so that a restart does not fetch them

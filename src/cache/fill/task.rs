@@ -6,13 +6,13 @@ mod body;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use http::{HeaderMap, StatusCode, header};
 use tokio::sync::{Notify, watch};
 
 use super::accept::{AcceptedResponse, RejectedResponse};
 use super::fetch::Followers;
+use super::handle::FillFlags;
 use super::private_response::PrivateResponseSender;
 use super::{
     BackgroundFetch, FillContent, FillContext, FillError, FillHandle, FillKey, FillOutcome, FillRequest,
@@ -34,6 +34,7 @@ pub(super) struct FillTask {
     upstreams: Arc<Upstreams>,
     request: FillRequest,
     phase: watch::Sender<Phase>,
+    flags: Arc<FillFlags>,
     current_upstream: CurrentUpstream,
     /// Notified when a follower leaves, or wants bytes that no run brings.
     attention: Arc<Notify>,
@@ -68,14 +69,16 @@ impl FillTask {
         let (phase, phases) = watch::channel(Phase::Asking);
         let (sender, private_response) = PrivateResponse::channel();
         let (attention, current_upstream) = (Arc::new(Notify::new()), CurrentUpstream::default());
-        let for_client = Arc::new(AtomicBool::new(request.background.is_none()));
-        let fill = FillHandle::new(phases, &request, for_client, current_upstream.clone(), attention.clone());
+        let flags = FillFlags::new(&request, request.background.is_none());
+        let fill =
+            FillHandle::new(phases, &request, flags.clone(), current_upstream.clone(), attention.clone());
         let task = Self {
             context,
             upstreams,
             replaced: request.stale.clone(),
             request,
             phase,
+            flags,
             current_upstream,
             attention,
             private_response: Some(sender),
@@ -291,7 +294,7 @@ impl FillTask {
             Ok(()) => Ok(cache.refresh(stale, updated, answer.request_time, answer.response_time).await),
             // The response was public and no longer is: it must not stay in the store.
             Err(_) => match cache.invalidate(&stale.object.key).await {
-                Ok(()) => return StepOutcome::RetryUnconditionally,
+                Ok(_) => return StepOutcome::RetryUnconditionally,
                 Err(error) => Err(error),
             },
         };
@@ -334,9 +337,9 @@ impl FillTask {
         let (phase, phases) = watch::channel(Phase::Asking);
         let old = std::mem::replace(&mut self.phase, phase);
         let mut running = self.context.lock();
-        let for_client = running.get(&self.register_key()).map(FillHandle::client_flag).unwrap_or_default();
+        self.flags = FillFlags::new(&self.request, self.flags.is_for_client());
         let (current, attention) = (self.current_upstream.clone(), self.attention.clone());
-        let fill = FillHandle::new(phases, &self.request, for_client, current, attention);
+        let fill = FillHandle::new(phases, &self.request, self.flags.clone(), current, attention);
         running.insert(self.register_key(), fill.clone());
         drop(running);
         // Followers of the old fill continue with the new one, which must not end unfollowed before they do.

@@ -141,6 +141,7 @@ impl PreparedRelay {
         let api = AdminApi {
             exposition: relay.metrics.exposition.clone(),
             store: relay.cache.store().clone(),
+            fills: relay.proxy.fills().clone(),
             stage,
             refresher: relay.refresher.clone(),
             commands,

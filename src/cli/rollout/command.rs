@@ -43,14 +43,16 @@ fn body(order: &RolloutCommand, flags: &RolloutFlags) -> Result<Vec<u8>, Command
     let invalid = |error| CommandError::Failed(format!("command: cannot be written as JSON: {error}"));
     let mut body = serde_json::to_value(order).map_err(invalid)?;
     if let Value::Object(body) = &mut body {
-        body.insert(
-            "by".to_owned(),
-            sender(&user(), Uid::current().is_root(), env::var("SUDO_USER").ok()).into(),
-        );
+        body.insert("by".to_owned(), author().into());
         body.insert("dry_run".to_owned(), flags.dry_run.into());
         body.extend(flags.reason.clone().map(|reason| ("reason".to_owned(), reason.into())));
     }
     serde_json::to_vec(&body).map_err(invalid)
+}
+
+/// Returns the author of a command, for the audit log.
+pub(crate) fn author() -> String {
+    sender(&user(), Uid::current().is_root(), env::var("SUDO_USER").ok())
 }
 
 /// Returns the name of the calling user, or the user id if it has none.

@@ -10,6 +10,7 @@ mod table;
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
 
+pub(crate) use self::command::author;
 use super::admin_client::AdminClient;
 use super::{AdminFlags, CommandError, print_line};
 use gupd_rollout::command::RolloutCommand;

@@ -7,8 +7,9 @@ use indicatif::{BinaryBytes, HumanCount};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::selection::{Selection, age};
+use super::selection::Selection;
 use super::{CommandError, StoreLocation};
+use gupd_cache::age;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_http::key;
 use gupd_store::{Inventory, Object};
@@ -18,8 +19,9 @@ pub(super) fn run(
     selection: &Selection,
     as_json: bool,
 ) -> Result<(), CommandError> {
-    let (_, inventory) = location.open(selection)?;
+    let inventory = location.open(selection)?;
     let format = if as_json { ListFormat::Json } else { ListFormat::Table };
+    let selection = selection.conditions();
     print_list(&inventory, |object, now| selection.matches(object, now), format)
 }
 

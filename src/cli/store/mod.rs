@@ -1,5 +1,5 @@
 //! `gupd store`: commands on a store. They open its folder themselves. `ls`, `export` and `verify --dry-run` work
-//! beside a running relay; commands that change the store need the lock of the folder.
+//! beside a running relay; other commands need the lock of the folder. `purge` asks the relay that has it.
 
 mod list;
 mod purge;
@@ -49,6 +49,8 @@ pub(super) enum StoreCommand {
         /// Only list the objects.
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        flags: purge::PurgeFlags,
     },
     /// Compare every blob with its checksums and the index; fetch damaged chunks again, remove what no upstream has.
     Verify {
@@ -95,8 +97,10 @@ pub(super) struct StoreLocation {
 pub(super) fn run(command: StoreCommand) -> Result<(), CommandError> {
     match command {
         StoreCommand::Ls { location, selection, json } => list::run(&location, &selection, json),
-        StoreCommand::Purge { location, selection, dry_run: true } => purge::dry_run(&location, &selection),
-        StoreCommand::Purge { location, selection, dry_run: false } => purge::run(&location, &selection),
+        StoreCommand::Purge { location, selection, dry_run: true, .. } => {
+            purge::dry_run(&location, &selection)
+        }
+        StoreCommand::Purge { location, selection, flags, .. } => purge::run(&location, &selection, flags),
         StoreCommand::Verify { location, upstream, dry_run } => verify::run(&location, upstream, dry_run),
         StoreCommand::Export { location, since, output } => transfer::export(&location, since, &output),
         StoreCommand::Import { location, bundle } => transfer::import(&location, &bundle),
@@ -105,11 +109,19 @@ pub(super) fn run(command: StoreCommand) -> Result<(), CommandError> {
 
 impl StoreLocation {
     /// Opens the list of objects, and checks that the selection can have any.
-    fn open(&self, selection: &Selection) -> Result<(config::StoreSettings, Inventory), CommandError> {
-        let config = self.load_config(Vec::new())?;
+    fn open(&self, selection: &Selection) -> Result<Inventory, CommandError> {
+        Ok(self.open_with(Overrides::default(), selection)?.1)
+    }
+
+    fn open_with(
+        &self,
+        overrides: Overrides,
+        selection: &Selection,
+    ) -> Result<(Config, Inventory), CommandError> {
+        let config = self.load_with(overrides)?;
         let inventory = Inventory::open(&config.store.dir)?;
         selection.check(&config, &inventory).map_err(CommandError::Configuration)?;
-        Ok((config.store, inventory))
+        Ok((config, inventory))
     }
 
     fn load(&self) -> Result<config::StoreSettings, CommandError> {
@@ -118,7 +130,11 @@ impl StoreLocation {
 
     /// Loads the whole configuration; upstreams are optional.
     fn load_config(&self, upstream: Vec<String>) -> Result<Config, CommandError> {
-        let overrides = Overrides { store: self.store.clone(), upstream, ..Overrides::default() };
+        self.load_with(Overrides { upstream, ..Overrides::default() })
+    }
+
+    fn load_with(&self, overrides: Overrides) -> Result<Config, CommandError> {
+        let overrides = Overrides { store: self.store.clone(), ..overrides };
         Ok(self.file.load_without_upstreams(&overrides)?)
     }
 }

@@ -1,27 +1,77 @@
-//! `gupd store purge`: removes objects one key at a time, so an interrupted purge leaves a consistent store.
+//! `gupd store purge`: removes objects one key at a time, so an interrupted purge leaves a consistent store. A running
+//! relay has the store locked and removes them itself, at the request of this command.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 
+use bytes::Bytes;
+use clap::Args;
+use http::Method;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::list::{ListFormat, print_list};
 use super::selection::Selection;
 use super::{CommandError, OpenedStore, StoreLocation};
-use crate::print_line;
+use crate::admin_client::{AdminClient, AdminRequest};
+use crate::{print_line, rollout};
+use gupd_admin::PurgeRequest;
+use gupd_cache::ObjectSelection;
+use gupd_cache::fill::PurgeReport;
 use gupd_config::clock::{Clock, UnixMillis};
-use gupd_store::{Object, ObjectKey};
+use gupd_config::{Config, Overrides};
+use gupd_store::{Inventory, Object, ObjectKey, StoreError};
+
+/// Maximum bytes of the relay's response.
+const MAX_RESPONSE: usize = 64 << 10;
+
+/// Flags of a purge by the running relay.
+#[derive(Debug, Args)]
+pub(crate) struct PurgeFlags {
+    /// Admin address of the running relay [default: 127.0.0.1:9467].
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// Reason, for the audit log of the running relay.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
 
 /// Lists the objects that a purge would remove.
 pub(super) fn dry_run(location: &StoreLocation, selection: &Selection) -> Result<(), CommandError> {
-    require_condition(selection)?;
-    let (_, inventory) = location.open(selection)?;
-    print_list(&inventory, |object, now| is_purged(selection, object, now), ListFormat::Table)
+    let conditions = conditions(selection)?;
+    let inventory = location.open(selection)?;
+    print_list(&inventory, |object, now| is_purged(&conditions, object, now), ListFormat::Table)
 }
 
-pub(super) fn run(location: &StoreLocation, selection: &Selection) -> Result<(), CommandError> {
-    require_condition(selection)?;
-    let (config, inventory) = location.open(selection)?;
-    let OpenedStore { store, runtime } = OpenedStore::open(&config)?;
+pub(super) fn run(
+    location: &StoreLocation,
+    selection: &Selection,
+    flags: PurgeFlags,
+) -> Result<(), CommandError> {
+    let conditions = conditions(selection)?;
+    let overrides = Overrides { admin: flags.admin, ..Overrides::default() };
+    let (config, inventory) = location.open_with(overrides, selection)?;
+    match OpenedStore::open(&config.store) {
+        Ok(opened) => purge_opened(&opened, &inventory, &conditions),
+        Err(StoreError::Locked { path }) => {
+            let context = format!("store folder {}: in use by another gupd", path.display());
+            let token_file = config.server.admin_token_file.as_deref().ok_or_else(|| {
+                let remedy = location.file.where_to_set("server.admin_token_file");
+                CommandError::Configuration(format!("{context}: no admin token: {remedy}"))
+            })?;
+            let admin = AdminClient::with_token(&config, token_file)?;
+            purge_running(&admin, &config, conditions, flags.reason)
+                .map_err(|error| error.with_context(&context))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn purge_opened(
+    OpenedStore { store, runtime }: &OpenedStore,
+    inventory: &Inventory,
+    selection: &ObjectSelection,
+) -> Result<(), CommandError> {
     let now = Clock::system().now();
     let mut keys = BTreeSet::<ObjectKey>::new();
     for object in inventory.objects() {
@@ -30,31 +80,55 @@ pub(super) fn run(location: &StoreLocation, selection: &Selection) -> Result<(),
             keys.insert(object.key);
         }
     }
-    let before = store.stats();
+    store.discard_unfinished_if(|object, len| selection.matches_unfinished(object, len, now));
+    let mut report = PurgeReport::default();
     for key in &keys {
-        runtime.block_on(store.remove(key))?;
+        let removed = runtime.block_on(store.remove(key))?;
+        report.objects += removed.objects;
+        report.bytes += removed.bytes;
     }
-    let after = store.stats();
-    print_line(&format!(
-        "removed {} objects, {} on disk",
-        HumanCount(before.objects.saturating_sub(after.objects)),
-        BinaryBytes(before.disk_bytes.saturating_sub(after.disk_bytes)),
-    ));
+    print_report(report);
     Ok(())
 }
 
+fn purge_running(
+    admin: &AdminClient,
+    config: &Config,
+    select: ObjectSelection,
+    reason: Option<String>,
+) -> Result<(), CommandError> {
+    let folder = fs::metadata(&config.store.dir).ok().map(|folder| (folder.dev(), folder.ino()));
+    let request = PurgeRequest { by: rollout::author(), reason, folder, select };
+    let body = serde_json::to_vec(&request)
+        .map_err(|error| CommandError::Failed(format!("purge: cannot be written as JSON: {error}")))?;
+    let (path, body) = ("/api/v1/store/purge", Bytes::from(body));
+    let body = admin.send(AdminRequest { method: Method::POST, path, body, max_response: MAX_RESPONSE })?;
+    print_report(serde_json::from_slice(&body).map_err(|error| admin.invalid_response(&error))?);
+    Ok(())
+}
+
+fn print_report(PurgeReport { objects, bytes, fills }: PurgeReport) {
+    let removed = format!("removed {} objects, {} on disk", HumanCount(objects), BinaryBytes(bytes));
+    let fills = match fills {
+        0 => String::new(),
+        fills => format!("; {} running downloads will not be stored", HumanCount(fills)),
+    };
+    print_line(&format!("{removed}{fills}"));
+}
+
 /// A copy belongs to a revision, and is removed with it.
-fn is_purged(selection: &Selection, object: &Object, now: UnixMillis) -> bool {
+fn is_purged(selection: &ObjectSelection, object: &Object, now: UnixMillis) -> bool {
     selection.matches(object, now) && !object.is_copy()
 }
 
 /// Rejects an empty selection: a forgotten flag must not empty a store.
-fn require_condition(selection: &Selection) -> Result<(), CommandError> {
-    if selection.is_empty() {
+fn conditions(selection: &Selection) -> Result<ObjectSelection, CommandError> {
+    let conditions = selection.conditions();
+    if conditions.is_empty() {
         return Err(CommandError::Configuration(
             "purge: no condition: pass --path, --content-type or --revision, or --path '**' for all objects"
                 .to_owned(),
         ));
     }
-    Ok(())
+    Ok(conditions)
 }

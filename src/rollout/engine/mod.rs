@@ -46,6 +46,7 @@ struct RolloutShared {
     switches: Mutex<Vec<RulesSwitch>>,
     switched: Notify,
     clients: ClientTracker,
+    audit: AuditLog,
     clock: Clock,
     metrics: Arc<RolloutMetrics>,
     snapshot: ArcSwap<RolloutSnapshot>,
@@ -131,6 +132,7 @@ impl Rollouts {
             switches: Mutex::default(),
             switched: Notify::new(),
             clients,
+            audit: AuditLog::in_folder(&config.store.dir),
             clock,
             metrics,
             snapshot: ArcSwap::from_pointee(RolloutSnapshot {
@@ -143,8 +145,7 @@ impl Rollouts {
             requests,
             downloads,
         });
-        let audit = AuditLog::in_folder(&config.store.dir);
-        let mut task = RolloutTask::new(shared.clone(), (request_queue, download_queue), store, audit);
+        let mut task = RolloutTask::new(shared.clone(), (request_queue, download_queue), store);
         task.restore(restored).await;
         Ok((Self(shared), task))
     }
@@ -157,6 +158,11 @@ impl Rollouts {
     /// Returns true if there are rings.
     pub fn has_rings(&self) -> bool {
         self.0.rules.load().has_rings()
+    }
+
+    /// Returns the audit log, for commands that do not concern rollouts.
+    pub fn audit_log(&self) -> &AuditLog {
+        &self.0.audit
     }
 
     /// Returns the client tracker, which the relay must run.

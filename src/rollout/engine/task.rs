@@ -65,10 +65,10 @@ impl RolloutTask {
         shared: Arc<RolloutShared>,
         (requests, downloads): (mpsc::Receiver<TaskRequest>, mpsc::Receiver<PayloadDownload>),
         store: Arc<Store>,
-        audit: AuditLog,
     ) -> Self {
         let (clock, rules) = (shared.clock.clone(), shared.rules.load_full());
         let (now, monotonic) = clock.now_and_monotonic();
+        let shared_audit = shared.audit.clone();
         Self {
             shared,
             requests,
@@ -80,7 +80,7 @@ impl RolloutTask {
             stored: Arc::default(),
             rules,
             payloads: KeptPayloads::default(),
-            audit,
+            audit: shared_audit,
             troubles: BTreeMap::new(),
             passed: now,
             passed_monotonic: monotonic,

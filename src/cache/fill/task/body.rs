@@ -159,6 +159,7 @@ impl FillTask {
                 // Before followers see the failure: the next fill continues from the suspended bytes.
                 match error {
                     FillError::Store(_) => writer.discard(),
+                    _ if self.flags.is_detached() => writer.discard(),
                     _ => writer.suspend().await,
                 }
                 StepOutcome::Done(self.fail(error))
@@ -263,6 +264,10 @@ impl FillTask {
             }
         }
         content.head.mark_replaced();
+        if self.flags.is_detached() {
+            writer.discard();
+            return self.pass_on(content, length, FillOutcome::Outdated);
+        }
         self.set_phase(Phase::Complete { content: content.clone(), length });
         if self.context.store.is_released() {
             self.unregister();
