@@ -13,7 +13,7 @@ use gupd_config::{Clock, Config, UpstreamSettings};
 use gupd_net::listen::tls;
 use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::{BandwidthClass, WanLimiter};
-use gupd_net::upstream::{CurrentUpstream, RequestBody, UpstreamRequest, Upstreams};
+use gupd_net::upstream::{UpstreamRequest, Upstreams};
 
 pub(super) fn run(flags: &CommonFlags, probe: bool) -> Result<(), CommandError> {
     let config = flags.load()?;
@@ -36,17 +36,9 @@ fn probe_upstreams(config: &Config, upstreams: &Upstreams) -> Result<(), Command
     let runtime = new_runtime()?;
     let mut headers = HeaderMap::new();
     upstreams.instance().mark(&mut headers, Version::HTTP_11);
-    let request = UpstreamRequest {
-        // Any status shows that the upstream answers.
-        method: Method::HEAD,
-        target: PathAndQuery::from_static("/"),
-        headers,
-        body: RequestBody::Empty,
-        bandwidth: BandwidthClass::default(),
-        current_upstream: CurrentUpstream::default(),
-        client: None,
-        pin: None,
-    };
+    let root = UpstreamRequest::get(PathAndQuery::from_static("/"), headers, BandwidthClass::default());
+    // Any status shows that the upstream answers.
+    let request = UpstreamRequest { method: Method::HEAD, ..root };
     let mut failed = Vec::new();
     for (upstream, configured) in upstreams.iter().zip(&config.upstreams) {
         let started = Instant::now();

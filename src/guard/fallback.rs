@@ -26,6 +26,7 @@ use gupd_http::instance::RelayInstance;
 use gupd_http::refusal::Refusal;
 use gupd_http::target::{OwnAddresses, Target, TargetRules};
 use gupd_net::SetupError;
+use gupd_net::field_names::FieldNames;
 use gupd_net::listen::{self, ClientConnection};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::redirect::PublicUrls;
@@ -207,6 +208,7 @@ impl FallbackService {
             method: head.method,
             target: target.original.clone(),
             headers: head.headers,
+            field_names: FieldNames::taken(head.extensions),
             body,
             bandwidth,
             current_upstream: CurrentUpstream::default(),
@@ -244,6 +246,7 @@ impl FallbackService {
         let mut response = Response::new(body);
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
+        *response.extensions_mut() = FieldNames::taken(head.extensions).into_extensions();
         response
     }
 }

@@ -6,6 +6,7 @@
 //! [`shape::LanLimiter`], [`shape::SlotLimiter`], [`redirect::PublicUrls`]. Start reading at [`upstream`] for
 //! requests to managers, at [`listen`] for clients.
 
+pub mod field_names;
 pub mod listen;
 pub mod metrics;
 pub mod pem;

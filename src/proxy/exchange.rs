@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Version, header};
+use http::{Extensions, HeaderMap, Method, Version, header};
 
 use crate::access::RequestObserver;
 use crate::slot::DownloadSlot;
@@ -23,6 +23,7 @@ use gupd_http::forwarding;
 use gupd_http::range::Ranges;
 use gupd_http::target::Target;
 use gupd_http::{CacheControl, SelectingRequest};
+use gupd_net::field_names::FieldNames;
 use gupd_net::listen::ClientConnection;
 use gupd_net::relocation::Relocation;
 use gupd_net::shape::{BandwidthClass, Purpose};
@@ -35,6 +36,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) method: &'a Method,
     /// The client's end-to-end fields, without those that a step has removed.
     pub(crate) headers: Cow<'a, HeaderMap>,
+    /// Extensions of the request, with the spelling of its field names.
+    extensions: &'a Extensions,
     pub(crate) version: Version,
     pub(crate) control: CacheControl,
     pub(crate) connection: &'a ClientConnection,
@@ -107,6 +110,7 @@ impl<'a> Exchange<'a> {
         let mut exchange = Self {
             method: &head.method,
             headers: forwarding::end_to_end_fields(&head.headers),
+            extensions: &head.extensions,
             version: head.version,
             control: CacheControl::from_request(&head.headers),
             connection,
@@ -137,6 +141,11 @@ impl<'a> Exchange<'a> {
     /// The upstream connections of this client alone, from its first request on that authenticates one.
     pub(crate) fn pin(&self) -> Option<&ConnectionPin> {
         self.connection.pin(&self.headers)
+    }
+
+    /// The spelling of the client's field names. Copies it.
+    pub(crate) fn field_names(&self) -> FieldNames {
+        FieldNames::received(self.extensions)
     }
 
     /// The parts of the request that select a stored response.
@@ -276,6 +285,7 @@ impl<'a> Exchange<'a> {
             target: self.target.original.clone(),
             client_headers: authentication::without_connection_credentials(&self.headers).into_owned(),
             headers: forwarding::prepare_fill(&self.headers, self.version, classification.class, instance),
+            field_names: self.field_names(),
             classification: classification.clone(),
             stale: None,
             part: if *self.method == Method::GET { Ranges::first_part(&self.headers) } else { None },

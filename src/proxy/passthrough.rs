@@ -22,6 +22,7 @@ use gupd_http::control::Directive;
 use gupd_http::forwarding;
 use gupd_http::key::{self, KeyBinding};
 use gupd_http::status::CacheStatus;
+use gupd_net::field_names::FieldNames;
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::{
     BodyBegin, CurrentUpstream, RequestBody, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
@@ -78,6 +79,7 @@ pub(crate) async fn forward(proxy: &Proxy, exchange: &Exchange<'_>, body: Reques
         method: exchange.method.clone(),
         target: exchange.target.original.clone(),
         headers,
+        field_names: exchange.field_names(),
         body,
         bandwidth: exchange.bandwidth_class(exchange.classification(), Purpose::Client),
         current_upstream: CurrentUpstream::default(),
@@ -131,7 +133,7 @@ pub(crate) async fn pass_on(proxy: &Proxy, exchange: &Exchange<'_>, answer: Upst
     let expected = if has_no_body { Some(0) } else { expected };
     let idle_timeout = exchange.generation.config.fill.idle_timeout;
     let content = BodyContent::passed_on(begin, body, idle_timeout, received, check);
-    Reply::new(head.status, headers, content, expected)
+    Reply::new(head.status, headers, content, expected).with_field_names(FieldNames::taken(head.extensions))
 }
 
 /// Verifies content that has arrived whole. Returns the check that content under way still needs.

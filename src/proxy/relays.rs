@@ -14,7 +14,7 @@ use gupd_cache::fill::{FillHandle, FillResponse};
 use gupd_http::forwarding;
 use gupd_http::instance;
 use gupd_net::shape::BandwidthClass;
-use gupd_net::upstream::{CurrentUpstream, RequestBody, Upstream, UpstreamRequest};
+use gupd_net::upstream::{Upstream, UpstreamRequest};
 
 /// Time that a peer waits for the head of a running fill, a little less than peers wait for a response: a round trip
 /// over most lines. A manager that needs longer, to build a delta, is asked twice, which costs less than the wait.
@@ -87,15 +87,11 @@ async fn detect_loop(exchange: &Exchange<'_>, fill: &FillHandle) {
 /// Returns true if a request to this upstream comes back here.
 async fn is_loop(exchange: &Exchange<'_>, upstream: &Arc<Upstream>) -> bool {
     let (upstreams, class) = (&exchange.generation.upstreams, exchange.classification().class);
+    let headers = forwarding::prepare_fill(&exchange.headers, exchange.version, class, upstreams.instance());
     let probe = UpstreamRequest {
         method: Method::HEAD,
-        target: exchange.target.original.clone(),
-        headers: forwarding::prepare_fill(&exchange.headers, exchange.version, class, upstreams.instance()),
-        body: RequestBody::Empty,
-        bandwidth: BandwidthClass::default(),
-        current_upstream: CurrentUpstream::default(),
         client: Some(exchange.client()),
-        pin: None,
+        ..UpstreamRequest::get(exchange.target.original.clone(), headers, BandwidthClass::default())
     };
     let answer = upstreams.send_to(upstream, &probe).await;
     answer.is_ok_and(|answer| answer.response.status() == StatusCode::LOOP_DETECTED)

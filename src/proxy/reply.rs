@@ -10,6 +10,7 @@ use crate::slot::DownloadSlot;
 use gupd_config::policy::Classification;
 use gupd_http::refusal::{ALLOWED_METHODS, Refusal};
 use gupd_http::status::CacheStatus;
+use gupd_net::field_names::FieldNames;
 use gupd_net::shape::SlotRefusal;
 use gupd_store::BlobId;
 
@@ -17,6 +18,8 @@ use gupd_store::BlobId;
 pub(crate) struct Reply {
     status: StatusCode,
     headers: HeaderMap,
+    /// Spelling of the upstream, of a response that is passed on.
+    field_names: FieldNames,
     content: BodyContent,
     expected: Option<u64>,
     present: u64,
@@ -37,6 +40,7 @@ impl Reply {
         Self {
             status,
             headers,
+            field_names: FieldNames::default(),
             content,
             expected,
             present: 0,
@@ -63,6 +67,11 @@ impl Reply {
     pub(crate) fn options() -> Self {
         let headers = HeaderMap::from_iter([(header::ALLOW, HeaderValue::from_static(ALLOWED_METHODS))]);
         Self::new(StatusCode::NO_CONTENT, headers, BodyContent::Empty, Some(0))
+    }
+
+    /// Sends field names as the upstream spelled them.
+    pub(crate) fn with_field_names(self, field_names: FieldNames) -> Self {
+        Self { field_names, ..self }
     }
 
     /// Sets the number of content bytes that the relay has already.
@@ -152,6 +161,7 @@ impl Reply {
         let mut response = Response::new(ResponseBody::new(content, access, pacer, self.slot));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
+        *response.extensions_mut() = self.field_names.into_extensions();
         response
     }
 }

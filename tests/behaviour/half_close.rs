@@ -85,7 +85,7 @@ async fn half_closed_client_leaves_the_queue_with_503() {
     site.manager.wait_for_requests(PAYLOAD, 1).await;
     let refused = String::from_utf8(read(send(&site, &request).await).await).unwrap();
     assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
-    assert!(refused.contains("retry-after: "), "{refused}");
+    assert!(refused.contains("Retry-After: "), "{refused}");
     assert_eq!(site.metric("gupd_queued_requests").await, 0.0);
     gate.open();
     read(first).await;

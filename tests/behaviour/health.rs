@@ -9,9 +9,9 @@ use gupd_config::units::Rate;
 use gupd_config::{Clock, Config};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::{BandwidthClass, WanLimiter};
-use gupd_net::upstream::{RequestBody, UpstreamFailure, UpstreamRequest, Upstreams};
+use gupd_net::upstream::{UpstreamFailure, UpstreamRequest, Upstreams};
+use http::HeaderMap;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method};
 
 use crate::support::{Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Site, WireClient, bytes};
 
@@ -291,14 +291,5 @@ async fn drain_redirects_to_first_healthy_upstream() {
 }
 
 fn get_root() -> UpstreamRequest {
-    UpstreamRequest {
-        method: Method::GET,
-        target: PathAndQuery::from_static("/"),
-        headers: HeaderMap::new(),
-        body: RequestBody::Empty,
-        bandwidth: BandwidthClass::default(),
-        current_upstream: gupd_net::upstream::CurrentUpstream::default(),
-        client: None,
-        pin: None,
-    }
+    UpstreamRequest::get(PathAndQuery::from_static("/"), HeaderMap::new(), BandwidthClass::default())
 }

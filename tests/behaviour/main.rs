@@ -23,6 +23,7 @@ mod denied;
 mod digests;
 mod explicit_freshness;
 mod failover;
+mod field_names;
 mod fill;
 mod forward;
 mod framing;

@@ -152,6 +152,7 @@ impl Site {
             target: PathAndQuery::try_from(path).unwrap(),
             client_headers: HeaderMap::new(),
             headers: HeaderMap::new(),
+            field_names: gupd_net::field_names::FieldNames::default(),
             classification,
             stale: None,
             part: None,

@@ -11,6 +11,7 @@ use gupd_config::UpstreamId;
 use gupd_config::policy::Classification;
 use gupd_http::SelectingRequest;
 use gupd_http::range::RequestedPart;
+use gupd_net::field_names::FieldNames;
 use gupd_net::shape::BandwidthClass;
 use gupd_net::upstream::UpstreamRequest;
 use gupd_store::ObjectKey;
@@ -31,6 +32,8 @@ pub struct FillRequest {
     pub client_headers: HeaderMap,
     /// Fields to send upstream.
     pub headers: HeaderMap,
+    /// Spelling of the names of these fields.
+    pub field_names: FieldNames,
     /// Class and content type of the path.
     pub classification: Classification,
     /// Stored response to revalidate.
@@ -50,6 +53,7 @@ impl FillRequest {
     pub(super) fn to_upstream(&self, headers: HeaderMap) -> UpstreamRequest {
         UpstreamRequest {
             client: self.client,
+            field_names: self.field_names.clone(),
             ..UpstreamRequest::get(self.target.clone(), headers, self.bandwidth.clone())
         }
     }

@@ -131,7 +131,11 @@ impl<A: RequestHandler> HttpServer<A> {
         let mut http = http1::Builder::new();
         // `pipeline_flush` stays off: with it, hyper copies every body behind its head. `keep_alive` bounds the time of
         // a head.
-        http.header_read_timeout(None).max_buf_size(server.max_header_bytes).max_headers(MAX_FIELDS);
+        http.header_read_timeout(None)
+            .max_buf_size(server.max_header_bytes)
+            .max_headers(MAX_FIELDS)
+            .preserve_header_case(true)
+            .title_case_headers(true);
         Self {
             handler,
             metrics,

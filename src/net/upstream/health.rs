@@ -15,9 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::breaker::{Breaker, BreakerSettings, FailureKind, RequestKind};
 use super::error::AttemptOutcome;
 use super::send::RequestTimeouts;
-use super::{
-    RequestBody, Upstream, UpstreamError, UpstreamFailure, UpstreamRequest, UpstreamResponse, Upstreams,
-};
+use super::{Upstream, UpstreamError, UpstreamFailure, UpstreamRequest, UpstreamResponse, Upstreams};
 use crate::shape::BandwidthClass;
 use gupd_config::clock::UnixMillis;
 
@@ -217,16 +215,9 @@ impl Upstreams {
         // Identifies the relay in the manager's log.
         let mut headers = HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static("gupd"))]);
         self.instance.mark(&mut headers, Version::HTTP_11);
-        let outgoing = UpstreamRequest {
-            method,
-            target: path.unwrap_or(PathAndQuery::from_static("/")),
-            headers,
-            body: RequestBody::Empty,
-            bandwidth: BandwidthClass::default(),
-            current_upstream: super::CurrentUpstream::default(),
-            client: None,
-            pin: None,
-        };
+        let target = path.unwrap_or(PathAndQuery::from_static("/"));
+        let outgoing =
+            UpstreamRequest { method, ..UpstreamRequest::get(target, headers, BandwidthClass::default()) };
         let answer = self.send_once(upstream, &outgoing, &mut RequestTimeouts::single(limit)).await;
         match answer {
             // The connection had been idle for longer than the upstream keeps it.

@@ -18,7 +18,7 @@ use crate::shape::{BandwidthClass, LineSample, Throttle, WanLimiter};
 
 /// Handle on the limits of a connection.
 #[derive(Clone, Debug)]
-pub(super) struct LineHandle(Arc<HandleShared>);
+pub(crate) struct LineHandle(Arc<HandleShared>);
 
 #[derive(Debug)]
 struct HandleShared {

@@ -43,6 +43,7 @@ pub use self::connect::ConnectError;
 use self::dial::Dialer;
 pub use self::dial::{Connecting, Duplex, Network};
 pub use self::error::{UpstreamError, UpstreamFailure};
+pub(crate) use self::limited_stream::LineHandle;
 use self::peers::PeerState;
 pub use self::pin::ConnectionPin;
 use self::pool::{Pool, Pools};
@@ -348,6 +349,7 @@ impl Upstream {
         *request.uri_mut() = self.uri(outgoing.target.clone())?;
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = outgoing.headers.clone();
+        *request.extensions_mut() = outgoing.field_names.clone().into_extensions();
         request.headers_mut().insert(header::HOST, self.host.clone());
         if let Some(authorization) = self.pool.forward_proxy().and_then(|proxy| proxy.authorization()) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());

@@ -123,6 +123,8 @@ impl Pool {
             .max_buf_size(max_read)
             .max_headers(MAX_FIELDS)
             .allow_spaces_after_header_name_in_responses(true)
+            .preserve_header_case(true)
+            .title_case_headers(true)
             .handshake(stream)
             .await?;
         // A request in flight gets its error.
@@ -151,6 +153,8 @@ impl ClientGeneration {
             .pool_max_idle_per_host(MAX_IDLE)
             .http1_max_buf_size(max_read)
             .http1_max_headers(MAX_FIELDS)
+            .http1_preserve_header_case(true)
+            .http1_title_case_headers(true)
             // A proxy removes it (RFC 9112 §5.1).
             .http1_allow_spaces_after_header_name_in_responses(true)
             .build(connector.clone());

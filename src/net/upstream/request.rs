@@ -8,6 +8,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Response};
 
 use super::{ConnectionPin, RequestBody, Upstream, UpstreamBody};
+use crate::field_names::FieldNames;
 use crate::shape::BandwidthClass;
 use gupd_config::clock::UnixMillis;
 
@@ -20,6 +21,8 @@ pub struct UpstreamRequest {
     pub target: PathAndQuery,
     /// End-to-end fields; `Host` is set for each upstream.
     pub headers: HeaderMap,
+    /// Spelling of their names.
+    pub field_names: FieldNames,
     /// Empty, or the client's body, streamed.
     pub body: RequestBody,
     /// Limits and priority of the response's bytes.
@@ -63,9 +66,17 @@ impl CurrentUpstream {
 impl UpstreamRequest {
     /// Creates a `GET` without a body. Its bytes pass the limits of `bandwidth`.
     pub fn get(target: PathAndQuery, headers: HeaderMap, bandwidth: BandwidthClass) -> Self {
-        let (body, current_upstream) = (RequestBody::Empty, CurrentUpstream::default());
-        let (client, pin) = (None, None);
-        Self { method: Method::GET, target, headers, body, bandwidth, current_upstream, client, pin }
+        Self {
+            method: Method::GET,
+            target,
+            headers,
+            field_names: FieldNames::default(),
+            body: RequestBody::Empty,
+            bandwidth,
+            current_upstream: CurrentUpstream::default(),
+            client: None,
+            pin: None,
+        }
     }
 
     /// Returns true if another upstream may get the request after one failed with it: the method is idempotent and

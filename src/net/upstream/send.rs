@@ -156,7 +156,8 @@ impl Upstreams {
         let mut outstanding = upstream.state.load.add_request();
         let request_time = self.clock.now();
         let mut response = match &outgoing.pin {
-            Some(pin) => upstream.send_pinned(pin, request, timeouts).await?,
+            // Boxed, like everything rare: every request would have room for it.
+            Some(pin) => Box::pin(upstream.send_pinned(pin, request, timeouts)).await?,
             None => upstream.send_pooled(request, timeouts).await?,
         };
         framing::normalize(response.headers_mut()).map_err(|error| UpstreamError::Response {

@@ -15,6 +15,7 @@ use crate::Generation;
 use gupd_cache::fill::{BackgroundFetch, FillError, FillRequest, RangeFetchError, fetch_range};
 use gupd_http::forwarding;
 use gupd_http::{VaryFields, key, spelling};
+use gupd_net::field_names::FieldNames;
 use gupd_net::shape::Purpose;
 use gupd_store::{BlobId, Object, ObjectKey, ReadError, RepairError, StoreError};
 
@@ -141,6 +142,7 @@ impl Generation {
             ),
             target,
             client_headers: asked,
+            field_names: FieldNames::default(),
             classification,
             stale: None,
             part: None,
