@@ -10,12 +10,29 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use crate::authentication::without_connection_credentials;
 use crate::coding::requested_coding;
 use crate::field::{WANT_REPR_DIGEST, append_member, decimal, members};
-use crate::instance::RelayInstance;
+use crate::instance::{CDN_LOOP, RelayInstance};
 use crate::update::{HOP_BY_HOP, remove_hop_by_hop};
 use gupd_config::Class;
+use gupd_config::policy::Classification;
+
+/// Fields of a client that a fill of a payload or catalog sends. Such content is the same for every client, so a field
+/// that is not needed can only make the manager answer a request of one client to all.
+static CONTENT_FIELDS: [HeaderName; 9] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::PRAGMA,
+    header::USER_AGENT,
+    header::VIA,
+    CDN_LOOP,
+];
 
 /// Fields that a request for a whole object must not have: ranges and conditions of the client.
-static SELECTIVE: [HeaderName; 6] = [
+static SELECTIVE: [HeaderName; 7] = [
+    // The name of `Range` before RFC 2068. Apache still answers it with a part.
+    HeaderName::from_static("request-range"),
     header::RANGE,
     header::IF_RANGE,
     header::IF_MATCH,
@@ -34,8 +51,9 @@ static PERSONAL: [HeaderName; 6] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
-/// Fields by which some servers replace the method or the path of a request.
-static OVERRIDES: [HeaderName; 5] = [
+/// Fields by which some servers replace the method or the path of a request, or send a script's source (`Translate`).
+static OVERRIDES: [HeaderName; 6] = [
+    HeaderName::from_static("translate"),
     HeaderName::from_static("x-http-method"),
     HeaderName::from_static("x-http-method-override"),
     HeaderName::from_static("x-method-override"),
@@ -77,13 +95,15 @@ pub fn prepare_passthrough(
 pub fn prepare_fill(
     client: &HeaderMap,
     version: Version,
-    class: Class,
+    classification: &Classification,
     instance: &RelayInstance,
 ) -> HeaderMap {
-    let mut headers = forward_fields(&without_connection_credentials(client), version, instance);
-    for name in unsent_by_fills(class) {
-        headers.remove(name);
-    }
+    let (class, key_fields) = (classification.class, classification.key_fields());
+    let end_to_end = without_connection_credentials(client);
+    let is_sent = |name: &HeaderName| is_sent_by_fills(name, class) || key_fields.contains(name);
+    let sent = end_to_end.iter().filter(|(name, _)| is_sent(name));
+    let sent = sent.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut headers = forward_fields(&sent, version, instance);
     if let Some(coding) = requested_coding(client) {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(coding));
     }
@@ -93,16 +113,20 @@ pub fn prepare_fill(
 
 /// Returns true if a fill sends a client's field of this name.
 pub(super) fn is_sent_by_fills(name: &HeaderName, class: Class) -> bool {
-    !unsent_by_fills(class).chain(&HOP_BY_HOP).any(|unsent| unsent == name)
+    match class {
+        Class::Payload | Class::Catalog => CONTENT_FIELDS.contains(name),
+        Class::Generic | Class::Private => !is_never_sent_by_fills(name) && !OVERRIDES.contains(name),
+    }
 }
 
-fn unsent_by_fills(class: Class) -> impl Iterator<Item = &'static HeaderName> {
-    // A payload or catalog is the same for every session.
-    let cookie = if matches!(class, Class::Payload | Class::Catalog) { &COOKIE[..] } else { &[] };
-    SELECTIVE.iter().chain(&PERSONAL).chain(&OVERRIDES).chain(&OWN).chain(cookie)
+fn is_never_sent_by_fills(name: &HeaderName) -> bool {
+    SELECTIVE.iter().chain(&PERSONAL).chain(&OWN).chain(&HOP_BY_HOP).any(|unsent| unsent == name)
 }
 
-static COOKIE: [HeaderName; 1] = [header::COOKIE];
+/// Returns true if a fill does not send some of this client's fields, which its response may depend on.
+pub fn withholds_fields(client: &HeaderMap, class: Class) -> bool {
+    client.keys().any(|name| !is_sent_by_fills(name, class) && !is_never_sent_by_fills(name))
+}
 
 /// Returns true if a fill would send so many bytes of this client's fields that a server may refuse them: with `431`,
 /// `400` or, as IIS does, `404`. Other clients must not share that outcome.
@@ -173,6 +197,7 @@ fn forward_fields(client: &HeaderMap, version: Version, instance: &RelayInstance
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gupd_config::profile::PayloadForm;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         fields
@@ -207,9 +232,17 @@ mod tests {
             ("x-forwarded-for", "10.0.0.1"),
             ("x-original-url", "/secars/"),
             ("authorization", "NTLM TlRMTVNTUAAB"),
+            ("x-anything", "1"),
         ]);
         let relay = RelayInstance::new();
-        let sent = prepare_fill(&fields, Version::HTTP_11, Class::Payload, &relay);
+        let payload = Classification {
+            class: Class::Payload,
+            form: PayloadForm::Full,
+            content_type: "any".into(),
+            rule: None,
+            format: None,
+        };
+        let sent = prepare_fill(&fields, Version::HTTP_11, &payload, &relay);
         let mut expected = headers(&[
             ("user-agent", "Smc"),
             ("accept-encoding", "gzip"),
@@ -222,8 +255,9 @@ mod tests {
     #[test]
     fn only_sent_fields_make_a_request_large() {
         for (name, bytes, class, expected) in [
-            ("x-a", MAX_SHARED_BYTES - 3, Class::Payload, false),
-            ("x-a", MAX_SHARED_BYTES - 2, Class::Payload, true),
+            ("x-a", MAX_SHARED_BYTES - 3, Class::Generic, false),
+            ("x-a", MAX_SHARED_BYTES - 2, Class::Generic, true),
+            ("x-a", 9000, Class::Payload, false),
             ("user-agent", 9000, Class::Catalog, true),
             ("cookie", 9000, Class::Payload, false),
             ("cookie", 9000, Class::Generic, true),

@@ -114,8 +114,9 @@ impl UnstorableReason {
 /// A payload's or catalog's `200`, and a negative response of either, need no permission. Managers serve them as
 /// static files, with validators and either no `Cache-Control` or a `no-cache`, `max-age=0` or session cookie meant
 /// for the whole web server. Their name or the relay's schedule decides their lifetime, and their `Set-Cookie` is
-/// dropped. Protection is never overruled: `no-store` of either side, `private`, credentials, `Vary: *`. Other errors of
-/// theirs are not stored, however long the response permits it: the client should get the object with its next attempt.
+/// dropped. Protection is never overruled: `no-store` of either side, `private`, credentials, `Vary: *`. Their other
+/// responses are not stored, however long the response permits it. The client should get the object with its next
+/// attempt, and one redirect by an attacker on the line must not last.
 pub fn check_storable(
     request: &HeaderMap,
     status: StatusCode,
@@ -124,7 +125,6 @@ pub fn check_storable(
     rules: &config::CacheSettings,
 ) -> Result<(), UnstorableReason> {
     let control = CacheControl::for_shared_cache(response, &rules.targeted_fields);
-    let is_error = status.is_client_error() || status.is_server_error();
     let refused = [
         (class == Class::Private, UnstorableReason::ClassPrivate),
         (status == StatusCode::PARTIAL_CONTENT, UnstorableReason::Partial),
@@ -133,7 +133,7 @@ pub fn check_storable(
             control.has(Directive::MustUnderstand) && !UNDERSTOOD.contains(&status.as_u16()),
             UnstorableReason::Status,
         ),
-        (is_error && !is_negative(status) && class != Class::Generic, UnstorableReason::Status),
+        (class != Class::Generic && !is_ruled_by_class(status, class), UnstorableReason::Status),
         (CacheControl::from_request(request).has(Directive::NoStore), UnstorableReason::RequestNoStore),
         // §5.2.2.3: a cache that understands the status ignores a `no-store` meant for others.
         (
@@ -331,7 +331,7 @@ mod tests {
             let is_negative = is_negative(StatusCode::from_u16(status).unwrap());
             for class in [Class::Payload, Class::Catalog] {
                 let stored = get("", status, "cache-control: max-age=9", class).is_ok();
-                assert_eq!(stored, status < 400 || is_negative, "{class:?} {status}");
+                assert_eq!(stored, status == 200 || is_negative, "{class:?} {status}");
             }
         }
         for status in NEVER_SHARED {
@@ -451,12 +451,15 @@ mod tests {
     }
 
     #[test]
-    fn redirect_of_a_payload_follows_the_rfc() {
-        assert_eq!(get("", 302, "", Class::Payload), Err(UnstorableReason::NotCacheable));
-        assert_eq!(
-            get("", 302, "set-cookie: a|expires: 0", Class::Payload),
-            Err(UnstorableReason::SetCookie)
-        );
+    fn redirect_of_payload_or_catalog_is_not_stored() {
+        for class in [Class::Payload, Class::Catalog] {
+            for status in [301, 302, 307, 308] {
+                for response in ["", "cache-control: public, max-age=9", "expires: 0"] {
+                    let stored = get("", status, response, class);
+                    assert_eq!(stored, Err(UnstorableReason::Status), "{class:?} {status} {response}");
+                }
+            }
+        }
     }
 
     #[test]

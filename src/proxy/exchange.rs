@@ -284,7 +284,7 @@ impl<'a> Exchange<'a> {
             upstream_order: self.target.upstreams().clone(),
             target: self.target.original.clone(),
             client_headers: authentication::without_connection_credentials(&self.headers).into_owned(),
-            headers: forwarding::prepare_fill(&self.headers, self.version, classification.class, instance),
+            headers: forwarding::prepare_fill(&self.headers, self.version, classification, instance),
             field_names: self.field_names(),
             classification: classification.clone(),
             stale: None,

@@ -277,10 +277,7 @@ impl Attempt {
             fill::FillResponse::Unshared(why) => {
                 let outcome = why.into();
                 let answer = match handover {
-                    // The fill asked for the whole, for any client; a client that wants a range asks for it itself.
-                    Some(handover) if !exchange.headers.contains_key(header::RANGE) => {
-                        handover.response().await
-                    }
+                    Some(handover) if !has_other_request(exchange, why) => handover.response().await,
                     _ => None,
                 };
                 let Some(answer) = answer else { return Followed::Alone(outcome) };
@@ -361,6 +358,14 @@ pub(crate) fn not_stored(exchange: &Exchange<'_>) -> Reply {
         "gupd: not stored, and the request accepts stored responses only\n",
     );
     reply.annotate(CacheStatus::OnlyIfCached, exchange.classification(), None)
+}
+
+/// Returns true if a fill sent another request than this client: for the whole content in place of a range, or without
+/// fields that the manager may demand.
+fn has_other_request(exchange: &Exchange<'_>, why: UnsharedReason) -> bool {
+    let is_refused = matches!(why, UnsharedReason::Unstorable(UnstorableReason::Status));
+    exchange.headers.contains_key(header::RANGE)
+        || (is_refused && forwarding::withholds_fields(&exchange.headers, exchange.classification().class))
 }
 
 fn failed(error: TransferError, handover: Option<PrivateResponse>) -> Followed {

@@ -210,7 +210,8 @@ fn unavailable(exchange: &Exchange<'_>, status: StatusCode, sentence: &'static s
 }
 
 /// Removes objects that an unsafe request may have changed: its target, and the targets in the response, if they are on
-/// the same route (RFC 9111 §4.4).
+/// the same route (RFC 9111 §4.4). Payloads and catalogs stay: they change by their own rules, and a `POST` that a
+/// manager happens to answer with `200` would cost another download.
 async fn invalidate(proxy: &Proxy, exchange: &Exchange<'_>, response: &HeaderMap) {
     let Exchange { target, generation, .. } = exchange;
     let named = [header::LOCATION, header::CONTENT_LOCATION].into_iter().filter_map(|name| {
@@ -218,11 +219,15 @@ async fn invalidate(proxy: &Proxy, exchange: &Exchange<'_>, response: &HeaderMap
         let path = exchange.relocation().own_target(response.get(name)?.to_str().ok()?)?;
         let normal = key::normalize(path.path(), path.query()).ok()?;
         let classified = generation.policy.classify(&target.route, normal.path());
+        if classified.class != Class::Generic {
+            return None;
+        }
         let normal = normal.with_query(classified.key_query());
         let bound = target.binding().map(|binding| KeyBinding { binding, class: classified.class });
         Some(ObjectKey::from(normal.key(&target.route.name, bound)))
     });
-    for key in std::iter::once(exchange.key().clone()).chain(named) {
+    let own = (exchange.classification().class == Class::Generic).then(|| exchange.key().clone());
+    for key in own.into_iter().chain(named) {
         let _overtaken = proxy.fills.detach(&key);
         if let Err(error) = proxy.cache.invalidate(&key).await {
             tracing::error!(%error, "stored response not invalidated after an unsafe request");

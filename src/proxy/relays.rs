@@ -86,8 +86,9 @@ async fn detect_loop(exchange: &Exchange<'_>, fill: &FillHandle) {
 
 /// Returns true if a request to this upstream comes back here.
 async fn is_loop(exchange: &Exchange<'_>, upstream: &Arc<Upstream>) -> bool {
-    let (upstreams, class) = (&exchange.generation.upstreams, exchange.classification().class);
-    let headers = forwarding::prepare_fill(&exchange.headers, exchange.version, class, upstreams.instance());
+    let (upstreams, classification) = (&exchange.generation.upstreams, exchange.classification());
+    let headers =
+        forwarding::prepare_fill(&exchange.headers, exchange.version, classification, upstreams.instance());
     let probe = UpstreamRequest {
         method: Method::HEAD,
         client: Some(exchange.client()),

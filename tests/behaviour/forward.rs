@@ -228,7 +228,8 @@ async fn hop_by_hop_fields_end_at_the_relay() {
         for name in ["x-mine", "te", "keep-alive", "upgrade", "proxy-connection", "connection"] {
             assert_eq!(seen.header(name), None, "{name} {path}");
         }
-        assert_eq!(seen.header("x-everyones"), Some("2"));
+        // A fill of content sends only what such content can depend on.
+        assert_eq!(seen.header("x-everyones"), (path == PRIVATE).then_some("2"));
         assert_eq!(seen.header("host"), Some(site.manager.address().to_string().as_str()));
         for name in ["x-private", "keep-alive", "proxy-connection", "connection"] {
             assert_eq!(response.header(name), None, "{name} {path}");

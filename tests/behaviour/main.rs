@@ -44,6 +44,7 @@ mod peers;
 #[cfg(debug_assertions)]
 mod pipeline;
 mod plan;
+mod poisoning;
 mod prefetch;
 mod profiles;
 mod queue;

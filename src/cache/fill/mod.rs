@@ -31,9 +31,11 @@ mod task;
 mod transfer;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::header;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +74,8 @@ pub struct Fills {
 struct FillContext {
     // Held for a lookup or an insertion, never across I/O.
     running: Mutex<HashMap<FillKey, FillHandle>>,
+    /// Number of fills that sent a client's credentials.
+    with_credentials: AtomicU64,
     permits: Semaphore,
     /// Cancelled at shutdown: fills write the bytes that have arrived and send no more requests.
     stopping: CancellationToken,
@@ -84,8 +88,15 @@ struct FillContext {
     clock: Clock,
 }
 
-/// Object key and variant.
-type FillKey = (ObjectKey, String);
+/// Requests with equal keys share a fill.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct FillKey {
+    object: ObjectKey,
+    variant: String,
+    /// Number of a fill that sends credentials: no other request has it. Its response may be for that client alone, and
+    /// every follower would then ask again.
+    credentials: Option<u64>,
+}
 
 /// Time for which content of an upstream is fetched from one connection, after its backends gave the same content
 /// different validators. Parts from several connections would not fit together.
@@ -113,6 +124,7 @@ impl Fills {
         }
         let context = FillContext {
             running: Mutex::default(),
+            with_credentials: AtomicU64::default(),
             permits: Semaphore::new(config.fill.max_concurrent),
             stopping: CancellationToken::new(),
             digests: Digests::new(cache.clone(), metrics.digest_mismatches.clone()),
@@ -137,7 +149,8 @@ impl Fills {
     pub fn join(&self, mut request: FillRequest, upstreams: &Arc<Upstreams>) -> Joined {
         let control = CacheControl::from_request(&request.client_headers);
         let now = self.context.clock.now();
-        let key = (request.key.clone(), request.variant.clone());
+        let mut key =
+            FillKey { object: request.key.clone(), variant: request.variant.clone(), credentials: None };
         let mut running = self.context.lock();
         if let Some(fill) = running.get(&key) {
             if !fill.is_usable(now, &control) {
@@ -155,7 +168,11 @@ impl Fills {
             }
             request.stale = Some(entry);
         }
-        let (task, fill, private_response) = FillTask::new(self.context.clone(), upstreams.clone(), request);
+        if request.headers.contains_key(header::AUTHORIZATION) {
+            key.credentials = Some(self.context.with_credentials.fetch_add(1, Ordering::Relaxed));
+        }
+        let (task, fill, private_response) =
+            FillTask::new(self.context.clone(), upstreams.clone(), request, key.clone());
         running.insert(key, fill.clone());
         drop(running);
         self.tasks.spawn_on(task.run(), &self.runtime);
@@ -164,7 +181,8 @@ impl Fills {
 
     /// Returns the running fill of an object variant.
     pub fn find_running(&self, key: &ObjectKey, variant: &str) -> Option<FillHandle> {
-        self.context.lock().get(&(key.clone(), variant.to_owned())).cloned()
+        let key = FillKey { object: key.clone(), variant: variant.to_owned(), credentials: None };
+        self.context.lock().get(&key).cloned()
     }
 
     /// Cache that receives the entries of finished fills.
@@ -185,7 +203,7 @@ impl Fills {
 
     fn detach_if(&self, is_detached: impl Fn(&str, &FillHandle) -> bool) -> u64 {
         let detached =
-            self.context.lock().extract_if(|(key, _), fill| is_detached(key, fill)).collect::<Vec<_>>();
+            self.context.lock().extract_if(|key, fill| is_detached(&key.object, fill)).collect::<Vec<_>>();
         detached.iter().for_each(|(_, fill)| fill.mark_detached());
         detached.len() as u64
     }

@@ -33,6 +33,7 @@ pub(super) struct FillTask {
     context: Arc<FillContext>,
     upstreams: Arc<Upstreams>,
     request: FillRequest,
+    register_key: FillKey,
     phase: watch::Sender<Phase>,
     flags: Arc<FillFlags>,
     current_upstream: CurrentUpstream,
@@ -65,6 +66,7 @@ impl FillTask {
         context: Arc<FillContext>,
         upstreams: Arc<Upstreams>,
         request: FillRequest,
+        register_key: FillKey,
     ) -> (Self, FillHandle, PrivateResponse) {
         let (phase, phases) = watch::channel(Phase::Asking);
         let (sender, private_response) = PrivateResponse::channel();
@@ -77,6 +79,7 @@ impl FillTask {
             upstreams,
             replaced: request.stale.clone(),
             request,
+            register_key,
             phase,
             flags,
             current_upstream,
@@ -340,7 +343,7 @@ impl FillTask {
         self.flags = FillFlags::new(&self.request, self.flags.is_for_client());
         let (current, attention) = (self.current_upstream.clone(), self.attention.clone());
         let fill = FillHandle::new(phases, &self.request, self.flags.clone(), current, attention);
-        running.insert(self.register_key(), fill.clone());
+        running.insert(self.register_key.clone(), fill.clone());
         drop(running);
         // Followers of the old fill continue with the new one, which must not end unfollowed before they do.
         old.send_replace(Phase::Failed { error, successor: Some(Box::new(fill)) });
@@ -394,17 +397,13 @@ impl FillTask {
 
     /// Returns true if the fill was registered until now.
     fn remove_from(&self, running: &mut HashMap<FillKey, FillHandle>) -> bool {
-        self.is_registered(running) && running.remove(&self.register_key()).is_some()
+        self.is_registered(running) && running.remove(&self.register_key).is_some()
     }
 
     /// Returns true if new requests for the key join this fill.
     fn is_registered(&self, running: &HashMap<FillKey, FillHandle>) -> bool {
-        let registered = running.get(&self.register_key());
+        let registered = running.get(&self.register_key);
         registered.is_some_and(|fill| fill.phase.same_channel(&self.phase.subscribe()))
-    }
-
-    fn register_key(&self) -> FillKey {
-        (self.request.key.clone(), self.request.variant.clone())
     }
 }
 

@@ -137,7 +137,7 @@ impl Generation {
             headers: forwarding::prepare_fill(
                 &asked,
                 Version::HTTP_11,
-                classification.class,
+                &classification,
                 self.upstreams.instance(),
             ),
             target,

@@ -1,0 +1,109 @@
+//! One client, or one response of an attacker on the line, must not decide what other clients get: redirects, client
+//! fields in shared fills, and unsafe methods.
+
+use gupd_site::{OriginServer, RecordedRequest};
+use tokio::task::JoinSet;
+
+use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, Site};
+
+const CATALOGS: [&str; 2] = ["/minitri.flg", "/a_1.0_english_livetri.zip"];
+const FILE: &str = "/files/setup.msi";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_content_itself_is_stored_as_payload_or_catalog() {
+    let site = Site::new();
+    for status in [203, 300, 301, 302, 303, 307, 308, 400, 403, 429, 500, 503] {
+        for path in [PAYLOAD, CATALOGS[0], CATALOGS[1]] {
+            let object = format!("{path}?{status}");
+            let planted = Resource::new("")
+                .status(status)
+                .header("Location", "http://evil.example/")
+                .header("Cache-Control", "public, max-age=31536000");
+            site.manager.put(path, planted);
+            assert_eq!(site.get(&object).await.status, status, "{object}");
+            site.manager.put(path, Resource::new("definitions"));
+            assert_eq!(site.get(&object).await.expect_body(), b"definitions", "{object}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn special_request_costs_at_most_one_more_fill() {
+    for (name, value) in [
+        ("Request-Range", "bytes=0-0"),
+        ("Authorization", "Basic eA=="),
+        ("Authorization", "Bearer x"),
+        ("Cookie", "session=1"),
+        ("Translate", "f"),
+        ("X-Original-URL", "/secars/"),
+        ("X-Forwarded-Host", "evil.example"),
+        ("X-Host", "evil.example"),
+        ("X-Anything", "1"),
+        ("Prefer", "return=minimal"),
+        ("Accept-Datetime", "Sun, 06 Nov 1994 08:49:37 GMT"),
+    ] {
+        let gate = Gate::default();
+        let held = gate.clone();
+        // A manager for which the field is special, and its response for that client alone.
+        let site = site_of(move |request| {
+            let resource = Resource::new("definitions").held(&held);
+            let is_special = request.header(name) == Some(value);
+            Some(if is_special { resource.header("Cache-Control", "private") } else { resource })
+        });
+        let address = site.address();
+        let mut clients = JoinSet::new();
+        clients.spawn(async move { Request::get(PAYLOAD).header(name, value).send(address).await });
+        site.manager.wait_for_requests(PAYLOAD, 1).await;
+        for _ in 0..8 {
+            clients.spawn(async move { Request::get(PAYLOAD).send(address).await });
+        }
+        site.wait_for_metric("gupd_connections_total", 9.0).await;
+        gate.open();
+        while let Some(response) = clients.join_next().await {
+            assert_eq!(response.unwrap().expect_body(), b"definitions", "{name}");
+        }
+        assert!(site.manager.request_count(PAYLOAD) <= 2, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn field_that_a_manager_demands_is_sent_for_its_client() {
+    for (name, value) in [
+        ("X-Api-Key", "1"),
+        ("Cookie", "session=1"),
+        ("X-Token", "a"),
+        ("Ocp-Apim-Key", "b"),
+        ("DeviceId", "c"),
+    ] {
+        let site = site_of(move |request| {
+            let is_known = request.header(name) == Some(value);
+            Some(if is_known { Resource::new("definitions") } else { Resource::new("no").status(403) })
+        });
+        let known = Request::get(PAYLOAD).header(name, value);
+        assert_eq!(site.send(known.clone()).await.expect_body(), b"definitions", "{name}");
+        assert_eq!(site.get(PAYLOAD).await.status, 403, "{name}");
+        assert_eq!(site.send(known).await.expect_body(), b"definitions", "{name}");
+        assert_eq!(site.metric("gupd_store_objects").await, 0.0, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsafe_request_leaves_payloads_and_catalogs() {
+    for method in ["POST", "PUT", "DELETE", "PATCH", "MERGE"] {
+        let site = Site::new();
+        for path in [PAYLOAD, CATALOGS[0], CATALOGS[1]] {
+            site.manager.put(path, Resource::new("definitions"));
+            site.wait_until_stored(path).await;
+            assert_eq!(site.send(Request::new(method, path)).await.status, 200);
+            // Named by the response to another path.
+            site.manager.put(FILE, Resource::new("x").header("Content-Location", path));
+            assert_eq!(site.send(Request::new(method, FILE)).await.status, 200);
+            assert_eq!(site.get(path).await.cache_status(), "gupd; hit", "{method} {path}");
+        }
+    }
+}
+
+/// A site whose manager computes its resources.
+fn site_of(respond: impl Fn(&RecordedRequest) -> Option<Resource> + Send + Sync + 'static) -> Site {
+    Site::for_manager(Manager::with_origin(OriginServer::computed(respond)).unwrap(), |_| {})
+}
