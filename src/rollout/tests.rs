@@ -286,6 +286,12 @@ fn ring_slower_than_publication_still_advances() {
     assert!(seen > 70, "{seen}");
 }
 
+/// Processor time of this thread: what it computes, however busy the machine is.
+fn processor_time() -> std::time::Duration {
+    let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    std::time::Duration::from_nanos(statistics.split(' ').next().unwrap().parse().unwrap())
+}
+
 #[test]
 fn hundreds_of_waiting_revisions_are_fast() {
     let config = config(
@@ -297,11 +303,12 @@ fn hundreds_of_waiting_revisions_are_fast() {
         state.announce("r /content/{a}", number, START + i64::try_from(number).unwrap() * HOUR / 3).unwrap();
         state.open_step(state.revisions().count() - 1, 0, &rings, START);
     }
-    let (now, begun) = (START + 334 * HOUR, std::time::Instant::now());
+    let (now, begun) = (START + 334 * HOUR, processor_time());
     state.advance(&rings, now, no_trouble);
     state.prune(&rings, &config.rollout, now);
     let (view, _) = (state.view(&rings, now), state.next_change(&rings, now));
-    assert!(begun.elapsed() < std::time::Duration::from_millis(700), "{:?}", begun.elapsed());
+    let took = processor_time() - begun;
+    assert!(took < std::time::Duration::from_millis(700), "{took:?}");
     assert_eq!((sees(&view, "default", 1, now), state.pending_steps(&rings, no_trouble).len()), (1, 99));
 }
 

@@ -105,24 +105,11 @@ async fn smaller_priority_precedes_list_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn upstream_tries_end_within_total_timeout() {
+async fn total_timeout_ends_requests_to_silent_upstreams() {
     // Both accept connections and never respond.
     let silent =
         [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
     let urls = silent.each_ref().map(|listener| format!("http://{}", listener.local_addr().unwrap()));
-    let site = Site::with_config(|config| {
-        let both = Config::for_upstreams(&[&urls[0], &urls[1]]).unwrap();
-        (config.upstreams, config.routes) = (both.upstreams, both.routes);
-        config.fill.head_timeout = Duration::from_secs(1);
-        config.fill.total_timeout = Duration::from_millis(1_500);
-    });
-    let began = Instant::now();
-    assert_eq!(site.get(PAYLOAD).await.status, 504);
-    assert!(began.elapsed() >= Duration::from_millis(1_500), "the second upstream got no request");
-    // The second upstream got a request with a shortened timeout.
-    let second = urls[1].trim_start_matches("http://");
-    let metric = format!("gupd_upstream_requests_total{{outcome=\"head-timeout\",upstream=\"{second}\"}}");
-    assert_eq!(site.metric(&metric).await, 1.0);
     let site = Site::with_config(|config| {
         let both = Config::for_upstreams(&[&urls[0], &urls[1]]).unwrap();
         (config.upstreams, config.routes) = (both.upstreams, both.routes);
@@ -131,5 +118,5 @@ async fn upstream_tries_end_within_total_timeout() {
     // A single attempt would have had a minute.
     let began = Instant::now();
     assert_eq!(site.get(PAYLOAD).await.status, 504);
-    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }

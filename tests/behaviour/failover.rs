@@ -56,7 +56,7 @@ async fn failover_continues_same_content_unseen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_manager_is_replaced_after_idle_timeout() {
-    let (site, first) = pair(|config| config.fill.idle_timeout = Duration::from_millis(300));
+    let (site, first) = pair(|config| config.fill.idle_timeout = Duration::from_secs(2));
     let (body, gate) = (bytes(91, 3_000_000), Gate::default());
     first.put(PAYLOAD, Resource::new(body.clone()).stalled(1_000_000, &gate));
     site.manager.put(PAYLOAD, Resource::new(body.clone()));

@@ -142,14 +142,14 @@ async fn request_and_response_bodies_stream_both_ways() {
 #[tokio::test(flavor = "multi_thread")]
 async fn upload_longer_than_head_timeout_succeeds() {
     let site = Site::with_config(|config| {
-        config.fill.head_timeout = Duration::from_millis(500);
-        config.fill.total_timeout = Duration::from_millis(500);
+        config.fill.head_timeout = Duration::from_secs(2);
+        config.fill.total_timeout = Duration::from_secs(2);
     });
     site.manager.put(PRIVATE, Resource::echo());
     let mut client = WireClient::connect(site.address()).await;
     client.write_request(&Request::new("POST", PRIVATE).header("Content-Length", "4")).await.unwrap();
     // A slow line, because the test measures time.
-    let mut line = tokio::time::interval(Duration::from_millis(80));
+    let mut line = tokio::time::interval(Duration::from_millis(320));
     for byte in b"slow" {
         line.tick().await;
         line.tick().await;

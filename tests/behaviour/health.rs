@@ -107,7 +107,7 @@ async fn upstream_silent_for_total_timeout_counts_as_failed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failing_path_only_brings_next_check_forward() {
-    let site = site_with_checks(|config| config.fill.head_timeout = Duration::from_secs(1));
+    let site = site_with_checks(|config| config.fill.head_timeout = Duration::from_secs(3));
     let name = site.manager.address().to_string();
     site.wait_for_metric(&check_metric(&name, "well"), 1.0).await;
     site.manager.put(PAYLOAD, Resource::new("definitions"));

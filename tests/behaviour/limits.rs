@@ -146,8 +146,8 @@ async fn narrower_limit_holds_only_its_own_paths() {
 #[tokio::test(flavor = "multi_thread")]
 async fn limited_upload_is_no_upstream_timeout() {
     let site = Site::with_config(|config| {
-        config.wan.limit = constant_rate(8 * KIB);
-        config.fill.head_timeout = Duration::from_millis(100);
+        config.wan.limit = constant_rate(KIB);
+        config.fill.head_timeout = Duration::from_secs(2);
     });
     site.manager.put("/secars/secars.dll", Resource::new(bytes(1, 10)));
     let upload = Request::new("POST", "/secars/secars.dll").body(bytes(2, 5 << 10));

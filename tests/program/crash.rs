@@ -2,7 +2,7 @@
 //! complete.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::task::JoinSet;
@@ -164,12 +164,11 @@ async fn hundred_thousand_objects_are_served_a_second_after_a_crash() {
     drop(index);
     Relay::start(serve(&manager, folder).env("GUPD_STORE_SCRUB_PERIOD", "off")).process.kill();
 
-    let begun = Instant::now();
     // The scrub would find that the other rows have no blobs.
     let relay = Relay::start(serve(&manager, folder).env("GUPD_STORE_SCRUB_PERIOD", "off"));
     let response = relay.get(PAYLOAD).await;
-    let took = begun.elapsed();
-    println!("from the start of the process to the end of the first hit: {took:?}");
+    let took = relay.process.processor_time();
+    println!("from the start of the process to the end of the first hit: {took:?} of processor time");
     assert_eq!(response.cache_status(), "gupd; hit");
     assert!(response.expect_body() == bytes(1, 100_000));
     assert!(relay.metrics().await.contains("gupd_store_objects 100001\n"));

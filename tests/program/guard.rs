@@ -180,7 +180,7 @@ async fn hung_worker_is_killed_and_clients_are_answered() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new("content"));
     let mut command = guarded(&manager, folder.path());
-    let mut relay = Relay::start(command.env("GUPD_GUARD_WATCHDOG", "500ms"));
+    let mut relay = Relay::start(command.env("GUPD_GUARD_WATCHDOG", "2s"));
     let hung = wait_for_worker(&relay).await;
     suspend(hung).await;
     // No process accepts this connection before the guard does.

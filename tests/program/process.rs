@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -145,6 +145,16 @@ impl Process {
     /// Resident memory in bytes.
     pub(crate) fn resident_memory(&self) -> u64 {
         self.memory("VmRSS:")
+    }
+
+    /// Processor time of all its threads: what they compute, however busy the machine is.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // The name in parentheses may contain spaces. Behind it, user and system time are the twelfth and thirteenth
+        // field, in hundredths of a second.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let hundredths = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
+        Duration::from_millis(10 * hundredths.sum::<u64>())
     }
 
     fn memory(&self, field: &str) -> u64 {

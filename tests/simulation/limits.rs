@@ -8,7 +8,7 @@ use gupd_config::RateSchedule;
 use gupd_config::units::Rate;
 use gupd_site::{OriginServer, Resource, bytes};
 
-use crate::network::{Net, Weather};
+use crate::network::Net;
 use crate::site::{End, SHORT_TICK, Site};
 
 const KIB: usize = 1 << 10;
@@ -29,13 +29,9 @@ fn site(net: &Net, left: usize, waited: &[u8], rate: usize) -> (Site, OriginServ
     (site, manager)
 }
 
-fn calm() -> Net {
-    Net::new(1, Weather { often: 0, bytes: 0, delay: Duration::from_millis(1) })
-}
-
 #[tokio::test(start_paused = true)]
 async fn client_fills_precede_background_fetches() {
-    let (net, waited) = (calm(), bytes(2, 300 * KIB));
+    let (net, waited) = (Net::calm(), bytes(2, 300 * KIB));
     let (site, _manager) = site(&net, 4 << 20, &waited, 400 * KIB);
     let received = || site.metrics.net.upstream_bytes.with_label_values(&["manager"]).get();
     let Joined::Started(fill, _) = site.fills.join(site.fill_request(LEFT), &site.upstreams) else {
@@ -55,7 +51,7 @@ async fn client_fills_precede_background_fetches() {
 
 #[tokio::test(start_paused = true)]
 async fn fill_delayed_by_a_limit_does_not_time_out() {
-    let (net, waited) = (calm(), bytes(2, 40 * KIB));
+    let (net, waited) = (Net::calm(), bytes(2, 40 * KIB));
     let (site, manager) = site(&net, 0, &waited, KIB);
     assert!(matches!(site.get(WAITED).await, End::Whole(body) if body == waited));
     assert_eq!((manager.total_requests(), net.made()), (1, 1));

@@ -13,6 +13,7 @@ mod names;
 mod network;
 mod revisions;
 mod site;
+mod waits;
 
 /// An origin that serves `content` under every path.
 pub(crate) fn origin(content: &[u8], tag: &str) -> gupd_site::OriginServer {

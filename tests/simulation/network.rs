@@ -47,6 +47,11 @@ impl Net {
         }))
     }
 
+    /// A network without breaks, with a millisecond a piece at most.
+    pub(crate) fn calm() -> Self {
+        Self::new(1, Weather { often: 0, bytes: 0, delay: Duration::from_millis(1) })
+    }
+
     /// Resolves `name` to this origin from now on. Open connections stay with their origin.
     pub(crate) fn put(&self, name: &str, origin: &OriginServer) {
         self.0.machines.lock().unwrap().entry(name.to_owned()).or_default().1 = origin.clone();
