@@ -196,7 +196,7 @@ impl Config {
         let site = read_site(document);
         let wan = read_wan(document);
         let lan = read_lan(document);
-        let upstreams = read_upstreams(document, &wan, &health);
+        let (upstreams, upstream_tables) = read_upstreams(document, &server, &wan, &health);
         let peers = read_peers(document, &upstreams);
         let content_types = read_content_types(document);
         let profiles = read_profiles(document);
@@ -214,11 +214,12 @@ impl Config {
             routes: &routes,
         };
         let groups = read_groups(document, &context);
+        upstream_tables.close(document, &routes, &groups);
         let rollout = read_rollout(document);
         Self {
             rings: read_rings(document, &groups, &rollout),
-            refresh: read_refresh(document, &wan),
-            prefetch: read_prefetch(document),
+            refresh: read_refresh(document, &wan, &routes),
+            prefetch: read_prefetch(document, &store, &routes),
             guard: read_guard(document),
             server,
             store,

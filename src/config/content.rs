@@ -143,10 +143,15 @@ pub(crate) fn read_content_types(document: &mut Document) -> Vec<ContentType> {
 }
 
 pub(crate) fn read_rules(document: &mut Document) -> Vec<Rule> {
+    let is_listed =
+        |pattern: &str, rules: &[Rule]| rules.iter().any(|rule| rule.pattern.eq_ignore_ascii_case(pattern));
     let mut rules = Vec::new();
     for mut s in document.take_tables("rule", None) {
         let pattern = s.read_required("pattern", glob);
         let class = s.read_required("class", |text| choice(text, &CLASSES));
+        if let Some(pattern) = pattern.as_ref().filter(|own| is_listed(own, &rules)) {
+            s.warn("pattern", format!("{pattern:?} never applies: an earlier rule has the same pattern"));
+        }
         rules.extend(pattern.zip(class).map(|(pattern, class)| Rule { pattern, class }));
         document.close(s);
     }

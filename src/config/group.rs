@@ -272,7 +272,16 @@ impl EarlierGroups {
 pub(crate) fn subnet(text: &str) -> Result<IpNet, String> {
     let refused = || format!("{text:?} is not a subnet: write it like 10.1.0.0/16 or 2001:db8::/48");
     let subnet: IpNet = match text.parse::<IpAddr>() {
-        Ok(address) => address.into(),
+        Ok(address) => match network_length(address) {
+            Some(length) => {
+                let own = IpNet::from(address);
+                return Err(format!(
+                    "{text:?} is a single address, and that of a network: write {address}/{length} for the network, or \
+                     {own} for the address"
+                ));
+            }
+            None => address.into(),
+        },
         Err(_) => text.parse().map_err(|_| refused())?,
     };
     if let IpNet::V6(subnet) = subnet
@@ -287,6 +296,16 @@ pub(crate) fn subnet(text: &str) -> Result<IpNet, String> {
         ));
     }
     Ok(subnet)
+}
+
+/// Returns the prefix length of the network that an address without a prefix probably means: its host part is zero.
+fn network_length(address: IpAddr) -> Option<u32> {
+    let (zeros, part, length) = match address {
+        IpAddr::V4(address) => (address.to_bits().trailing_zeros(), 8, 32),
+        IpAddr::V6(address) => (address.to_bits().trailing_zeros(), 16, 128),
+    };
+    let parts = zeros / part;
+    (parts > 0).then(|| length - parts * part)
 }
 
 fn certificate_name(text: &str) -> Result<String, String> {

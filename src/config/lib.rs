@@ -40,6 +40,7 @@ mod ring;
 mod rollout;
 mod route;
 mod server;
+mod server_url;
 mod store;
 mod tls;
 pub mod units;

@@ -5,6 +5,7 @@ use http::Uri;
 use crate::document::Document;
 use crate::limit::RateSchedule;
 use crate::reader::{name, name_or_authority, origin};
+use crate::server_url::warn_doubtful;
 use crate::tls::{Trust, read_trust};
 use crate::upstream::UpstreamSettings;
 
@@ -47,6 +48,9 @@ pub(crate) fn read_peers(document: &mut Document, upstreams: &[UpstreamSettings]
         let url = s.read_required("url", |text| origin(text, "http://relay2:2967"));
         let given_name = s.read("name", name);
         let trust = read_trust(&mut s, url.as_ref());
+        if let Some(url) = &url {
+            warn_doubtful(&mut s, "url", url);
+        }
         if at == MAX_PEERS {
             s.refuse("url", format!("too many peers: configure at most {MAX_PEERS}"));
         }

@@ -14,6 +14,11 @@ pub struct PublicName {
 }
 
 impl PublicName {
+    /// Returns the host in lower case, without a trailing dot.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Returns true if it is this host, in lower case and without a trailing dot, and this port.
     pub fn is_at(&self, host: &str, port: u16) -> bool {
         self.host == host && self.port.is_none_or(|own| own == port)

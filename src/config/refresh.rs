@@ -9,7 +9,9 @@ use http::uri::PathAndQuery;
 use crate::defaults;
 use crate::document::{Document, Section};
 use crate::reader::{boolean, count, size, time, time_within};
-use crate::units::Time;
+use crate::route::RouteSettings;
+use crate::store::StoreSettings;
+use crate::units::{Size, Time};
 use crate::wan::WanSettings;
 use crate::week::{self, DAY, WEEK, WeekMinute};
 
@@ -85,7 +87,11 @@ impl fmt::Display for Recurrence {
     }
 }
 
-pub(crate) fn read_refresh(document: &mut Document, wan: &WanSettings) -> RefreshSettings {
+pub(crate) fn read_refresh(
+    document: &mut Document,
+    wan: &WanSettings,
+    routes: &[RouteSettings],
+) -> RefreshSettings {
     let mut s = document.take_section("refresh");
     let schedule = s.read("schedule", recurrence).unwrap_or(Recurrence::Every(defaults::EVERY.default));
     let mut refresh = RefreshSettings {
@@ -95,6 +101,7 @@ pub(crate) fn read_refresh(document: &mut Document, wan: &WanSettings) -> Refres
         retry_window: time(&mut s, "retry_window", defaults::RETRY_WINDOW),
         catalogs: read_paths(&mut s, "catalogs", 0),
     };
+    warn_unrouted(&mut s, "catalogs", &refresh.catalogs, routes);
     // The offsets of two runs must not swap their order.
     let max = match schedule {
         Recurrence::Continuous => Duration::ZERO,
@@ -132,7 +139,11 @@ pub(crate) fn read_refresh(document: &mut Document, wan: &WanSettings) -> Refres
     refresh
 }
 
-pub(crate) fn read_prefetch(document: &mut Document) -> PrefetchSettings {
+pub(crate) fn read_prefetch(
+    document: &mut Document,
+    store: &StoreSettings,
+    routes: &[RouteSettings],
+) -> PrefetchSettings {
     let mut s = document.take_section("prefetch");
     let prefetch = PrefetchSettings {
         learned: s.read("learned", boolean).unwrap_or(defaults::LEARNED),
@@ -140,8 +151,28 @@ pub(crate) fn read_prefetch(document: &mut Document) -> PrefetchSettings {
         max_bytes: size(&mut s, "max_bytes", defaults::PREFETCH_BYTES),
         paths: read_paths(&mut s, "paths", 1),
     };
+    if s.is_given("max_bytes") && prefetch.max_bytes > store.quota {
+        let (bytes, quota) = (Size(prefetch.max_bytes), Size(store.quota));
+        s.warn(
+            "max_bytes",
+            format!("{bytes} exceeds store.quota ({quota}): what was prefetched first is evicted"),
+        );
+    }
+    warn_unrouted(&mut s, "paths", &prefetch.paths, routes);
     document.close(s);
     prefetch
+}
+
+/// Warns of paths that the relay never fetches, because only a route with a host has them.
+fn warn_unrouted(s: &mut Section, key: &str, paths: &[PathAndQuery], routes: &[RouteSettings]) {
+    let has_route =
+        |path: &PathAndQuery| routes.iter().any(|route| route.host.is_none() && route.contains(path.path()));
+    for path in paths.iter().filter(|path| !has_route(path)) {
+        s.warn(
+            key,
+            format!("{path} is on no [[route]] without a host, and is never fetched: add a route for it"),
+        );
+    }
 }
 
 fn recurrence(text: &str) -> Result<Recurrence, String> {

@@ -119,6 +119,7 @@ pub(crate) fn read_rings(
         if rings.iter().any(|other| other.name == ring.name && !ring.name.is_empty()) {
             s.refuse("name", format!("duplicate name {:?}: give each ring its own name", ring.name));
         }
+        warn_disjoint_windows(&mut s, &ring, groups);
         if ring.steps.count() == 1 && s.is_given("step") {
             s.warn("step", "has no effect without shares or subnets: all clients move in one step");
         }
@@ -160,6 +161,22 @@ fn read_ring_groups(
         s.refuse("groups", "missing required key: list the names of [[group]]s that the ring moves");
     }
     names.unwrap_or_default()
+}
+
+/// Warns of groups that may see a new revision only while they may not download it.
+fn warn_disjoint_windows(s: &mut Section, ring: &RingSettings, groups: &[GroupSettings]) {
+    for group in groups.iter().filter(|group| ring.groups.contains(&group.name)) {
+        if !group.windows.overlaps(&ring.windows) {
+            s.warn(
+                "windows",
+                format!(
+                    "never overlap windows of group {}: its clients see a new revision hours before they may \
+                         download it",
+                    group.name
+                ),
+            );
+        }
+    }
 }
 
 /// Returns the names of all groups, the one of all other clients included.

@@ -29,6 +29,15 @@ pub struct RouteSettings {
     pub deny_download: Vec<String>,
 }
 
+impl RouteSettings {
+    /// Returns true if the prefix contains this path.
+    pub(crate) fn contains(&self, path: &str) -> bool {
+        let prefix = self.prefix.trim_end_matches('/');
+        path.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
+            && path[prefix.len()..].starts_with('/')
+    }
+}
+
 pub(crate) fn read_routes(
     document: &mut Document,
     upstreams: &[UpstreamSettings],

@@ -9,6 +9,7 @@ use crate::defaults;
 use crate::document::{Document, Section};
 use crate::public_name::PublicName;
 use crate::reader::{count, number, path, size, time};
+use crate::server_url::warn_reserved;
 use crate::tls::{CertificateFiles, certificate_files};
 
 /// `[server]`
@@ -45,7 +46,10 @@ pub struct ServerSettings {
 pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
     let mut s = document.take_section("server");
     let (listen, admin) = read_addresses(&mut s);
-    let public_names = s.read_list("public_names", str::parse).unwrap_or_default();
+    let public_names: Vec<PublicName> = s.read_list("public_names", str::parse).unwrap_or_default();
+    for name in &public_names {
+        warn_reserved(&mut s, "public_names", name.host());
+    }
     let admin_token_file = s.read("admin_token_file", path);
     let tls = certificate_files(&mut s, "tls_cert", "tls_key");
     let client_ca = s.read("client_ca", path);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::defaults;
 use crate::document::Document;
 use crate::reader::{check_bounds, path, size, time, time_or_off};
-use crate::units::{Rate, UnitError};
+use crate::units::{Rate, Size, UnitError};
 
 /// `[store]`
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +39,10 @@ pub(crate) fn read_store(document: &mut Document, default_dir: PathBuf) -> Store
         scrub_period: time_or_off(&mut s, "scrub_period", defaults::SCRUB_PERIOD),
         scrub_rate: s.read("scrub_rate", rate).unwrap_or(defaults::SCRUB_RATE.default),
     };
+    if s.is_given("memory") && store.memory > store.quota {
+        let (memory, quota) = (Size(store.memory), Size(store.quota));
+        s.warn("memory", format!("{memory} exceeds store.quota ({quota}): the rest of it is never used"));
+    }
     document.close(s);
     store
 }

@@ -1,15 +1,21 @@
 //! `[[upstream]]`: the managers, their URLs, certificates, limits and priorities.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 
+use crate::binding::Binding;
 use crate::defaults;
 use crate::document::{Document, Section};
+use crate::group::GroupSettings;
 use crate::health::HealthSettings;
 use crate::limit::{RateSchedule, read_rate_schedule, warn_above};
 use crate::reader::{name, name_or_authority, number, origin, path};
+use crate::route::RouteSettings;
+use crate::server::ServerSettings;
+use crate::server_url::{refuse_own_address, warn_doubtful};
 use crate::tls::{Trust, read_trust};
 use crate::wan::WanSettings;
 
@@ -51,18 +57,24 @@ pub struct HttpProxy {
     pub auth_file: Option<PathBuf>,
 }
 
+/// The tables of upstreams, open until it is known which of them are used.
+pub(crate) struct UpstreamTables(Vec<(Section, Option<usize>)>);
+
 pub(crate) fn read_upstreams(
     document: &mut Document,
+    server: &ServerSettings,
     wan: &WanSettings,
     health: &HealthSettings,
-) -> Vec<UpstreamSettings> {
+) -> (Vec<UpstreamSettings>, UpstreamTables) {
     let tables = document.take_tables("upstream", Some("url"));
     let mut upstreams: Vec<UpstreamSettings> = Vec::with_capacity(tables.len());
+    let mut open = UpstreamTables(Vec::with_capacity(tables.len()));
     for mut s in tables {
         let url = s.read_required("url", |text| origin(text, "http://manager:8014"));
         let given_name = s.read("name", name);
         let limit = read_rate_schedule(&mut s, "limit");
         let public_url = s.read("public_url", |text| origin(text, "https://manager.example"));
+        check_urls(&mut s, url.as_ref(), public_url.as_ref(), server);
         warn_above(&mut s, "limit", &limit, "wan.limit", &wan.limit);
         let trust = read_trust(&mut s, url.as_ref());
         let proxy = read_proxy(&mut s);
@@ -71,6 +83,7 @@ pub(crate) fn read_upstreams(
         if check.is_some() && health.interval.is_none() {
             s.warn("check", "has no effect while health.interval is off");
         }
+        let index = url.is_some().then_some(upstreams.len());
         if let Some(url) = url {
             let name = name_or_authority(given_name, &url);
             if upstreams.iter().any(|other| other.name == name) {
@@ -78,9 +91,34 @@ pub(crate) fn read_upstreams(
             }
             upstreams.push(UpstreamSettings { name, url, limit, priority, check, public_url, trust, proxy });
         }
-        document.close(s);
+        open.0.push((s, index));
     }
-    upstreams
+    (upstreams, open)
+}
+
+impl UpstreamTables {
+    /// Closes the tables, with a warning for each upstream that no route and no group uses.
+    pub(crate) fn close(self, document: &mut Document, routes: &[RouteSettings], groups: &[GroupSettings]) {
+        let of_routes = routes.iter().flat_map(|route| &route.upstreams);
+        let of_groups =
+            groups.iter().filter_map(|group| group.binding.as_deref()).flat_map(Binding::upstreams);
+        let used: BTreeSet<usize> = of_routes.chain(of_groups).copied().collect();
+        for (mut s, index) in self.0 {
+            if index.is_some_and(|index| !used.contains(&index)) {
+                s.warn("url", "is used by no [[route]] and no [[group]]: add its name to upstreams of one, or remove it");
+            }
+            document.close(s);
+        }
+    }
+}
+
+fn check_urls(s: &mut Section, url: Option<&Uri>, public_url: Option<&Uri>, server: &ServerSettings) {
+    for (key, url) in [("url", url), ("public_url", public_url)] {
+        if let Some(url) = url {
+            warn_doubtful(s, key, url);
+            refuse_own_address(s, key, url, server);
+        }
+    }
 }
 
 /// Returns the position of the upstream with this name.
@@ -97,6 +135,9 @@ fn read_proxy(s: &mut Section) -> Option<HttpProxy> {
         url if url.scheme() == Some(&Scheme::HTTP) => Ok(url),
         _ => Err(format!("{text:?} is not an http URL: write it like http://proxy:3128")),
     });
+    if let Some(url) = &url {
+        warn_doubtful(s, "proxy", url);
+    }
     let auth_file = s.read("proxy_auth_file", path);
     if auth_file.is_some() && !s.is_given("proxy") {
         s.refuse("proxy_auth_file", "is set without proxy: set both or remove it");

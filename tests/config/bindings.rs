@@ -32,7 +32,7 @@ fn invalid_group_upstreams_are_reported_with_their_line() {
 
 #[test]
 fn binding_over_routes_with_other_upstreams_is_a_warning() {
-    let routes = "[[route]]\nprefix = \"/\"\nupstreams = \"b\"\n[[route]]\nprefix = \"/lu\"\nupstreams = \"manager:8014\"\n";
+    let routes = "[[route]]\nprefix = \"/\"\nupstreams = \"b\"\n[[route]]\nprefix = \"/lu\"\nupstreams = [\"manager:8014\", \"c+d\"]\n";
     let of =
         |settings: &str| load(&(group(&format!("upstreams = \"b\"\n{settings}")) + routes)).unwrap().warnings;
     let warnings = of("");

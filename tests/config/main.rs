@@ -4,6 +4,7 @@
 mod bindings;
 mod cache;
 mod denials;
+mod doubts;
 mod groups;
 mod guard;
 mod health;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use gupd_config::{
     Binding, CertificateFiles, Class, Config, ContentMatch, Fallback, GroupSettings, Location, LogFormat,
-    Overrides, Problems, RateSchedule, Rule,
+    Overrides, Problem, Problems, RateSchedule, Rule,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -120,6 +121,13 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.routes[0].deny_download = vec!["submission-control".into()];
     expected.groups = vec![group];
     expected.rings.clone_from(&documented.rings);
+    // The hosts are examples, and the only route is for one of them.
+    let is_expected = |warning: &Problem| {
+        let line = warning.to_string();
+        line.contains(" is reserved for examples ") || line.contains(" is on no [[route]] without a host")
+    };
+    assert!(documented.warnings.iter().all(is_expected), "{:?}", documented.warnings);
+    expected.warnings.clone_from(&documented.warnings);
     assert_eq!(documented, expected);
     assert_eq!(documented.upstreams.len(), 2);
     assert_eq!(documented.peers.len(), 2);
