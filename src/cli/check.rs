@@ -7,7 +7,8 @@ use std::time::Instant;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, StatusCode, Version};
 
-use super::{CommandError, CommonFlags, new_runtime, print_line};
+use super::machine::Machine;
+use super::{CommandError, CommonFlags, fitness, new_runtime, print_line};
 use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config, UpstreamSettings};
 use gupd_net::listen::tls;
@@ -25,7 +26,8 @@ pub(super) fn run(flags: &CommonFlags, probe: bool) -> Result<(), CommandError> 
     let wan = Arc::new(WanLimiter::unlimited(&config, Clock::system()));
     let upstreams = Upstreams::new(&config, Clock::system(), wan, Arc::new(metrics))
         .map_err(|error| configuration(&error))?;
-    for warning in config.warnings.iter().chain(&config.redirect_warnings()) {
+    let of_machine = fitness::warnings(&config, &Machine::read(&config));
+    for warning in config.warnings.iter().chain(&config.redirect_warnings()).chain(&of_machine) {
         print_line(&format!("warning: {warning}"));
     }
     print_line("configuration is valid");

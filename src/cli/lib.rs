@@ -12,6 +12,8 @@ mod check;
 mod clients_config;
 mod config_file;
 mod demo;
+mod fitness;
+mod machine;
 mod plan;
 mod policy;
 mod process_commands;

@@ -8,7 +8,8 @@ mod worker;
 
 use clap::Args;
 
-use super::{CommandError, CommonFlags};
+use super::machine::Machine;
+use super::{CommandError, CommonFlags, fitness};
 use crate::relay::Relay;
 use gupd_config::{Config, LogSettings};
 use gupd_guard::log::{self, LogGuard};
@@ -61,7 +62,8 @@ fn log_start(relay: &Relay, flags: &CommonFlags) {
 }
 
 fn log_warnings(config: &Config) {
-    for warning in &config.warnings {
+    let of_machine = fitness::warnings(config, &Machine::read(config));
+    for warning in config.warnings.iter().chain(&of_machine) {
         tracing::warn!(%warning, "configuration warning");
     }
 }

@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use x509_parser::parse_x509_certificate;
+use x509_parser::time::ASN1Time;
+
 use gupd_config::CertificateFiles;
+use gupd_config::clock::UnixMillis;
 
 /// Unusable certificate or key.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +40,7 @@ pub enum PemError {
         reason: String,
     },
     /// Certificate and key do not match.
-    #[error("{} and {}: certificate and key do not match: {reason}", cert.display(), key.display())]
+    #[error("{} and {}: certificate and key do not match: {reason}: use the key with which the certificate was requested", cert.display(), key.display())]
     Pair {
         /// The certificate's file.
         cert: PathBuf,
@@ -57,6 +61,29 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Pe
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unusable(error.to_string()))?;
     if certificates.is_empty() { Err(unusable("it has none".to_owned())) } else { Ok(certificates) }
+}
+
+/// Time in which a certificate is valid, in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// Its first moment.
+    pub from: UnixMillis,
+    /// Its last moment.
+    pub until: UnixMillis,
+}
+
+/// Reads the validity of the first certificate of a file.
+///
+/// # Errors
+/// If the file cannot be read or has no certificate.
+pub fn read_validity(path: &Path) -> Result<Validity, PemError> {
+    let unusable = |reason: String| PemError::Certificate { path: path.to_owned(), reason };
+    let certificates = read_certificates(path)?;
+    let first = certificates.first().map(AsRef::as_ref).unwrap_or_default();
+    let (_, parsed) = parse_x509_certificate(first).map_err(|error| unusable(error.to_string()))?;
+    let millis = |time: ASN1Time| time.timestamp().saturating_mul(1_000);
+    let validity = parsed.validity();
+    Ok(Validity { from: millis(validity.not_before), until: millis(validity.not_after) })
 }
 
 /// Reads a certificate chain and its key, and builds a `T` of them.

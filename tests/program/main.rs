@@ -26,6 +26,7 @@ mod explain;
 mod exposition;
 mod fault_layer;
 mod faults;
+mod fitness;
 mod freshclam;
 mod guard;
 mod guarded;
