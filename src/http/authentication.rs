@@ -12,6 +12,8 @@ const SCHEMES: [&str; 5] = ["NTLM", "Negotiate", "Kerberos", "CredSSP", "Nego2"]
 /// Says whether the connection stays authenticated, from IIS.
 static PERSISTENT_AUTH: HeaderName = HeaderName::from_static("persistent-auth");
 
+static PROXY_SUPPORT: HeaderName = HeaderName::from_static("proxy-support");
+
 /// Returns true if a request authenticates its connection.
 pub fn has_connection_credentials(request: &HeaderMap) -> bool {
     request.get_all(header::AUTHORIZATION).iter().any(|value| challenges(value).next().is_some())
@@ -34,6 +36,15 @@ pub fn binds_connection(response: &HeaderMap) -> bool {
     let continues = |value: &HeaderValue| challenges(value).any(|token| !token.is_empty());
     response.get_all(&PERSISTENT_AUTH).iter().any(is_persistent)
         || response.get_all(header::WWW_AUTHENTICATE).iter().any(continues)
+}
+
+/// Tells a client that uses the relay as its proxy that it may authenticate its connection, if a response asks for that.
+/// Without this it must not (RFC 4559 §6).
+pub fn announce_proxy_support(response: &mut HeaderMap) {
+    if response.get_all(header::WWW_AUTHENTICATE).iter().any(|value| challenges(value).next().is_some()) {
+        response.insert(&PROXY_SUPPORT, HeaderValue::from_static("Session-Based-Authentication"));
+        response.insert(header::CONNECTION, HeaderValue::from_static("Proxy-Support"));
+    }
 }
 
 /// Returns the token behind each scheme that binds a connection. Quoted strings are searched too: a scheme that is found
@@ -80,6 +91,25 @@ mod tests {
                 without.contains_key("authorization"),
                 !expected && fields.contains_key("authorization")
             );
+        }
+    }
+
+    #[test]
+    fn proxy_support_is_announced_with_a_challenge_only() {
+        for (fields, expected) in [
+            ("www-authenticate: NTLM", true),
+            ("www-authenticate: Basic realm=\"a\"|www-authenticate: Negotiate", true),
+            ("www-authenticate: Negotiate oYG=", true),
+            ("www-authenticate: Basic realm=\"a\"", false),
+            ("authorization: NTLM", false),
+            ("", false),
+        ] {
+            let mut response = headers(fields);
+            announce_proxy_support(&mut response);
+            let announced =
+                response.get("proxy-support").is_some_and(|it| it == "Session-Based-Authentication");
+            assert_eq!(announced, expected, "{fields}");
+            assert_eq!(response.contains_key("connection"), expected, "{fields}");
         }
     }
 

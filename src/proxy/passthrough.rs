@@ -17,6 +17,7 @@ use crate::reply::Reply;
 use gupd_cache::digest::{PassedContent, Subject};
 use gupd_cache::fill::FillError;
 use gupd_config::Class;
+use gupd_http::authentication;
 use gupd_http::conditional::is_requested;
 use gupd_http::control::Directive;
 use gupd_http::forwarding;
@@ -130,6 +131,9 @@ pub(crate) async fn pass_on(proxy: &Proxy, exchange: &Exchange<'_>, answer: Upst
     let mut headers = head.headers;
     forwarding::prepare_response(&mut headers, head.version);
     exchange.relocation().rewrite(&mut headers);
+    if exchange.target.is_proxied && head.status == StatusCode::UNAUTHORIZED {
+        authentication::announce_proxy_support(&mut headers);
+    }
     let expected = if has_no_body { Some(0) } else { expected };
     let idle_timeout = exchange.generation.config.fill.idle_timeout;
     let content = BodyContent::passed_on(begin, body, idle_timeout, received, check);

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use gupd_config::Config;
+use gupd_config::{Config, HttpProxy};
 
 use crate::support::connection_auth::{
     ADOPTING, CLOSING, ConnectionAuthServer, PROXIED, PUBLIC, ask, log_in,
 };
-use crate::support::{PAYLOAD, Request, Site, WireClient};
+use crate::support::{Front, Identity, PAYLOAD, Request, Site, WireClient};
 
 const PRIVATE: &str = "/secars/me";
 
@@ -249,6 +249,47 @@ async fn connection_authenticated_without_request_is_not_reused() {
     }
     let connections = server.connections_for(ADOPTING);
     assert_eq!(connections.iter().collect::<BTreeSet<_>>().len(), 3, "{connections:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connection_is_pinned_through_tls_and_through_a_proxy() {
+    let server = ConnectionAuthServer::start().await;
+    let identity = Identity::self_signed();
+    let pins = vec![identity.pin()];
+    let front = Front::start(server.address, identity).await;
+    let proxied = HttpProxy { url: format!("http://{}", server.address).parse().unwrap(), auth_file: None };
+    for (case, url, proxy) in
+        [("TLS", front.url(), None), ("proxy", "http://manager.example".to_owned(), Some(proxied))]
+    {
+        let site = Site::with_config(|config| {
+            config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
+            config.upstreams[0].trust.pins.clone_from(&pins);
+            config.upstreams[0].proxy = proxy;
+        });
+        let mut alice = WireClient::connect(site.address()).await;
+        log_in(&mut alice, PRIVATE, "NTLM", "alice").await;
+        assert_unknown(&mut WireClient::connect(site.address()).await, case).await;
+        assert_eq!(ask(&mut alice, PRIVATE, "").await.1, "0 bytes for alice", "{case}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_of_a_proxy_is_told_that_it_may_authenticate() {
+    let (server, site) = site().await;
+    let absolute = format!("http://{}{PRIVATE}", server.address);
+    for (target, expected) in [(absolute.as_str(), Some("Session-Based-Authentication")), (PRIVATE, None)] {
+        let mut client = WireClient::connect(site.address()).await;
+        for request in [Request::get(target), Request::get(target).header("Authorization", "NTLM begin")] {
+            let challenged = client.send(&request).await.unwrap();
+            assert_eq!((challenged.status, challenged.header("proxy-support")), (401, expected), "{target}");
+            assert_eq!(challenged.header("connection"), expected.map(|_| "Proxy-Support"), "{target}");
+        }
+        assert_eq!(
+            ask(&mut client, target, "NTLM finish-alice").await,
+            (200, "0 bytes for alice".to_owned())
+        );
+        assert_eq!(ask(&mut client, PRIVATE, "").await.1, "0 bytes for alice", "{target}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
