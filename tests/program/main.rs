@@ -31,6 +31,7 @@ mod freshclam;
 mod guard;
 mod guarded;
 mod hints;
+mod log;
 mod orders;
 mod pair;
 mod pasted;

@@ -8,14 +8,28 @@ use std::fmt::{self, Write};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-pub(super) struct JsonFormat;
+/// Beginning of every line.
+const BEGINNING: &str = "{\"timestamp\":\"";
 
-impl<S, N> FormatEvent<S, N> for JsonFormat
+/// Column of the timestamp.
+pub(super) const COLUMN: usize = BEGINNING.len();
+
+/// The format, with times of `T`.
+pub(super) struct JsonFormat<T>(T);
+
+impl<T> JsonFormat<T> {
+    pub(super) fn new(timer: T) -> Self {
+        Self(timer)
+    }
+}
+
+impl<S, N, T> FormatEvent<S, N> for JsonFormat<T>
 where
+    T: FormatTime,
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
@@ -26,8 +40,8 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let metadata = event.metadata();
-        line.write_str("{\"timestamp\":\"")?;
-        SystemTime.format_time(&mut line)?;
+        line.write_str(BEGINNING)?;
+        self.0.format_time(&mut line)?;
         line.write_str("\",\"level\":\"")?;
         line.write_str(metadata.level().as_str())?;
         line.write_str("\",\"target\":\"")?;
@@ -117,6 +131,7 @@ mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
+    use tracing_subscriber::fmt::time::SystemTime;
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
@@ -139,8 +154,9 @@ mod tests {
     fn line_is_one_json_object_for_any_client_input() {
         let output = CapturedOutput::default();
         let writer = output.clone();
-        let layer =
-            tracing_subscriber::fmt::layer().event_format(JsonFormat).with_writer(move || writer.clone());
+        let layer = tracing_subscriber::fmt::layer()
+            .event_format(JsonFormat::new(SystemTime))
+            .with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let path = "/a\"b\\c\n\u{1}é";
             tracing::info!(path, shown = %path, status = 200_u16, delta = -3, object = None::<u8>, "done");

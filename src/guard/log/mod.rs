@@ -1,7 +1,10 @@
 //! The log: lines on standard output, as text on a terminal and as JSON elsewhere. `writer` collects lines and writes
-//! them in a thread of its own, so a slow reader of the log never delays a client. `json` formats a line.
+//! them in a thread of its own, so a slow reader of the log never delays a client. `buffer` has the lines of one thread,
+//! `merge` brings those of all threads into the order of their timestamps. `json` formats a line.
 
+mod buffer;
 mod json;
+mod merge;
 mod writer;
 
 use std::io::{self, IsTerminal};
@@ -12,6 +15,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 pub use self::writer::LogGuard;
 use gupd_config::{LogFormat, LogSettings};
+
+/// Column of the timestamp in a line of text, without and with colours: `ESC [ 2 m` dims it.
+const TEXT_COLUMN: usize = 0;
+const ANSI_COLUMN: usize = 4;
 
 /// Error that keeps the log from being set up.
 #[derive(Debug, thiserror::Error)]
@@ -33,18 +40,20 @@ pub enum LogError {
 /// When the level is invalid, the thread cannot be started, or the log is set up already.
 pub fn init(log: &LogSettings) -> Result<LogGuard, LogError> {
     let filter = EnvFilter::try_new(&log.level)?;
-    let (writer, guard) = writer::start()?;
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
-    let registry = tracing_subscriber::registry().with(filter);
-    let as_text = match log.format {
-        LogFormat::Text => true,
-        LogFormat::Json => false,
-        LogFormat::Auto => io::stdout().is_terminal(),
+    let is_terminal = io::stdout().is_terminal();
+    let (as_text, column) = match (log.format, is_terminal) {
+        (LogFormat::Text | LogFormat::Auto, true) => (true, ANSI_COLUMN),
+        (LogFormat::Text, false) => (true, TEXT_COLUMN),
+        (LogFormat::Json, _) | (LogFormat::Auto, false) => (false, json::COLUMN),
     };
+    let (writer, guard) = writer::start_stdout(column)?;
+    let timer = writer.timer();
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_timer(timer.clone());
+    let registry = tracing_subscriber::registry().with(filter);
     if as_text {
-        registry.with(layer.with_ansi(io::stdout().is_terminal())).try_init()?;
+        registry.with(layer.with_ansi(is_terminal)).try_init()?;
     } else {
-        registry.with(layer.event_format(json::JsonFormat)).try_init()?;
+        registry.with(layer.event_format(json::JsonFormat::new(timer))).try_init()?;
     }
     Ok(guard)
 }
