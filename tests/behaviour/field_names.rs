@@ -51,7 +51,9 @@ async fn names_of_request_reach_the_manager_as_spelled() {
     ] {
         site.send(SENT.iter().fold(request, |request, name| request.header(name, "v"))).await;
         let seen = site.manager.requests_for(path).pop().unwrap();
-        assert_has(&names(&seen.headers), &SENT, path);
+        // Fills of payloads and catalogs send few fields.
+        let expected = if [PAYLOAD, "/minitri.flg"].contains(&path) { &SENT[5..] } else { &SENT };
+        assert_has(&names(&seen.headers), expected, path);
         assert_has(&names(&seen.headers), &["Host", "Via"], path);
         assert_title_case(&names(&seen.headers), &[&SENT[..], &["CACHE-control"]].concat(), path);
     }
