@@ -1,18 +1,37 @@
 //! The admin token: the first line of the file that `server.admin_token_file` names. The file is read for each request,
-//! so a changed token applies at once.
+//! so a changed token applies at once. Also the check of `Host`, which needs no token.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
-use super::ErrorMessage;
+use super::{ErrorMessage, text_response};
+use gupd_config::PublicName;
 
 /// Maximum bytes read from the file, which may be any file.
 const MAX_TOKEN: u64 = 4 << 10;
+
+/// Refuses requests whose `Host` is a foreign name (RFC 9110 §15.5.20).
+pub(super) async fn refuse_foreign_host(
+    State(names): State<Arc<[PublicName]>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let host = request.headers().get(header::HOST).map_or(Ok(""), |host| host.to_str());
+    if host.is_ok_and(|host| PublicName::is_admin_host(&names, host)) {
+        return next.run(request).await;
+    }
+    let message = "Host: not a name of this relay: use its address, or add the name to server.public_names";
+    text_response((StatusCode::MISDIRECTED_REQUEST, message.to_owned()))
+}
 
 /// Checks the token of a request.
 ///

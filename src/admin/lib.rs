@@ -22,6 +22,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
@@ -34,6 +35,7 @@ pub use self::commands::{CommandReply, CommandRequest, ProcessCommand, ProcessCo
 pub use self::exposition::Exposition;
 pub use self::purge::PurgeRequest;
 use gupd_cache::fill::Fills;
+use gupd_config::PublicName;
 use gupd_config::clock::Clock;
 use gupd_net::listen::LifecycleStage;
 use gupd_net::redirect::{DrainMode, DrainState};
@@ -62,6 +64,8 @@ pub struct AdminApi {
     pub rollouts: Rollouts,
     /// Clock.
     pub clock: Clock,
+    /// Names under which requests may reach the admin address.
+    pub public_names: Vec<PublicName>,
     /// File with the admin token.
     pub token_file: Option<PathBuf>,
 }
@@ -88,6 +92,7 @@ impl AdminApi {
             .route("/api/v1/rollout", get(rollout::status).post(rollout::command))
             .route("/api/v1/rollout/clients", get(clients::list))
             .route("/api/v1/rollout/view", get(rollout::view))
+            .layer(from_fn_with_state(self.public_names.clone().into(), auth::refuse_foreign_host))
             .with_state(self)
             .into_make_service_with_connect_info::<SocketAddr>();
         let stopped = async move {

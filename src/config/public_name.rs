@@ -1,7 +1,7 @@
 //! `server.public_names`: names and addresses by which clients reach the relay, besides those that it listens on. A
 //! relay behind address translation, or with a name in the site's DNS, cannot know them by itself.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// A name or address of the relay.
@@ -22,6 +22,24 @@ impl PublicName {
     /// Returns true if it is this host, in lower case and without a trailing dot, and this port.
     pub fn is_at(&self, host: &str, port: u16) -> bool {
         self.host == host && self.port.is_none_or(|own| own == port)
+    }
+
+    /// Returns true if a request with this `Host` may use the admin address: it names an address, a host without a
+    /// domain, or one of the public names, with any port.
+    ///
+    /// A page of an attacker can make a browser send requests to a private address, under a name of the attacker's own
+    /// domain (DNS rebinding), and read the responses.
+    pub fn is_admin_host(names: &[Self], host: &str) -> bool {
+        let host = match host.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+            _ => host,
+        };
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        !host.contains('.') && address.is_none()
+            || host.parse::<Ipv4Addr>().is_ok()
+            || address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
+            || names.iter().any(|name| name.host == host)
     }
 }
 
@@ -80,6 +98,26 @@ mod tests {
                 expected,
                 "{text} {host}:{port}"
             );
+        }
+    }
+
+    #[test]
+    fn admin_address_is_not_reached_by_foreign_names() {
+        let names = ["gupd.branch-a.example:2967".parse().unwrap()];
+        for (host, expected) in [
+            ("127.0.0.1:9467", true),
+            ("10.1.2.3", true),
+            ("[::1]:9467", true),
+            ("localhost:9467", true),
+            ("relay-1", true),
+            ("GUPD.branch-a.example.:9467", true),
+            ("evil.example:9467", false),
+            ("127.0.0.1.evil.example", false),
+            ("gupd.branch-a.example.evil.example", false),
+            ("[evil.example]", false),
+            ("evil.example:9467:1", false),
+        ] {
+            assert_eq!(PublicName::is_admin_host(&names, host), expected, "{host}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::defaults;
+use crate::defaults::{self, Bounds};
 use crate::document::{Document, Section};
 use crate::public_name::PublicName;
 use crate::reader::{count, number, path, size, time};
@@ -31,6 +31,9 @@ pub struct ServerSettings {
     pub client_ca: Option<PathBuf>,
     /// Maximum number of open connections, 1 to 1,000,000.
     pub max_connections: usize,
+    /// Maximum number of one client's connections once three quarters of `max_connections` are open; a quarter of
+    /// `max_connections` by default.
+    pub max_client_connections: usize,
     /// Maximum size of a request head, 8 KiB to 1 MiB.
     pub max_header_bytes: usize,
     /// Maximum size of a request target, 256 B to 64 KiB.
@@ -62,6 +65,9 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
     if max_uri_bytes > max_header_bytes {
         s.refuse("max_uri_bytes", "exceeds max_header_bytes, which includes the request target");
     }
+    let max_connections = count(&mut s, "max_connections", defaults::MAX_CONNECTIONS);
+    let quarter = Bounds { default: (max_connections / 4).max(1), ..defaults::MAX_CONNECTIONS };
+    let max_client_connections = count(&mut s, "max_client_connections", quarter);
     let server = ServerSettings {
         listen,
         public_names,
@@ -70,7 +76,8 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
         workers,
         tls,
         client_ca,
-        max_connections: count(&mut s, "max_connections", defaults::MAX_CONNECTIONS),
+        max_connections,
+        max_client_connections,
         // Both are at most 1 MiB.
         max_header_bytes: usize::try_from(max_header_bytes).unwrap_or(usize::MAX),
         max_uri_bytes: usize::try_from(max_uri_bytes).unwrap_or(usize::MAX),

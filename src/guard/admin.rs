@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::metrics::GuardMetrics;
+use gupd_config::PublicName;
 
 /// Timeout of a whole exchange; a scrape takes milliseconds.
 const EXCHANGE: Duration = Duration::from_secs(10);
@@ -27,19 +28,23 @@ const MAX_HEAD: usize = 8 << 10;
 #[derive(Debug)]
 pub(super) struct AdminPage {
     registry: Registry,
+    /// Names under which requests may reach the admin address.
+    public_names: Vec<PublicName>,
     pub(super) metrics: GuardMetrics,
 }
 
 impl AdminPage {
-    pub(super) fn new() -> Result<Self, prometheus::Error> {
+    pub(super) fn new(public_names: Vec<PublicName>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        Ok(Self { metrics: GuardMetrics::register(&registry)?, registry })
+        Ok(Self { metrics: GuardMetrics::register(&registry)?, registry, public_names })
     }
 
     /// Answers one request and closes the connection. `status` says why no worker serves.
     pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, status: String) {
         let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-            let response = self.answer(request.uri().path(), &status);
+            let host = request.headers().get(header::HOST).map_or(Ok(""), |host| host.to_str());
+            let is_own = host.is_ok_and(|host| PublicName::is_admin_host(&self.public_names, host));
+            let response = self.answer(if is_own { request.uri().path() } else { "" }, &status);
             async move { Ok::<_, Infallible>(response) }
         });
         let exchange = http1::Builder::new()

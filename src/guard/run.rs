@@ -23,7 +23,9 @@ use crate::metrics::GuardStats;
 use crate::service;
 use gupd_config::Config;
 use gupd_net::SetupError;
-use gupd_net::listen::{HttpServer, LifecycleStage, ListenError, Sockets, tls};
+use gupd_net::listen::{
+    ClientShares, HttpServer, LifecycleStage, ListenError, Sockets, send_share_exceeded, tls,
+};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::upstream::health;
 
@@ -31,6 +33,10 @@ use gupd_net::upstream::health;
 /// A relayed response takes 75 KiB, more with TLS, and the program itself 12.2 of the 15 MiB that the guard may use:
 /// with 28 connections its peak was 14.2 MiB, with 40 it was 15.4.
 const MAX_CLIENTS: usize = 28;
+
+/// Maximum of one client's connections once three quarters of those are open: silent connections of one host must not
+/// keep the guard from answering others.
+const CLIENT_SHARE: usize = 7;
 
 /// Maximum connections to the admin address besides.
 const MAX_SCRAPERS: usize = 16;
@@ -64,6 +70,7 @@ struct Guard {
     server: Arc<HttpServer<FallbackService>>,
     page: Arc<AdminPage>,
     clients: JoinSet<()>,
+    shares: Arc<ClientShares>,
     scrapers: JoinSet<()>,
     stage: watch::Sender<LifecycleStage>,
     /// Counts that the serving worker has.
@@ -130,8 +137,9 @@ impl Guard {
             service,
             health_checks: Some(health_checks),
             server: Arc::new(server),
-            page: Arc::new(AdminPage::new()?),
+            page: Arc::new(AdminPage::new(setup.config.server.public_names.clone())?),
             clients: JoinSet::new(),
+            shares: ClientShares::new(MAX_CLIENTS, CLIENT_SHARE),
             scrapers: JoinSet::new(),
             stage: watch::Sender::new(LifecycleStage::Serving),
             sent_stats: stats,
@@ -227,9 +235,13 @@ impl Guard {
 
     fn serve(&mut self, accepted: io::Result<Accepted>) {
         match accepted {
-            Ok(Accepted::Client(stream, address)) => {
-                self.clients.spawn(self.server.clone().serve(stream, address, (), self.stage.subscribe()));
-            }
+            Ok(Accepted::Client(stream, address)) => match self.shares.admit(address.ip()) {
+                Some(counted) => {
+                    let server = self.server.clone();
+                    self.clients.spawn(server.serve(stream, address, counted, self.stage.subscribe()));
+                }
+                None => send_share_exceeded(&stream),
+            },
             Ok(Accepted::Admin(stream)) => {
                 self.page.metrics.update(&self.service.stats());
                 self.scrapers.spawn(self.page.clone().serve(stream, self.handover.status_text()));

@@ -193,7 +193,7 @@ pub(crate) fn fill_failed(exchange: &Exchange<'_>, error: &FillError) -> Reply {
         | FillError::OpenEnded => {
             Reply::text(StatusCode::BAD_GATEWAY, "gupd: transfer from the upstream broke off\n")
         }
-        FillError::Store(_) | FillError::Abandoned | FillError::Stopped => unavailable(
+        FillError::Store(_) | FillError::Abandoned | FillError::Busy | FillError::Stopped => unavailable(
             exchange,
             StatusCode::SERVICE_UNAVAILABLE,
             "gupd: the relay cannot answer now: retry after the time in Retry-After\n",

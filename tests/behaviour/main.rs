@@ -56,6 +56,7 @@ mod rollout;
 mod scrub;
 mod sharing;
 mod sparse;
+mod starvation;
 mod targets;
 mod tls;
 mod unrequested;

@@ -176,6 +176,30 @@ async fn twenty_kills_under_load_cost_one_retry_with_relaying() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_of_one_client_do_not_stop_guard() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(PAYLOAD, Resource::new("content"));
+    let mut command = guarded(&manager, folder.path());
+    let relay = Relay::start(command.env("GUPD_GUARD_RESTART_MAX", "1h"));
+    // The first restart is immediate, the second not within this test.
+    for _ in 0..2 {
+        kill(&relay).await;
+    }
+    let mut silent = Vec::new();
+    for number in 0..60 {
+        let mut client = WireClient::connect_from([127, 0, 0, 66].into(), relay.address).await;
+        let sent = ["", "G", "GET / HTTP/1.1\r\nHost: a\r\nX-"][number % 3];
+        // A refused client may be gone already.
+        let _refused = client.write(sent.as_bytes()).await;
+        silent.push(client);
+    }
+    for _ in 0..10 {
+        let answer = exchange(relay.address, &Request::get(PAYLOAD)).await.unwrap();
+        assert_eq!(answer.status, 307);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hung_worker_is_killed_and_clients_are_answered() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new("content"));

@@ -2,11 +2,13 @@
 //! in it, so a follower can end only on `Complete`, on `Stored` or with an error. If the task vanishes, the phase
 //! channel closes, which is also an error. Dropping a handle wakes the task, because a fill without followers may end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::StatusCode;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{FillContent, FillError, FillRequest, PrivateResponse};
 use crate::CacheEntry;
@@ -74,6 +76,10 @@ pub struct FillHandle {
 #[derive(Debug)]
 pub(super) struct FillFlags {
     content_type: Arc<str>,
+    /// Client that started the fill.
+    starter: Option<IpAddr>,
+    /// Cancelled when a client besides the starter joins.
+    shared: CancellationToken,
     /// A client has joined.
     for_client: AtomicBool,
     /// The object was changed or purged: the content is not stored.
@@ -84,6 +90,8 @@ impl FillFlags {
     pub(super) fn new(request: &FillRequest, is_for_client: bool) -> Arc<Self> {
         Arc::new(Self {
             content_type: request.classification.content_type.clone(),
+            starter: request.client,
+            shared: CancellationToken::new(),
             for_client: AtomicBool::new(is_for_client),
             is_detached: AtomicBool::new(false),
         })
@@ -92,6 +100,11 @@ impl FillFlags {
     /// Returns true if a client has joined.
     pub(super) fn is_for_client(&self) -> bool {
         self.for_client.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a client besides the starter has joined.
+    pub(super) async fn wait_until_shared(&self) {
+        self.shared.cancelled().await;
     }
 
     /// Returns true if the content must not be stored.
@@ -355,8 +368,11 @@ impl FillHandle {
     }
 
     /// Records that a follower joined.
-    pub(super) fn join(&self, is_client: bool) -> Self {
-        self.flags.for_client.fetch_or(is_client, Ordering::Relaxed);
+    pub(super) fn join(&self, request: &FillRequest) -> Self {
+        self.flags.for_client.fetch_or(request.background.is_none(), Ordering::Relaxed);
+        if request.client != self.flags.starter {
+            self.flags.shared.cancel();
+        }
         self.clone()
     }
 

@@ -7,6 +7,7 @@
 //! broken transfer. Followers read through [`FillHandle`] and [`ContentReader`]. Start with [`Fills::join`].
 
 mod accept;
+mod admission;
 mod content;
 mod content_range;
 mod delivered;
@@ -37,10 +38,10 @@ use std::time::Duration;
 
 use http::header;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::admission::FillAdmission;
 pub use self::content::FillContent;
 use self::handle::Phase;
 pub use self::handle::{FillHandle, FillProgress, FillResponse, FillResult, Joined, UnsharedReason};
@@ -76,7 +77,9 @@ struct FillContext {
     running: Mutex<HashMap<FillKey, FillHandle>>,
     /// Number of fills that sent a client's credentials.
     with_credentials: AtomicU64,
-    permits: Semaphore,
+    admission: FillAdmission,
+    /// Maximum wait for a permit.
+    queue_timeout: Duration,
     /// Cancelled at shutdown: fills write the bytes that have arrived and send no more requests.
     stopping: CancellationToken,
     store: Arc<Store>,
@@ -125,7 +128,8 @@ impl Fills {
         let context = FillContext {
             running: Mutex::default(),
             with_credentials: AtomicU64::default(),
-            permits: Semaphore::new(config.fill.max_concurrent),
+            admission: FillAdmission::new(config.fill.max_concurrent),
+            queue_timeout: config.fill.total_timeout,
             stopping: CancellationToken::new(),
             digests: Digests::new(cache.clone(), metrics.digest_mismatches.clone()),
             disagreeing: moka::sync::Cache::builder()
@@ -156,7 +160,7 @@ impl Fills {
             if !fill.is_usable(now, &control) {
                 return Joined::Completed(fill.clone());
             }
-            return Joined::Following(fill.join(request.background.is_none()));
+            return Joined::Following(fill.join(&request));
         }
         // A fill inserts its entry into the cache before it leaves the register. A request that missed both arrived in
         // between, so the cache must be checked again.

@@ -58,6 +58,9 @@ pub enum FillError {
     /// No follower wanted the rest, and `fill.finish` does not require it. The next fill continues from the bytes kept.
     #[error("no follower wanted the rest")]
     Abandoned,
+    /// The fill waited for `fill.total_timeout` while as many fills ran as may.
+    #[error("limit reached (fill.max_concurrent): no permit within fill.total_timeout")]
+    Busy,
     /// The fill's task ended without an outcome: the relay is stopping.
     #[error("the fill was stopped")]
     Stopped,
@@ -75,6 +78,7 @@ impl FillError {
             Self::OpenEnded => FillOutcome::OpenEnded,
             Self::Store(_) => FillOutcome::Store,
             Self::Abandoned => FillOutcome::Abandoned,
+            Self::Busy => FillOutcome::Busy,
             Self::Stopped => FillOutcome::Stopped,
         }
     }
@@ -107,6 +111,8 @@ pub enum FillOutcome {
     Store,
     /// The relay is stopping.
     Stopped,
+    /// As many fills ran as may, for too long.
+    Busy,
     /// No follower was left, and the rest was not needed.
     Abandoned,
     /// The content changed during the transfer.
@@ -139,6 +145,7 @@ impl FillOutcome {
             Self::Store,
             Self::Stopped,
             Self::Abandoned,
+            Self::Busy,
             Self::Changed,
             Self::DigestMismatch,
             Self::UnexpectedType,
@@ -163,6 +170,7 @@ impl FillOutcome {
             Self::Store => "store",
             Self::Stopped => "stopped",
             Self::Abandoned => "abandoned",
+            Self::Busy => "busy",
             Self::Changed => "changed",
             Self::DigestMismatch => "digest-mismatch",
             Self::UnexpectedType => "unexpected-type",
@@ -181,13 +189,14 @@ mod tests {
     use super::FillOutcome;
 
     #[test]
-    fn fill_outcomes_have_22_distinct_spellings() {
+    fn fill_outcomes_have_23_distinct_spellings() {
         let spelled: BTreeSet<_> = FillOutcome::all().map(FillOutcome::as_str).collect();
         let expected = [
             "abandoned",
             "bad-request",
             "bad-response",
             "broken-off",
+            "busy",
             "changed",
             "closed",
             "connect",

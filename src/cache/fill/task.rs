@@ -3,6 +3,7 @@
 //! and followers see a failure. The complication: content may change while it arrives, and the task then starts again.
 
 mod body;
+mod queue;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +25,6 @@ use gupd_config::{Class, UpstreamId};
 use gupd_http::key;
 use gupd_http::validator::{add_validators, matches_stored};
 use gupd_http::{VaryFields, update};
-use gupd_net::metrics::GaugeGuard;
 use gupd_net::upstream::{CurrentUpstream, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
 use gupd_store::{CHUNK, CommittedObject, Object};
 
@@ -90,23 +90,6 @@ impl FillTask {
             changes: 0,
         };
         (task, fill, private_response)
-    }
-
-    pub(super) async fn run(mut self) {
-        let context = self.context.clone();
-        let permit = tokio::select! {
-            biased;
-            () = context.stopping.cancelled() => return,
-            Ok(permit) = context.permits.acquire() => Ok(permit),
-            // A queued fill fails as soon as its upstreams do, like the fills before it.
-            error = self.upstreams.wait_until_unavailable(&self.request.upstream_order) => Err(error),
-        };
-        let _running = GaugeGuard::increment(&context.metrics.running);
-        let outcome = match permit {
-            Ok(_permit) => self.fill().await,
-            Err(error) => self.fail(error.into()),
-        };
-        context.metrics.ended.with_label_values(&[outcome.as_str()]).inc();
     }
 
     async fn fill(&mut self) -> FillOutcome {

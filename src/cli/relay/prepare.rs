@@ -139,6 +139,7 @@ impl PreparedRelay {
             &relay.metrics.net,
         )?;
         let api = AdminApi {
+            public_names: config.server.public_names.clone(),
             exposition: relay.metrics.exposition.clone(),
             store: relay.cache.store().clone(),
             fills: relay.proxy.fills().clone(),

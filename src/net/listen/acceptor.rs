@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
+use super::client_share::ClientShares;
 use super::connection_rate::ConnectionRateLimiter;
 use super::keep_alive::close_gracefully;
 use super::lifecycle::LifecycleStage;
@@ -44,6 +45,7 @@ impl Acceptors {
         metrics: &Arc<NetMetrics>,
     ) -> io::Result<Self> {
         let slots = Arc::new(Semaphore::new(server.max_connections));
+        let shares = ClientShares::new(server.max_connections, server.max_client_connections);
         let lingering = Arc::new(Semaphore::new(MAX_LINGERING));
         let running = TaskTracker::new();
         for socket in sockets {
@@ -52,6 +54,7 @@ impl Acceptors {
                 workers: workers.clone(),
                 rate: rate.clone(),
                 slots: slots.clone(),
+                shares: shares.clone(),
                 lingering: lingering.clone(),
                 metrics: metrics.clone(),
             };
@@ -72,6 +75,7 @@ struct Acceptor {
     workers: Arc<WorkerPool>,
     rate: Arc<ConnectionRateLimiter>,
     slots: Arc<Semaphore>,
+    shares: Arc<ClientShares>,
     lingering: Arc<Semaphore>,
     metrics: Arc<NetMetrics>,
 }
@@ -106,12 +110,17 @@ impl Acceptor {
                 "connection refused: limit reached (lan.client_connections)");
             return self.refuse(stream, ConnectionRefusal::TooManyNew, stage);
         }
+        let Some(counted) = self.shares.admit(client.ip()) else {
+            tracing::info!(client = %client.ip().to_canonical(), reason = ConnectionRefusal::TooManyOfClient.as_str(),
+                "connection refused: limit reached (server.max_client_connections)");
+            return self.refuse(stream, ConnectionRefusal::TooManyOfClient, stage);
+        };
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
             tracing::warn!(client = %client.ip().to_canonical(), reason = ConnectionRefusal::TooManyOpen.as_str(),
                 "connection refused: limit reached (server.max_connections)");
             return self.refuse(stream, ConnectionRefusal::TooManyOpen, stage);
         };
-        if let Err(error) = self.workers.assign(stream, client, slot).await {
+        if let Err(error) = self.workers.assign(stream, client, (slot, counted)).await {
             tracing::error!(%error, "cannot assign a connection to a worker");
         }
     }

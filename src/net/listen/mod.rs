@@ -6,6 +6,7 @@
 
 mod acceptor;
 mod activity;
+mod client_share;
 mod connection;
 mod connection_rate;
 mod connection_state;
@@ -20,8 +21,10 @@ pub mod tls;
 mod worker;
 
 pub use self::acceptor::Acceptors;
+pub use self::client_share::ClientShares;
 pub use self::connection::{ClientConnection, HttpServer, RequestHandler};
 pub use self::connection_rate::ConnectionRateLimiter;
 pub use self::lifecycle::LifecycleStage;
+pub use self::refusal::send_share_exceeded;
 pub use self::sockets::{ListenError, ListenPurpose, Sockets, bind};
 pub use self::worker::WorkerPool;

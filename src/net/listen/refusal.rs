@@ -1,6 +1,8 @@
 //! Refusals of connections, with their labels and responses. [`Refusal`](gupd_http::refusal::Refusal) has those of
 //! requests.
 
+use tokio::net::TcpStream;
+
 /// The reason for which a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionRefusal {
@@ -14,14 +16,23 @@ pub(super) enum ConnectionRefusal {
     Malformed,
     /// `server.max_connections` are open.
     TooManyOpen,
+    /// The client has `server.max_client_connections` open, and few are left for others.
+    TooManyOfClient,
     /// The client has opened `lan.client_connections` within a second.
     TooManyNew,
 }
 
 impl ConnectionRefusal {
     /// Every reason, for metrics that exist before the first refusal.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Tls, Self::SlowHead, Self::HeadTooLarge, Self::Malformed, Self::TooManyOpen, Self::TooManyNew];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Tls,
+        Self::SlowHead,
+        Self::HeadTooLarge,
+        Self::Malformed,
+        Self::TooManyOpen,
+        Self::TooManyOfClient,
+        Self::TooManyNew,
+    ];
 
     /// Returns the label for logs and metrics.
     pub(super) const fn as_str(self) -> &'static str {
@@ -31,6 +42,7 @@ impl ConnectionRefusal {
             Self::HeadTooLarge => "head-too-large",
             Self::Malformed => "malformed",
             Self::TooManyOpen => "too-many-connections",
+            Self::TooManyOfClient => "too-many-client-connections",
             Self::TooManyNew => "too-many-new-connections",
         }
     }
@@ -43,7 +55,7 @@ impl ConnectionRefusal {
             Self::SlowHead => {
                 b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             }
-            Self::TooManyOpen => {
+            Self::TooManyOpen | Self::TooManyOfClient => {
                 b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 10\r\n\
                   Connection: close\r\n\r\n"
             }
@@ -54,4 +66,10 @@ impl ConnectionRefusal {
             }
         }
     }
+}
+
+/// Writes the response to a client that has its share of the connections. The caller closes the connection.
+pub fn send_share_exceeded(stream: &TcpStream) {
+    // The empty buffer of a new connection takes the whole response; otherwise the close says the same.
+    let _unsent = stream.try_write(ConnectionRefusal::TooManyOfClient.response());
 }

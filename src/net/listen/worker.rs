@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use super::client_share::CountedConnection;
 use super::connection::{HttpServer, RequestHandler};
 use super::lifecycle::LifecycleStage;
 
@@ -52,9 +53,9 @@ struct AcceptedConnection {
     slot: ConnectionSlot,
 }
 
-/// A connection's slot among `server.max_connections` and in its worker's count, released on drop.
+/// A connection's slot among `server.max_connections`, and its place in the counts of its client and its worker, released on drop.
 pub(super) struct ConnectionSlot {
-    _permit: OwnedSemaphorePermit,
+    _admitted: (OwnedSemaphorePermit, CountedConnection),
     open: Arc<AtomicUsize>,
 }
 
@@ -102,13 +103,13 @@ impl WorkerPool {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        admitted: (OwnedSemaphorePermit, CountedConnection),
     ) -> io::Result<()> {
         let stream = stream.into_std()?;
         let idlest = self.workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
         let idlest = idlest.ok_or_else(|| io::Error::other("no workers"))?;
         idlest.open.fetch_add(1, Ordering::Relaxed);
-        let slot = ConnectionSlot { _permit: permit, open: idlest.open.clone() };
+        let slot = ConnectionSlot { _admitted: admitted, open: idlest.open.clone() };
         idlest.connections.send(AcceptedConnection { stream, peer, slot }).await.map_err(io::Error::other)
     }
 

@@ -1,0 +1,161 @@
+//! One client must not take everything that clients share: connections, fills, the admin address.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use gupd_site::{OriginServer, RecordedRequest};
+
+use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, Site, WireClient};
+
+const GREEDY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
+const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77));
+const CATALOG: &str = "/minitri.flg";
+
+/// Asks from an address of its own.
+async fn ask(client: IpAddr, site: &Site, request: Request) -> crate::support::Response {
+    WireClient::connect_from(client, site.address()).await.send(&request).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_one_client_leave_a_quarter_to_others() {
+    for sent in [
+        "",
+        "G",
+        "GET /a HTTP/1.1\r\nHost: a\r\nX-",
+        "\r\n",
+        "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+    ] {
+        let site = Site::with_config(|config| {
+            config.server.max_connections = 8;
+            config.server.max_client_connections = 2;
+        });
+        site.manager.put(PAYLOAD, Resource::new("definitions"));
+        let mut held = Vec::new();
+        for _ in 0..12 {
+            let mut client = WireClient::connect_from(GREEDY, site.address()).await;
+            // A refused client may be gone already.
+            let _refused = client.write(sent.as_bytes()).await;
+            held.push(client);
+        }
+        let refused = "gupd_refused_total{reason=\"too-many-client-connections\"}";
+        site.wait_for_metric(refused, 6.0).await;
+        for _ in 0..3 {
+            assert_eq!(
+                ask(OTHER, &site, Request::get(PAYLOAD)).await.expect_body(),
+                b"definitions",
+                "{sent:?}"
+            );
+        }
+        drop(held);
+        site.wait_for_metric("gupd_connections", 0.0).await;
+        assert_eq!(ask(GREEDY, &site, Request::get(PAYLOAD)).await.status, 200, "{sent:?}");
+    }
+}
+
+/// A site with 16 fills at once, and a manager that answers names with `slow` only when the gate is open.
+fn site_with_slow_names(gate: &Gate) -> Site {
+    let gate = gate.clone();
+    let respond = move |request: &RecordedRequest| {
+        let resource = Resource::new("definitions");
+        Some(if request.target.contains("slow") { resource.held(&gate) } else { resource })
+    };
+    let manager = Manager::with_origin(OriginServer::computed(respond)).unwrap();
+    Site::for_manager(manager, |config| {
+        config.fill.max_concurrent = 16;
+        // A client that has gone looks like one that has only closed its sending side, until this time.
+        config.server.stall_timeout = std::time::Duration::from_millis(500);
+    })
+}
+
+/// Opens requests for 20 cold names; 11 of them run: 10 common permits and one of the fair share.
+async fn request_slow_names(site: &Site) -> Vec<WireClient> {
+    let mut clients = Vec::new();
+    for number in 0..20 {
+        let mut client = WireClient::connect_from(GREEDY, site.address()).await;
+        let path = PAYLOAD.replace("full.zip", &format!("slow{number}.dax"));
+        client.write_request(&Request::get(&path)).await.unwrap();
+        clients.push(client);
+    }
+    site.wait_for_metric("gupd_fills_running", 11.0).await;
+    clients
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fills_of_one_client_leave_permits_to_others() {
+    let gate = Gate::default();
+    let site = site_with_slow_names(&gate);
+    site.wait_until_stored(CATALOG).await;
+    let mut clients = request_slow_names(&site).await;
+    for target in [CATALOG, PAYLOAD, "/a_1.0_english_livetri.zip", "/files/setup.msi"] {
+        let request = Request::get(target).header("Cache-Control", "no-cache");
+        assert_eq!(ask(OTHER, &site, request).await.expect_body(), b"definitions", "{target}");
+    }
+    // The client's own requests wait for its own permits only.
+    gate.open();
+    for client in &mut clients {
+        let mut head = client.read_head().await.unwrap();
+        client.read_rest("GET", &mut head).await;
+        assert_eq!(head.expect_body(), b"definitions");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queued_fill_ends_with_its_last_follower() {
+    let gate = Gate::default();
+    let site = site_with_slow_names(&gate);
+    drop(request_slow_names(&site).await);
+    site.wait_for_metric("gupd_fills_total{outcome=\"abandoned\"}", 9.0).await;
+    gate.open();
+    site.wait_for_metric("gupd_fills_running", 0.0).await;
+    assert_eq!(site.manager.total_requests(), 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queued_fill_that_others_follow_has_their_share() {
+    let gate = Gate::default();
+    let site = site_with_slow_names(&gate);
+    let _greedy = request_slow_names(&site).await;
+    let mut first = WireClient::connect_from(GREEDY, site.address()).await;
+    first.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    site.wait_for_metric("gupd_connections", 21.0).await;
+    assert_eq!(ask(OTHER, &site, Request::get(PAYLOAD)).await.expect_body(), b"definitions");
+    gate.open();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fill_without_a_permit_in_time_is_503() {
+    let gate = Gate::default();
+    let respond = {
+        let gate = gate.clone();
+        move |_: &RecordedRequest| Some(Resource::new("definitions").stalled(4, &gate))
+    };
+    let manager = Manager::with_origin(OriginServer::computed(respond)).unwrap();
+    let site = Site::for_manager(manager, |config| {
+        config.fill.max_concurrent = 1;
+        config.fill.total_timeout = std::time::Duration::from_secs(1);
+    });
+    let mut first = WireClient::connect(site.address()).await;
+    first.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    site.manager.wait_for_requests(PAYLOAD, 1).await;
+    let refused = ask(OTHER, &site, Request::get("/files/setup.msi")).await;
+    assert_eq!((refused.status, refused.header("retry-after").is_some()), (503, true));
+    assert_eq!(site.metric("gupd_fills_total{outcome=\"busy\"}").await, 1.0);
+    gate.open();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admin_address_refuses_foreign_names() {
+    let site =
+        Site::with_config(|config| config.server.public_names = vec!["gupd.branch.example".parse().unwrap()]);
+    let admin = site.relay().admin();
+    for target in ["/metrics", "/healthz", "/readyz", "/api/v1/rollout", "/api/v1/rollout/clients"] {
+        for host in ["evil.example", "127.0.0.1.evil.example:9467", "gupd.branch.example.evil.example"] {
+            let response = Request::get(target).header("Host", host).send(admin).await;
+            assert_eq!(response.status, 421, "{target} {host}");
+        }
+        for host in ["127.0.0.1:9467", "localhost", "[::1]:9467", "relay-1:9467", "gupd.branch.example:9467"]
+        {
+            let response = Request::get(target).header("Host", host).send(admin).await;
+            assert_ne!(response.status, 421, "{target} {host}");
+        }
+    }
+}
