@@ -3,7 +3,7 @@
 
 use crate::document::Section;
 use crate::route::RouteSettings;
-use crate::upstream::{UpstreamSettings, find_upstream};
+use crate::upstream::{KnownUpstreams, UpstreamSettings};
 
 /// Separates the names of upstreams in a binding's name. No bound upstream's name contains it.
 const SEPARATOR: char = '+';
@@ -39,13 +39,13 @@ impl Binding {
 /// Reads the `upstreams` of a group; `has_paths` if the group matches paths.
 pub(crate) fn read_binding(
     s: &mut Section,
-    all: &[UpstreamSettings],
+    known: KnownUpstreams<'_>,
     routes: &[RouteSettings],
     has_paths: bool,
 ) -> Option<Binding> {
     let mut taken: Vec<usize> = Vec::new();
     let upstreams = s.read_list("upstreams", |text| {
-        let at = find_upstream(text, all)?;
+        let at = known.find(text)?;
         if text.contains(SEPARATOR) {
             return Err(format!(
                 "{text:?} contains {SEPARATOR}, which separates names here: rename the upstream"
@@ -69,5 +69,5 @@ pub(crate) fn read_binding(
              such as \"/content/**\"",
         );
     }
-    Binding::new(all, upstreams)
+    Binding::new(known.list, upstreams)
 }

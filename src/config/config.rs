@@ -26,7 +26,7 @@ use crate::rollout::{RolloutSettings, read_rollout};
 use crate::route::{RouteSettings, read_routes};
 use crate::server::{ServerSettings, read_server};
 use crate::store::{StoreSettings, default_dir, read_store};
-use crate::upstream::{UpstreamSettings, read_upstreams};
+use crate::upstream::{KnownUpstreams, UpstreamSettings, read_upstreams};
 use crate::wan::{WanLimit, WanSettings, read_wan, read_wan_limits};
 
 /// Configuration file that commands read if none is given and it exists.
@@ -197,11 +197,12 @@ impl Config {
         let wan = read_wan(document);
         let lan = read_lan(document);
         let (upstreams, upstream_tables) = read_upstreams(document, &server, &wan, &health);
+        let known = KnownUpstreams { list: &upstreams, replaced_by: upstream_tables.replaced_by() };
         let peers = read_peers(document, &upstreams);
         let content_types = read_content_types(document);
         let profiles = read_profiles(document);
         let types = TypeNames::new(&content_types, &profiles);
-        let routes = read_routes(document, &upstreams, &types, &profiles);
+        let routes = read_routes(document, known, &types, &profiles);
         let rules = read_rules(document);
         let wan_limits = read_wan_limits(document, &wan, &types);
         let denials = read_policy(document);
@@ -210,7 +211,7 @@ impl Config {
             wan: &wan,
             lan: &lan,
             content_types: &types,
-            upstreams: &upstreams,
+            upstreams: known,
             routes: &routes,
         };
         let groups = read_groups(document, &context);

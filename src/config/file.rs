@@ -110,6 +110,21 @@ fn read_text(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
+/// Returns the remedy for a syntax error that the parser describes in terms of TOML.
+fn remedy(message: &str) -> &'static str {
+    for (part, remedy) in [
+        ("must be quoted", ": write it in double quotation marks"),
+        ("escaped value", ": write two backslashes for one, or the text in single quotation marks"),
+        ("invalid boolean", ": write true or false"),
+        ("key with no value", ": write key = value"),
+    ] {
+        if message.contains(part) {
+            return remedy;
+        }
+    }
+    ""
+}
+
 struct Lines<'a> {
     file: &'a Arc<str>,
     /// Offset of each line except the first.
@@ -122,7 +137,7 @@ impl Lines<'_> {
         let duplicate = error.span().filter(|_| error.message() == "duplicate key");
         let duplicate = duplicate.and_then(|span| duplicate::find(text, span));
         let (key, message) = match duplicate {
-            None => (None, error.message().to_owned()),
+            None => (None, format!("{}{}", error.message(), remedy(error.message()))),
             Some(Duplicate { key, first, remedy }) => {
                 (Some(key), format!("duplicate key: line {} has it already: {remedy}", self.number(&first)))
             }

@@ -19,7 +19,7 @@ use crate::reader::{choice, count_or_unlimited, glob, label, time};
 use crate::route::RouteSettings;
 use crate::server::ServerSettings;
 use crate::units::{Rate, Time};
-use crate::upstream::UpstreamSettings;
+use crate::upstream::KnownUpstreams;
 use crate::wan::WanSettings;
 use crate::week::WeekWindows;
 
@@ -146,7 +146,7 @@ pub(crate) struct GroupContext<'a> {
     pub(crate) wan: &'a WanSettings,
     pub(crate) lan: &'a LanSettings,
     pub(crate) content_types: &'a TypeNames,
-    pub(crate) upstreams: &'a [UpstreamSettings],
+    pub(crate) upstreams: KnownUpstreams<'a>,
     pub(crate) routes: &'a [RouteSettings],
 }
 

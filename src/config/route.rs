@@ -8,7 +8,7 @@ use crate::document::{Document, Section};
 use crate::guard::{FALLBACKS, Fallback};
 use crate::profile::{Profile, Profiles};
 use crate::reader::{choice, host, name};
-use crate::upstream::{UpstreamSettings, find_upstream};
+use crate::upstream::KnownUpstreams;
 
 /// `[[route]]`
 #[derive(Clone, Debug, PartialEq)]
@@ -40,12 +40,12 @@ impl RouteSettings {
 
 pub(crate) fn read_routes(
     document: &mut Document,
-    upstreams: &[UpstreamSettings],
+    known: KnownUpstreams<'_>,
     types: &TypeNames,
     profiles: &Profiles,
 ) -> Vec<RouteSettings> {
     let tables = document.take_tables("route", None);
-    let all_upstreams: Vec<usize> = (0..upstreams.len()).collect();
+    let all_upstreams: Vec<usize> = (0..known.list.len()).collect();
     if tables.is_empty() {
         return vec![RouteSettings {
             name: "/".to_owned(),
@@ -65,7 +65,7 @@ pub(crate) fn read_routes(
         let profile = s.read("profile", |text| profile(text, profiles));
         let profile = profile.unwrap_or_else(|| profiles.default_profile());
         let fallback = s.read("fallback", |text| choice(text, &FALLBACKS));
-        let upstreams = s.read_list("upstreams", |text| find_upstream(text, upstreams));
+        let upstreams = s.read_list("upstreams", |text| known.find(text));
         let deny_download = types.read_list(&mut s, "deny_download");
         if let Some(prefix) = prefix {
             let name =

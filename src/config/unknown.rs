@@ -55,7 +55,9 @@ impl KnownKeys {
         let own = section.and_then(|name| self.by_section.get(name)).map_or(&[][..], |known| &known.keys);
         let what = if section.is_some() { "unknown key" } else { "key outside a section" };
         let owners = self.owners(&key);
-        let message = if let Some(near) = closest_word(&key, own.iter().copied()) {
+        let message = if section.is_some() && sections.contains(&&*key) {
+            format!("{what}: {key} is a section: write [{key}] on a line of its own, and its settings below")
+        } else if let Some(near) = closest_word(&key, own.iter().copied()) {
             format!("{what}: did you mean {near}?")
         } else if (1..=MAX_SECTIONS).contains(&owners.len()) {
             format!("{what}: it belongs to {}: write or uncomment that line above it", owners.join(" or "))
@@ -82,7 +84,9 @@ impl KnownKeys {
 
 /// Returns the word that was probably meant.
 pub(crate) fn closest_word<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let near = known.map(|candidate| (edit_distance(word, candidate), candidate)).min()?;
+    // No name has upper case.
+    let word = word.to_ascii_lowercase();
+    let near = known.map(|candidate| (edit_distance(&word, candidate), candidate)).min()?;
     // A word with half of its letters wrong is another word.
     (near.0 <= MAX_TYPOS && near.0 * 2 < near.1.len()).then_some(near.1)
 }
@@ -124,6 +128,7 @@ mod tests {
     fn only_a_close_word_is_suggested() {
         let known = ["dir", "quota", "min_free"];
         assert_eq!(closest_word("quotta", known.into_iter()), Some("quota"));
+        assert_eq!(closest_word("DIR", known.into_iter()), Some("dir"));
         assert_eq!(closest_word("minfree", known.into_iter()), Some("min_free"));
         assert_eq!(closest_word("url", known.into_iter()), None);
     }

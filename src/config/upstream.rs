@@ -12,6 +12,7 @@ use crate::document::{Document, Section};
 use crate::group::GroupSettings;
 use crate::health::HealthSettings;
 use crate::limit::{RateSchedule, read_rate_schedule, warn_above};
+use crate::problem::Location;
 use crate::reader::{name, name_or_authority, number, origin, path};
 use crate::route::RouteSettings;
 use crate::server::ServerSettings;
@@ -97,6 +98,12 @@ pub(crate) fn read_upstreams(
 }
 
 impl UpstreamTables {
+    /// Returns the flag or variable that gave the upstreams; `None` for those of the file.
+    pub(crate) fn replaced_by(&self) -> Option<&Location> {
+        let location = self.0.first().and_then(|(s, _)| s.location());
+        location.filter(|location| !matches!(location, Location::File(..)))
+    }
+
     /// Closes the tables, with a warning for each upstream that no route and no group uses.
     pub(crate) fn close(self, document: &mut Document, routes: &[RouteSettings], groups: &[GroupSettings]) {
         let of_routes = routes.iter().flat_map(|route| &route.upstreams);
@@ -121,13 +128,27 @@ fn check_urls(s: &mut Section, url: Option<&Uri>, public_url: Option<&Uri>, serv
     }
 }
 
-/// Returns the position of the upstream with this name.
-pub(crate) fn find_upstream(text: &str, upstreams: &[UpstreamSettings]) -> Result<usize, String> {
-    upstreams.iter().position(|upstream| upstream.name == text).ok_or_else(|| {
-        let names: Vec<_> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
-        let known = if names.is_empty() { "none is configured".to_owned() } else { names.join(", ") };
-        format!("unknown upstream {text:?}: known upstreams are {known}")
-    })
+/// The upstreams that routes and groups can name.
+#[derive(Clone, Copy)]
+pub(crate) struct KnownUpstreams<'a> {
+    pub(crate) list: &'a [UpstreamSettings],
+    /// The flag or variable that replaces those of the file.
+    pub(crate) replaced_by: Option<&'a Location>,
+}
+
+impl KnownUpstreams<'_> {
+    /// Returns the position of the upstream with this name.
+    pub(crate) fn find(&self, text: &str) -> Result<usize, String> {
+        self.list.iter().position(|upstream| upstream.name == text).ok_or_else(|| {
+            let names: Vec<_> = self.list.iter().map(|upstream| upstream.name.as_str()).collect();
+            let known = match names[..] {
+                [] => "no upstream is configured".to_owned(),
+                _ => format!("known upstreams are {}", names.join(", ")),
+            };
+            let reason = self.replaced_by.map(|by| format!(", because {by} replaces those of the file"));
+            format!("unknown upstream {text:?}: {known}{}", reason.unwrap_or_default())
+        })
+    }
 }
 
 fn read_proxy(s: &mut Section) -> Option<HttpProxy> {

@@ -326,6 +326,42 @@ fn toml_syntax_error_is_one_problem_with_its_line() {
 }
 
 #[test]
+fn syntax_error_ends_with_its_remedy() {
+    for (text, remedy) in [
+        ("[store]\nquota = 40GiB\n", "write it in double quotation marks"),
+        ("[store]\ndir = /var/lib/gupd\n", "write it in double quotation marks"),
+        ("[store]\ndir = “/var/lib/gupd”\n", "write it in double quotation marks"),
+        (
+            "[store]\ndir = \"C:\\certs\"\n",
+            "write two backslashes for one, or the text in single quotation marks",
+        ),
+        ("[log]\naccess = True\n", "write true or false"),
+        ("[store]\nquota: \"40GiB\"\n", "write key = value"),
+    ] {
+        let lines = problems(load(text));
+        assert!(lines.len() == 1 && lines[0].starts_with("gupd.toml:2: "), "{lines:?}");
+        assert!(lines[0].ends_with(remedy), "{lines:?}");
+    }
+}
+
+#[test]
+fn flag_that_replaces_named_upstreams_is_named() {
+    let text = "[[upstream]]\nname = \"sepm\"\nurl = \"http://sepm\"\n[[route]]\nprefix = \"/\"\nupstreams = [\"sepm\"]\n\
+                [[group]]\nname = \"a\"\nupstreams = [\"sepm\"]\n";
+    let flag = Overrides { upstream: vec!["http://other".into()], ..Overrides::default() };
+    for (overrides, env, by) in [
+        (flag, &[][..], "--upstream"),
+        (Overrides::default(), &[("GUPD_UPSTREAM", "http://other")], "environment GUPD_UPSTREAM"),
+    ] {
+        let reason = format!("known upstreams are other, because {by} replaces those of the file");
+        let lines = problems(load_with(text, &overrides, env));
+        assert_eq!(lines.iter().filter(|line| line.ends_with(&reason)).count(), 2, "{lines:?}");
+    }
+    let lines = problems(load("[[route]]\nprefix = \"/\"\nupstreams = [\"sepm\"]\n"));
+    assert!(lines[1].ends_with("unknown upstream \"sepm\": no upstream is configured"), "{lines:?}");
+}
+
+#[test]
 fn duplicate_key_names_the_key_and_its_first_line() {
     for (text, expected) in [
         (
@@ -391,6 +427,11 @@ fn key_of_another_section_names_that_section() {
         // A typing error is more likely.
         ("[log]\nlevle = 1", "gupd.toml:2: log.levle: unknown key: did you mean level?"),
         ("stroe = 1", "gupd.toml:1: stroe: key outside a section: did you mean store?"),
+        ("[log]\nLEVEL = 1", "gupd.toml:2: log.LEVEL: unknown key: did you mean level?"),
+        (
+            "[store]\nserver.admin_token_file = \"/t\"",
+            "gupd.toml:2: store.server: unknown key: server is a section: write [server] on a line of its own",
+        ),
         ("[log]\nnonsense = 1", "gupd.toml:2: log.nonsense: unknown key: log has the keys "),
         ("nonsense = 1", "gupd.toml:1: nonsense: key outside a section: the sections are server, store, "),
     ] {

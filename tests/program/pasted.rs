@@ -2,6 +2,7 @@
 //! any place of the file, and warned about only for its example names.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::process::{Process, gupd};
@@ -55,9 +56,12 @@ fn pasted(text: &str) -> [String; 3] {
 /// Asserts that `gupd check` accepts a file and warns about nothing but example names.
 fn assert_accepted(folder: &Path, text: &str, place: &str) {
     let (file, roots) = (folder.join("gupd.toml"), folder.join("roots.pem"));
-    // That folder exists on no machine of tests.
-    let own = repository("config/profiles").display().to_string();
-    fs::write(&file, text.replace("/etc/gupd/profiles", &own)).unwrap();
+    // These exist on no machine of tests.
+    let (profiles, token) = (repository("config/profiles"), folder.join("token"));
+    fs::write(&token, "s3cret\n").unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    let text = text.replace("/etc/gupd/profiles", &profiles.display().to_string());
+    fs::write(&file, text.replace("/etc/gupd/admin-token", &token.display().to_string())).unwrap();
     fs::write(&roots, Authority::new().pem()).unwrap();
     let mut command = gupd(["check", "--config"]);
     command.arg(&file).env("SSL_CERT_FILE", &roots).env_remove("SSL_CERT_DIR").env("TZ", "UTC");
@@ -69,7 +73,8 @@ fn assert_accepted(folder: &Path, text: &str, place: &str) {
     ]);
     let ended = Process::start(&mut command).wait_for_exit();
     assert!(ended.status.success(), "{place}: {ended:#?}");
-    let is_example = |line: &&String| line.contains(" is reserved for examples");
+    let is_example =
+        |line: &&String| line.contains(" is reserved for examples") || line.contains(" is in memory");
     let unexpected: Vec<_> =
         ended.lines.iter().filter(|line| line.starts_with("warning: ") && !is_example(line)).collect();
     assert!(unexpected.is_empty(), "{place}: {unexpected:#?}");
