@@ -50,6 +50,12 @@ impl Bucket {
         self.capacity
     }
 
+    /// Returns the saved bytes.
+    pub(super) fn available(&mut self, now: Nanos) -> u64 {
+        self.refill(now);
+        u64::try_from(self.level / SECOND).unwrap_or(u64::MAX)
+    }
+
     /// Takes all of `bytes` or none; returns true if it took them.
     pub(super) fn take(&mut self, bytes: u64, now: Nanos) -> bool {
         self.refill(now);

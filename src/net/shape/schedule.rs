@@ -1,7 +1,8 @@
 //! Schedule of bytes across limits. A flow (a client or a fill) passes the limits of its path one after the other,
 //! one quantum at a time: at each it waits in the queue and takes the quantum's bytes from the limit's bucket. The
 //! flow that has had the fewest bytes of a limit is first, so flows share it evenly. Bytes that a flow held up by a
-//! narrower limit cannot use go to the others: max-min fair at every limit.
+//! narrower limit cannot use go to the others: max-min fair at every limit. A flow has one quantum under way, so a wait
+//! at one limit delays its next quantum at the others: a limit of its own makes up for that by a larger one.
 //!
 //! The module is a pure function of the calls and their times: no clock, no lock, no task. `throttle` has those.
 
@@ -221,16 +222,16 @@ impl ByteSchedule {
 
     /// Starts the quantum of a flow's first request.
     fn start_next(&mut self, id: FlowId, now: Nanos, grants: &mut Vec<Grant>) {
-        if let Some(quantum) = self.first_quantum(id) {
+        if let Some(quantum) = self.first_quantum(id, now) {
             self.advance_flow(id, quantum, now, grants);
         }
     }
 
-    fn first_quantum(&self, id: FlowId) -> Option<Quantum> {
+    fn first_quantum(&mut self, id: FlowId, now: Nanos) -> Option<Quantum> {
         let flow = self.flows.get(id.0)?;
         let (_, want) = flow.requests.front()?;
-        let bytes =
-            flow.path.iter().map(|step| self.limits[step.limit.0].quantum()).min().unwrap_or(MAX_QUANTUM);
+        let quanta = flow.path.iter().map(|step| self.limits[step.limit.0].next_quantum(now));
+        let bytes = quanta.min().unwrap_or(MAX_QUANTUM);
         Some(Quantum { at: 0, bytes: bytes.min((*want).max(1)) })
     }
 
@@ -245,7 +246,7 @@ impl ByteSchedule {
                 grants.push(Grant { request, bytes });
             }
             // Its other requests queue behind those of other flows.
-            next = self.first_quantum(id);
+            next = self.first_quantum(id, now);
         }
     }
 
@@ -327,6 +328,17 @@ impl ByteSchedule {
 }
 
 impl ScheduledLimit {
+    /// Returns the bytes that a flow may take of this limit at once. A limit with one flow grants all that it has saved
+    /// while the flow waited elsewhere: with small quanta the flow would get less than its share of the other limits, up
+    /// to a quarter.
+    fn next_quantum(&mut self, now: Nanos) -> u64 {
+        let quantum = self.quantum();
+        match &mut self.bucket {
+            Some(bucket) if self.flows == 1 => quantum.max(bucket.available(now)).min(MAX_QUANTUM),
+            _ => quantum,
+        }
+    }
+
     /// Returns the quantum of this limit: small enough for short rounds of all flows, within the bounds for size and
     /// frequency.
     fn quantum(&self) -> u64 {

@@ -212,6 +212,35 @@ fn removed_limit_grants_all_requests() {
     assert_eq!(run.schedule.next(), None);
 }
 
+/// Asserts that flows get what water filling gives them. `groups` are numbers of flows with the share of the line that
+/// they have together, in sixtieths. `own` are the flows' own limits, in hundredths of the line.
+fn assert_fair(total: u64, groups: &[(usize, u64)], own: &[u64]) {
+    let rates: Vec<u64> = groups.iter().map(|(_, share)| total * share / 60).collect();
+    let members = groups
+        .iter()
+        .enumerate()
+        .flat_map(|(index, (members, _))| (0..*members).map(move |member| (index, member)));
+    let members: Vec<_> = members.collect();
+    let own_rate =
+        |(index, member): &(usize, usize)| (*index, total * own[(index * 7 + member) % own.len()] / 100);
+    let flows: Vec<_> = members.iter().map(own_rate).collect();
+    let mut run = Run::default();
+    let line = run.limit(total);
+    let limits: Vec<_> = rates.iter().map(|rate| run.limit(*rate)).collect();
+    for ((_, member), (index, own)) in members.iter().zip(&flows) {
+        let limit = run.limit(*own);
+        run.flow(&[limit, limits[*index], line], 1 + member % 3);
+    }
+    run.request_all();
+    run.run_until(12 * SECOND);
+    for (flow, due) in fill_up(total, &rates, &flows).into_iter().enumerate() {
+        let had = run.bytes(flow, 2 * SECOND, 12 * SECOND) as f64 / 10.0;
+        // One quantum more or less at the ends of the ten seconds.
+        let quantum = (total / QUANTA_PER_SECOND).min(MAX_QUANTUM) as f64 / 10.0;
+        assert!((had - due).abs() <= due * 0.03 + quantum, "flow {flow} had {had} of {due}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
@@ -220,37 +249,46 @@ proptest! {
         groups in proptest::collection::vec((1..6usize, 1..100u64), 1..5),
         own in proptest::collection::vec(1..100u64, 20),
     ) {
-        // Narrower limits are shares of the line, some too wide to matter.
-        let rates: Vec<u64> = groups.iter().map(|(_, share)| total * share / 60).collect();
-        let members = groups.iter().enumerate().flat_map(|(index, (members, _))| {
-            (0..*members).map(move |member| (index, member))
-        });
-        let members: Vec<_> = members.collect();
-        let own_rate = |(index, member): &(usize, usize)| (*index, total * own[(index * 7 + member) % own.len()] / 100);
-        let mut flows: Vec<_> = members.iter().map(own_rate).collect();
-        // Known: a flow due little less than its own limit permits arrives late at its quanta elsewhere, which are
-        // not made up for. It had a sixth less, which the others of its group had.
-        let is_late = |due: f64, own: u64| due < own as f64 * 0.99 && due * 1.6 > own as f64;
-        let dues = loop {
-            let dues = fill_up(total, &rates, &flows);
-            let Some(late) = (0..flows.len()).find(|flow| is_late(dues[*flow], flows[*flow].1)) else { break dues };
-            flows[late].1 *= 2;
-        };
-        let mut run = Run::default();
-        let line = run.limit(total);
-        let limits: Vec<_> = rates.iter().map(|rate| run.limit(*rate)).collect();
-        for ((_, member), (index, own)) in members.iter().zip(&flows) {
-            let limit = run.limit(*own);
-            run.flow(&[limit, limits[*index], line], 1 + member % 3);
-        }
-        run.request_all();
-        run.run_until(12 * SECOND);
-        for (flow, due) in dues.into_iter().enumerate() {
-            let had = run.bytes(flow, 2 * SECOND, 12 * SECOND) as f64 / 10.0;
-            // One quantum more or less at the ends of the ten seconds.
-            let quantum = (total / QUANTA_PER_SECOND).min(MAX_QUANTUM) as f64 / 10.0;
-            prop_assert!((had - due).abs() <= due * 0.03 + quantum, "flow {} had {} of {}", flow, had, due);
-        }
+        assert_fair(total, &groups, &own);
+    }
+}
+
+/// Narrow flows that wait at wide limits for longer than a quantum of their own takes.
+#[test]
+fn flows_that_wait_at_several_limits_get_their_share() {
+    for (total, groups, own) in [
+        (
+            6_521_333,
+            &[(1, 65), (2, 26)][..],
+            [81, 40, 52, 40, 19, 67, 88, 16, 74, 16, 94, 6, 78, 7, 56, 72, 55, 39, 67, 45],
+        ),
+        (
+            5_288_258,
+            &[(1, 52), (3, 34)],
+            [62, 83, 20, 15, 73, 94, 15, 85, 22, 67, 61, 57, 14, 81, 82, 55, 85, 63, 61, 9],
+        ),
+        (
+            12_371_938,
+            &[(1, 57), (2, 29)],
+            [73, 47, 17, 73, 94, 46, 27, 15, 72, 33, 43, 4, 59, 16, 62, 20, 72, 17, 40, 24],
+        ),
+        (
+            12_217_771,
+            &[(4, 59), (3, 77), (2, 27), (4, 5)],
+            [98, 70, 1, 32, 27, 62, 99, 49, 71, 16, 97, 55, 92, 70, 94, 68, 46, 75, 73, 69],
+        ),
+        (
+            17_132_225,
+            &[(1, 51), (3, 35)],
+            [63, 81, 52, 72, 44, 64, 44, 46, 88, 20, 62, 29, 31, 62, 42, 37, 32, 41, 35, 27],
+        ),
+        (
+            5_996_019,
+            &[(4, 8), (5, 42), (4, 57), (3, 40)],
+            [94, 64, 2, 84, 98, 25, 66, 77, 70, 12, 49, 20, 64, 69, 38, 75, 11, 87, 53, 95],
+        ),
+    ] {
+        assert_fair(total, groups, &own);
     }
 }
 
