@@ -5,34 +5,32 @@
 //! and insert their result. Start with [`Cache::find`] and [`fill::Fills::join`].
 
 pub mod digest;
+mod entry;
 pub mod fill;
 mod selection;
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 
-pub use self::selection::{ObjectSelection, PathGlob, age};
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::Classification;
 use gupd_config::{self as config, Class};
-use gupd_http::control::Directive;
-use gupd_http::freshness::RevalidationReason;
 use gupd_http::storable::check_storable;
-use gupd_http::{CacheControl, Freshness, SelectingRequest, UnstorableReason, VaryFields, Verdict};
-use gupd_store::{BlobId, BodySource, Object, ObjectKey, RemovalStats, Store, StoreError};
+use gupd_http::{Freshness, SelectingRequest, UnstorableReason, VaryFields};
+use gupd_store::{BlobId, Object, ObjectKey, RemovalStats, Store, StoreError};
+
+pub use self::entry::CacheEntry;
+pub use self::selection::{ObjectSelection, PathGlob, age};
 
 /// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB that a relay may use beyond
 /// `store.memory`.
 const HOT_ENTRIES: u64 = 32 << 20;
-
-/// Weight of an entry besides its fields, in bytes.
-const ENTRY_OVERHEAD: usize = 512;
 
 /// Time for which requests for an unstorable key are not collapsed: each client asks the upstream at once, instead of
 /// waiting for a response that it cannot share.
@@ -41,38 +39,9 @@ const REMEMBER_UNSTORABLE: Duration = Duration::from_secs(60);
 /// Maximum number of remembered unstorable keys.
 const MAX_UNSTORABLE: u64 = 10_000;
 
-/// Minimum time in milliseconds between revalidations of a payload for requests with `no-cache`: a wrong payload can be
-/// replaced, and updaters that send `no-cache` each time cost one revalidation.
-const RELOAD_INTERVAL: u64 = 60_000;
-
-/// Maximum length of a payload without a validator that is revalidated for `no-cache`: it crosses the WAN in full.
-const MAX_UNVALIDATED_RELOAD: u64 = 1 << 20;
-
 /// Maximum number of last uses of evicted entries kept until the next flush. Beyond it, objects look a little older to
 /// eviction than they are.
 const MAX_PENDING_USES: usize = 100_000;
-
-const VALIDATORS: [HeaderName; 2] = [header::ETAG, header::LAST_MODIFIED];
-
-/// Stored response with its freshness.
-#[derive(Debug)]
-pub struct CacheEntry {
-    /// Object in the index.
-    pub object: Object,
-    /// Freshness.
-    pub freshness: Freshness,
-    /// Selection among the key's variants.
-    pub selecting: VaryFields,
-    /// Class and content type of the path.
-    pub classification: Classification,
-    /// Fields as clients receive them, built on first use: a hit copies a map instead of building one.
-    pub client_headers: OnceLock<HeaderMap>,
-    recorded_use: AtomicI64,
-    used: AtomicBool,
-    /// Time of the last revalidation at a client's request.
-    last_reload: AtomicI64,
-    outdated: AtomicBool,
-}
 
 /// Result of a lookup.
 #[derive(Debug)]
@@ -379,23 +348,14 @@ impl Cache {
     }
 
     fn entry(&self, object: Object, selecting: VaryFields, classification: Classification) -> CacheEntry {
-        CacheEntry {
-            freshness: self.freshness(
-                object.status,
-                &object.headers,
-                object.request_time,
-                object.response_time,
-                &classification,
-            ),
-            selecting,
-            client_headers: OnceLock::new(),
-            recorded_use: AtomicI64::new(object.last_used()),
-            used: AtomicBool::new(false),
-            last_reload: AtomicI64::new(object.response_time),
-            outdated: AtomicBool::new(false),
-            classification,
-            object,
-        }
+        let freshness = self.freshness(
+            object.status,
+            &object.headers,
+            object.request_time,
+            object.response_time,
+            &classification,
+        );
+        CacheEntry::new(object, freshness, selecting, classification)
     }
 
     fn forget(&self, keys: &[ObjectKey]) {
@@ -403,68 +363,5 @@ impl Cache {
         for key in keys {
             self.hot.invalidate(&**key);
         }
-    }
-}
-
-impl CacheEntry {
-    /// Location of the bytes.
-    pub fn body_source(&self) -> BodySource {
-        BodySource::Blob { id: self.object.blob, len: self.object.len }
-    }
-
-    /// Marks the entry as used, and returns true on the first use since it became hot.
-    pub fn mark_first_use(&self) -> bool {
-        !self.used.load(Ordering::Relaxed) && !self.used.swap(true, Ordering::Relaxed)
-    }
-
-    /// Returns true if a request with these directives has this payload revalidated, although a payload is fresh for
-    /// ever. [`claim_reload`](Self::claim_reload) decides between several of them.
-    pub fn is_reload_due(&self, now: UnixMillis, request: &CacheControl) -> bool {
-        self.is_reload_due_since(self.last_reload.load(Ordering::Relaxed), now, request)
-    }
-
-    /// Returns true if this request is the one that has the payload revalidated.
-    pub fn claim_reload(&self, now: UnixMillis, request: &CacheControl) -> bool {
-        let last = self.last_reload.load(Ordering::Relaxed);
-        self.is_reload_due_since(last, now, request)
-            && self.last_reload.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-
-    fn is_reload_due_since(&self, last: UnixMillis, now: UnixMillis, request: &CacheControl) -> bool {
-        let has_validator = || VALIDATORS.iter().any(|name| self.object.headers.contains_key(name));
-        request.has(Directive::NoCache)
-            && !request.has(Directive::OnlyIfCached)
-            && self.classification.class == Class::Payload
-            && now.abs_diff(last) >= RELOAD_INTERVAL
-            && (self.object.len <= MAX_UNVALIDATED_RELOAD || has_validator())
-    }
-
-    /// Decides how the response may be used for a request. A response that a newer one replaces is stale.
-    pub fn evaluate(&self, now: UnixMillis, request: &CacheControl) -> Verdict {
-        match self.outdated.load(Ordering::Acquire) {
-            true => Verdict::Revalidate(RevalidationReason::Stale),
-            false => self.freshness.evaluate(now, request),
-        }
-    }
-
-    /// Records that a client may have a newer response: no later client may get this one as fresh.
-    pub(crate) fn mark_outdated(&self) {
-        self.outdated.store(true, Ordering::Release);
-    }
-
-    /// Records a use.
-    pub fn touch(&self, now: UnixMillis) {
-        self.object.touch(now);
-    }
-
-    fn unrecorded_use(&self) -> Option<(i64, UnixMillis)> {
-        let used = self.object.last_used();
-        (self.recorded_use.swap(used, Ordering::Relaxed) != used).then_some((self.object.id, used))
-    }
-
-    fn weight(&self) -> usize {
-        let fields = self.object.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64);
-        // Twice: the stored and the client fields.
-        ENTRY_OVERHEAD + 2 * fields.sum::<usize>()
     }
 }

@@ -133,20 +133,7 @@ impl FallbackService {
         if forwarding::is_final_recipient(&head.method, &head.uri, &head.headers) {
             return (with_allow(StatusCode::NO_CONTENT, ""), GuardResponse::Refused);
         }
-        let rules = TargetRules {
-            policy: &live.policy,
-            is_upstream: &|scheme, authority| live.upstreams.has_authority(scheme, authority),
-            max_uri_bytes: live.max_uri_bytes,
-            own: OwnAddresses {
-                local: connection.local,
-                listen: &live.listen,
-                public_names: &live.public_names,
-            },
-        };
-        if live.upstreams.instance().has_passed(&head.headers) {
-            return (refused(Refusal::Loop), GuardResponse::Refused);
-        }
-        let mut target = match Target::parse(&head.method, &head.uri, head.version, &head.headers, &rules) {
+        let mut target = match live.parse_target(&head, connection) {
             Ok(target) => target,
             Err(refusal) => return (refused(refusal), GuardResponse::Refused),
         };
@@ -277,6 +264,23 @@ impl listen::RequestHandler for FallbackService {
 }
 
 impl LiveSettings {
+    fn parse_target(&self, head: &Parts, connection: &ClientConnection) -> Result<Target, Refusal> {
+        if self.upstreams.instance().has_passed(&head.headers) {
+            return Err(Refusal::Loop);
+        }
+        let rules = TargetRules {
+            policy: &self.policy,
+            is_upstream: &|scheme, authority| self.upstreams.has_authority(scheme, authority),
+            max_uri_bytes: self.max_uri_bytes,
+            own: OwnAddresses {
+                local: connection.local,
+                listen: &self.listen,
+                public_names: &self.public_names,
+            },
+        };
+        Target::parse(&head.method, &head.uri, head.version, &head.headers, &rules)
+    }
+
     fn new(config: &Config, upstreams: Arc<Upstreams>) -> Result<Self, SetupError> {
         Ok(Self {
             public: PublicUrls::new(config),

@@ -19,10 +19,8 @@ mod reexec;
 mod response;
 mod run;
 pub mod service;
-mod setup;
 mod signals;
 mod workers;
 
-pub use self::run::run;
-pub use self::setup::{GuardOutcome, Setup};
+pub use self::run::{GuardOutcome, Setup, run};
 pub use self::workers::Program;

@@ -16,12 +16,12 @@ use super::fallback::FallbackService;
 use super::handover::{GuardEvent, HandoverSettings, HandoverState, WorkerId};
 use super::listeners::{Accepted, Listeners};
 use super::reexec;
-use super::setup::{GuardOutcome, Setup};
 use super::signals::{SignalRequest, Signals};
-use super::workers::{WorkerNotice, Workers};
+use super::workers::{Program, WorkerNotice, Workers};
+use crate::log::LogGuard;
 use crate::metrics::GuardStats;
 use crate::service;
-use gupd_config::Config;
+use gupd_config::{Config, Problems};
 use gupd_net::SetupError;
 use gupd_net::listen::{
     ClientShares, HttpServer, LifecycleStage, ListenError, Sockets, send_share_exceeded, tls,
@@ -55,6 +55,35 @@ const STARTED_AFTER: Duration = Duration::from_secs(10);
 
 /// Maximum control sockets that a replaced guard passes on: of the serving worker and the retiring ones.
 const MAX_WORKERS: usize = 8;
+
+/// Inputs of a guard.
+pub struct Setup {
+    /// Configuration.
+    pub config: Config,
+    /// Reads the configuration again.
+    pub load: Box<dyn Fn() -> Result<Config, Problems>>,
+    /// Program and arguments of workers.
+    pub program: Program,
+    /// True if this guard replaces another one; the state of that one is on standard input.
+    pub is_replacement: bool,
+    /// Log, flushed before the guard is replaced.
+    pub log: LogGuard,
+}
+
+/// Result of a guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuardOutcome {
+    /// The guard was told to stop.
+    Stopped,
+    /// The first worker rejected the configuration and has logged why.
+    ConfigRejected,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup").field("program", &self.program).finish_non_exhaustive()
+    }
+}
 
 struct Guard {
     started_at: Instant,

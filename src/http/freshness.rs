@@ -366,9 +366,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_times_are_safe_and_time_only_ages_a_response(
-            sent in any::<i64>(), arrived in any::<i64>(), now in any::<i64>(), later in any::<i64>(),
-            age in any::<u32>(), lifetime in any::<u32>(), class in prop::sample::select(
-                vec![Class::Payload, Class::Catalog, Class::Generic]), status in prop::sample::select(vec![200, 404]),
+            (sent, arrived, now, later) in any::<(i64, i64, i64, i64)>(),
+            (age, lifetime) in any::<(u32, u32)>(),
+            class in prop::sample::select(vec![Class::Payload, Class::Catalog, Class::Generic]),
+            status in prop::sample::select(vec![200, 404]),
         ) {
             let response = headers(&format!("{DATE}|age: {age}|cache-control: max-age={lifetime}"));
             let status = StatusCode::from_u16(status).unwrap();

@@ -27,11 +27,12 @@ pub mod status;
 pub mod storable;
 pub mod target;
 mod targeted;
+mod unstorable;
 pub mod update;
 pub mod validator;
 pub mod vary;
 
 pub use self::control::CacheControl;
 pub use self::freshness::{Freshness, Verdict};
-pub use self::storable::UnstorableReason;
+pub use self::unstorable::UnstorableReason;
 pub use self::vary::{SelectingRequest, VaryFields};

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::field;
 use super::freshness::RevalidationReason;
-use super::storable::UnstorableReason;
+use super::unstorable::UnstorableReason;
 
 /// The relay's handling of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,8 +12,34 @@ pub mod metrics;
 pub mod pem;
 pub mod redirect;
 pub mod relocation;
-mod setup;
 pub mod shape;
 pub mod upstream;
 
-pub use self::setup::SetupError;
+use gupd_config::policy::PolicyError;
+
+use self::listen::ListenError;
+use self::pem::PemError;
+use self::upstream::ConnectError;
+
+/// The error that keeps the network side of a process, guard or relay, from starting or reloading: of sockets, certificates, upstreams or rules. Each is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// An address cannot be bound.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The certificate cannot be loaded.
+    #[error(transparent)]
+    Tls(#[from] PemError),
+    /// TLS to upstreams cannot be set up.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The routes or rules are invalid.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// Metrics cannot be registered.
+    #[error("metrics: cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// A system call failed.
+    #[error("operating system: {0}")]
+    System(#[from] std::io::Error),
+}

@@ -95,21 +95,17 @@ impl NetMetrics {
             register_int_gauge_vec_with_registry!(name, help, &[label], registry)
         };
         let counter = |name: &str, help: &str| register_int_counter_with_registry!(name, help, registry);
+        let gauge = |name: &str, help: &str| register_int_gauge_with_registry!(name, help, registry);
         Ok(Self {
             refused: counters(
                 "gupd_refused_total",
                 "Requests and connections refused, by reason.",
                 &["reason"],
             )?,
-            connections: register_int_gauge_with_registry!(
-                "gupd_connections",
-                "Open client connections.",
-                registry
-            )?,
-            idle_connections: register_int_gauge_with_registry!(
+            connections: gauge("gupd_connections", "Open client connections.")?,
+            idle_connections: gauge(
                 "gupd_idle_connections",
                 "Open client connections that wait for a request.",
-                registry
             )?,
             connections_total: counter("gupd_connections_total", "Client connections accepted.")?,
             accept_failures: counter(

@@ -24,6 +24,7 @@ mod digests;
 mod explicit_freshness;
 mod failover;
 mod field_names;
+mod fields;
 mod fill;
 mod forward;
 mod framing;

@@ -89,19 +89,12 @@ impl ContentFetch<'_> {
             {
                 runs.push(start_run(writer, range, None));
             }
-            if runs.is_empty() {
-                if ending.is_none() && !is_wanted() {
-                    ending = Some(FillError::Abandoned);
-                }
-                if let Some(error) = ending.take() {
-                    if let Some(failed) = self.end_early(error, writer, followers).await {
-                        return failed;
-                    }
-                    // The last run may have brought the last byte: then nothing is left to wait for.
-                    match self.finish(writer).await {
-                        Some(result) => return result,
-                        None => continue,
-                    }
+            if runs.is_empty()
+                && let Some(error) = ending.take().or_else(|| (!is_wanted()).then_some(FillError::Abandoned))
+            {
+                match self.end_early(error, writer, followers).await {
+                    Some(result) => return result,
+                    None => continue,
                 }
             }
             tokio::select! {
@@ -113,9 +106,7 @@ impl ContentFetch<'_> {
                 },
                 () = self.stopping.cancelled(), if ending.is_none() && !self.has_arrived() => {
                     // The condition above is as old as the wait: the last byte may have come since.
-                    if !self.has_arrived() {
-                        ending = Some(FillError::Stopped);
-                    }
+                    ending = (!self.has_arrived()).then_some(FillError::Stopped);
                 }
                 () = self.content.wait_for_attention() => {
                     if (self.content.length.is_some() || self.is_background) && !is_wanted() {
@@ -138,8 +129,8 @@ impl ContentFetch<'_> {
         self.source.origin.outgoing.bandwidth.set_purpose(purpose);
     }
 
-    /// Ends the fetch with `error` after its last run. `None` if a follower joined an abandoned fill in the meantime: the
-    /// fetch then continues. Content without a length cannot; its new follower looks the object up once more.
+    /// Ends the fetch with `error` after its last run. If a follower joined an abandoned fill in the meantime, the fetch
+    /// continues (`None`) unless the last run brought the last byte: then nothing is left to wait for. Content without a length cannot; its new follower looks the object up once more.
     async fn end_early(
         &self,
         error: FillError,
@@ -149,7 +140,7 @@ impl ContentFetch<'_> {
         if matches!(error, FillError::Abandoned) {
             writer.wait_for_writes().await;
             if !followers.close_if_unfollowed() && self.content.length.is_some() {
-                return None;
+                return self.finish(writer).await;
             }
         }
         Some(ContentFetchResult::Failed(error))

@@ -273,9 +273,9 @@ mod tests {
                 (0..366i64).prop_map(|day| instant("2026-01-01T00:00:00Z") + day * 24 * HOUR),
             ],
             later in 0..26 * HOUR,
-            day in prop::sample::select(vec!["", "sat-sun ", "sun ", "mon-fri "]),
-            from in 0..24 * 60u32,
-            length in 1..24 * 60u32,
+            (day, from, length) in (
+                prop::sample::select(vec!["", "sat-sun ", "sun ", "mon-fri "]), 0..24 * 60u32, 1..24 * 60u32,
+            ),
         ) {
             let clock = |minutes: u32| format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60);
             let week = windows(&format!("{day}{}-{}", clock(from), clock(from + length)));

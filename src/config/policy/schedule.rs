@@ -277,8 +277,8 @@ mod tests {
             begin in prop::sample::select(vec!["2026-03-28T12:00:00Z", "2026-10-24T12:00:00Z",
                 "2026-04-04T00:00:00Z", "2026-10-03T12:00:00Z", "2026-02-14T12:00:00Z", "2011-12-29T12:00:00Z"]),
             later in 0..26 * 60i64,
-            minute in 0..24 * 60u16,
-            day in prop::option::of(prop::sample::select(vec![("mon", 0i8), ("sun", 6)])),
+            (minute, day) in
+                (0..24 * 60u16, prop::option::of(prop::sample::select(vec![("mon", 0i8), ("sun", 6)]))),
             windows in prop::sample::select(vec!["always", "20:00-06:00", "sat-sun 00:00-24:00", "01:30-02:15"]),
         ) {
             let clock = format!("{:02}:{:02}", minute / 60, minute % 60);

@@ -322,9 +322,7 @@ mod tests {
             day in prop::sample::select(vec![
                 "2026-03-28T00:00:00Z", "2026-10-24T00:00:00Z", "2026-04-04T00:00:00Z", "2026-10-03T00:00:00Z",
             ]),
-            later in 0..3 * 24 * HOUR,
-            known in 0..12 * HOUR,
-            client in any::<u32>(),
+            (later, known, client) in (0..3 * 24 * HOUR, 0..12 * HOUR, any::<u32>()),
         ) {
             let calendar = Calendar::new(TimeZone::get(zone).unwrap());
             let now = day.parse::<Timestamp>().unwrap().as_millisecond() + later;

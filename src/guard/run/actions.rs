@@ -7,11 +7,11 @@ use std::io;
 use tokio::time::Instant;
 
 use super::{ACCEPT_PAUSE, Guard, STARTED_AFTER};
+use crate::GuardOutcome;
 use crate::control::WorkerCommand;
 use crate::handover::{Action, Exit, GuardEvent, UpgradeError, WorkerId};
 use crate::metrics::ExitReason;
 use crate::service;
-use crate::setup::GuardOutcome;
 
 /// Heartbeats that a worker sends within `guard.watchdog`.
 const HEARTBEATS: u32 = 3;

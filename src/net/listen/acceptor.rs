@@ -9,10 +9,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
+use super::LifecycleStage;
 use super::client_share::ClientShares;
 use super::connection_rate::ConnectionRateLimiter;
 use super::keep_alive::close_gracefully;
-use super::lifecycle::LifecycleStage;
 use super::refusal::ConnectionRefusal;
 use super::worker::WorkerPool;
 use crate::metrics::NetMetrics;

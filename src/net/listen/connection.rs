@@ -18,8 +18,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::LifecycleStage;
 use super::connection_state::ConnectionState;
-use super::lifecycle::LifecycleStage;
 use super::refusal::ConnectionRefusal;
 use super::tls;
 use crate::metrics::GaugeGuard;

@@ -4,6 +4,7 @@
 //! One coarse timer per connection bounds the time of a head and finds idle connections. hyper's own timer would be
 //! reset with each request.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,9 +21,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::activity::{ConnectionActivity, TrackedBody};
+use super::LifecycleStage;
+use super::activity::{ConnectionActivity, ResponseGuard, TrackedBody};
 use super::connection::{ClientConnection, HttpServer, RequestHandler, TcpBased};
-use super::lifecycle::LifecycleStage;
 use super::phase::{PhaseTimer, PhaseVerdict};
 use super::refusal::ConnectionRefusal;
 use super::stream::ClientStream;
@@ -97,17 +98,8 @@ impl<A: RequestHandler> HttpServer<A> {
         let is_http_1_0 = AtomicBool::new(false);
         let service = service_fn(|request: Request<Incoming>| {
             is_http_1_0.store(request.version() < Version::HTTP_11, Ordering::Relaxed);
-            let guard = activity.begin_response();
             // Two copied addresses and a reference count, one more for a client with a certificate.
-            let client = client.clone();
-            async move {
-                let mut response = self.handler.handle_request(request, client).await;
-                if self.is_closing.load(Ordering::Relaxed) {
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                let response = response.map(|body| TrackedBody::new(body, guard));
-                Ok::<Response<TrackedBody<A::Body>>, std::convert::Infallible>(response)
-            }
+            self.respond(request, client.clone(), activity.begin_response())
         });
         let mut http = self.http.clone();
         http.half_close(!client.is_encrypted);
@@ -143,16 +135,27 @@ impl<A: RequestHandler> HttpServer<A> {
                 Poll::Pending => {}
             }
         };
-        if let Err(error) = &result
-            && error.is_user()
-            && is_http_1_0.load(Ordering::Relaxed)
-        {
+        let stream = connection.into_parts().io.into_inner();
+        if is_http_1_0.load(Ordering::Relaxed) && result.as_ref().is_err_and(hyper::Error::is_user) {
             // The body broke off. To a client of HTTP/1.0 a closed connection could mean its end, so reset it.
-            let _closed = connection.into_parts().io.inner().get_ref().tcp().set_zero_linger();
+            let _closed = stream.get_ref().tcp().set_zero_linger();
         } else if self.record_end(result, client) {
-            close_gracefully(connection.into_parts().io.into_inner(), stage.clone()).await;
+            close_gracefully(stream, stage.clone()).await;
         }
         ServedPeriod::Ended
+    }
+
+    async fn respond(
+        &self,
+        request: Request<Incoming>,
+        client: ClientConnection,
+        guard: ResponseGuard,
+    ) -> Result<Response<TrackedBody<A::Body>>, Infallible> {
+        let mut response = self.handler.handle_request(request, client).await;
+        if self.is_closing.load(Ordering::Relaxed) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response.map(|body| TrackedBody::new(body, guard)))
     }
 
     /// Records the end of a connection. Returns true if the client should still read what was sent.

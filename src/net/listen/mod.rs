@@ -12,7 +12,6 @@ mod connection_rate;
 mod connection_state;
 mod half_close;
 mod keep_alive;
-mod lifecycle;
 mod phase;
 mod refusal;
 mod sockets;
@@ -20,11 +19,33 @@ mod stream;
 pub mod tls;
 mod worker;
 
+use tokio::sync::watch;
+
 pub use self::acceptor::Acceptors;
 pub use self::client_share::ClientShares;
 pub use self::connection::{ClientConnection, HttpServer, RequestHandler};
 pub use self::connection_rate::ConnectionRateLimiter;
-pub use self::lifecycle::LifecycleStage;
 pub use self::refusal::send_share_exceeded;
 pub use self::sockets::{ListenError, ListenPurpose, Sockets, bind};
 pub use self::worker::WorkerPool;
+
+/// Stage of the relay's shutdown, in order. Listeners, workers and background tasks watch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LifecycleStage {
+    /// The relay accepts connections and requests.
+    Serving,
+    /// Another process accepts connections. A request on an open connection is answered, and the connection closed.
+    Leaving,
+    /// Running responses finish; no new request is read.
+    Draining,
+    /// Responses that still run are dropped.
+    Stopped,
+}
+
+impl LifecycleStage {
+    /// Waits until the relay has reached at least this stage, or is gone.
+    pub async fn wait_until_reached(self, stage: &mut watch::Receiver<Self>) {
+        // The guard that `wait_for` returns must not live across an await.
+        drop(stage.wait_for(|now| *now >= self).await);
+    }
+}

@@ -15,9 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use super::LifecycleStage;
 use super::client_share::CountedConnection;
 use super::connection::{HttpServer, RequestHandler};
-use super::lifecycle::LifecycleStage;
 
 /// Maximum of connections queued for one worker. Beyond it new ones wait in the kernel's backlog, which costs nothing
 /// here.

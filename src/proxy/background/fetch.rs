@@ -9,7 +9,9 @@ use http::{HeaderMap, StatusCode};
 use super::origin::spelled_target;
 use super::{Background, OriginError};
 use crate::Generation;
-use gupd_cache::fill::{self, BackgroundFetch, FillError, FillRequest, FillResult, Joined, UnsharedReason};
+use gupd_cache::fill::{
+    BackgroundFetch, FillError, FillRequest, FillResponse, FillResult, Joined, UnsharedReason,
+};
 use gupd_cache::{CacheEntry, CacheLookup};
 use gupd_config::Class;
 use gupd_http::{CacheControl, Verdict};
@@ -109,28 +111,14 @@ impl Background {
         if request.classification.class == Class::Private || generation.classify(&request.key).is_none() {
             return Ok(FetchOutcome::Nothing { status: None });
         }
-        let is_prefetch = request.background == Some(BackgroundFetch::Prefetch);
+        let is_prefetch = is_prefetch(&request);
         let called_at = self.cache.clock().now();
         // Outcome of a fill that began before the call.
         let mut earlier = FetchOutcome::Unchanged;
         let mut last = FillError::Abandoned;
         for _ in 0..MAX_TRIES {
-            match self.cache.find(&request.key, request.selecting(), &request.classification).await? {
-                CacheLookup::Miss => request.stale = None,
-                CacheLookup::OtherVariant { variant } => (request.variant, request.stale) = (variant, None),
-                CacheLookup::Hit(entry) if generation.is_foreign_absence(&request.upstream_order, &entry) => {
-                    request.stale = Some(entry);
-                }
-                CacheLookup::Hit(entry) => {
-                    let now = self.cache.clock().now();
-                    let verdict = entry.evaluate(now, &CacheControl::default());
-                    if is_prefetch && verdict == Verdict::Fresh {
-                        return Ok(FetchOutcome::Unchanged);
-                    }
-                    request.variant.clone_from(&entry.object.selecting);
-                    request.target = spelled_target(&entry.object)?;
-                    request.stale = Some(entry);
-                }
+            if self.is_prefetched(generation, &mut request).await? {
+                return Ok(FetchOutcome::Unchanged);
             }
             let (fill, begun) = match self.fills.join(request.clone(), &generation.upstreams) {
                 // No client waits for a response that cannot be shared.
@@ -148,15 +136,8 @@ impl Background {
             if !begun && is_prefetch && fill.is_for_client() {
                 return Ok(FetchOutcome::Unchanged);
             }
-            let response = fill.response().await;
-            if let fill::FillResponse::Unshared(UnsharedReason::NotPrefetched(status)) = response {
-                return Ok(FetchOutcome::Nothing { status: Some(status) });
-            }
-            if let fill::FillResponse::Content(flow) = response
-                && let Some(length) = flow.length
-                && length.saturating_sub(flow.available_bytes(0..length)) > max_bytes
-            {
-                return Ok(FetchOutcome::TooLarge);
+            if let Some(outcome) = reject_response(&fill.response().await, max_bytes) {
+                return Ok(outcome);
             }
             let is_recent =
                 |entry: &CacheEntry| begun || is_prefetch || entry.object.request_time > called_at;
@@ -180,6 +161,52 @@ impl Background {
             }
         }
         Err(last.into())
+    }
+
+    /// Looks the object up and completes `request` with the stored response. Returns true if a prefetch finds a fresh
+    /// one.
+    async fn is_prefetched(
+        &self,
+        generation: &Generation,
+        request: &mut FillRequest,
+    ) -> Result<bool, OriginError> {
+        match self.cache.find(&request.key, request.selecting(), &request.classification).await? {
+            CacheLookup::Miss => request.stale = None,
+            CacheLookup::OtherVariant { variant } => (request.variant, request.stale) = (variant, None),
+            CacheLookup::Hit(entry) if generation.is_foreign_absence(&request.upstream_order, &entry) => {
+                request.stale = Some(entry);
+            }
+            CacheLookup::Hit(entry) => {
+                let now = self.cache.clock().now();
+                let verdict = entry.evaluate(now, &CacheControl::default());
+                if is_prefetch(request) && verdict == Verdict::Fresh {
+                    return Ok(true);
+                }
+                request.variant.clone_from(&entry.object.selecting);
+                request.target = spelled_target(&entry.object)?;
+                request.stale = Some(entry);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn is_prefetch(request: &FillRequest) -> bool {
+    request.background == Some(BackgroundFetch::Prefetch)
+}
+
+/// Returns the outcome if the content of a response is not to be fetched.
+fn reject_response(response: &FillResponse, max_bytes: u64) -> Option<FetchOutcome> {
+    match response {
+        FillResponse::Unshared(UnsharedReason::NotPrefetched(status)) => {
+            Some(FetchOutcome::Nothing { status: Some(*status) })
+        }
+        FillResponse::Content(flow) => {
+            let length = flow.length?;
+            let missing = length.saturating_sub(flow.available_bytes(0..length));
+            (missing > max_bytes).then_some(FetchOutcome::TooLarge)
+        }
+        _ => None,
     }
 }
 

@@ -215,28 +215,10 @@ impl FillTask {
         length: u64,
     ) -> StepOutcome {
         if content.head.expected.must_verify_first() {
-            let upstream = content.head.upstream.clone();
-            match self.verify(&content, length, &writer).await {
-                Ok(DigestVerdict::Keep) => {}
-                Ok(DigestVerdict::FetchAgain) => {
-                    writer.discard();
-                    self.distrust(content.origin.current().id.clone());
-                    self.restart(FillError::Mismatch { upstream });
-                    return StepOutcome::RetryUnconditionally;
-                }
-                Ok(DigestVerdict::PassOn) => {
-                    writer.discard();
-                    return self.pass_on(content, length, FillOutcome::DigestMismatch);
-                }
-                Ok(DigestVerdict::GiveUp) => {
-                    writer.discard();
-                    return StepOutcome::Done(self.fail(FillError::Corrupt { upstream }));
-                }
-                // Unverifiable content must not get a clean end.
-                Err(error) => {
-                    writer.discard();
-                    return StepOutcome::Done(self.fail(error.into()));
-                }
+            let verdict = self.verify(&content, length, &writer).await;
+            if !matches!(verdict, Ok(DigestVerdict::Keep)) {
+                writer.discard();
+                return self.reject(content, length, verdict);
             }
         }
         // An overloaded manager answers with an empty payload for a delta it could not build (KB152365). The length of
@@ -274,6 +256,28 @@ impl FillTask {
             return StepOutcome::Done(FillOutcome::HandedOver);
         }
         StepOutcome::Done(self.commit(&content, writer).await)
+    }
+
+    /// Ends or repeats a fill whose content does not match its digests. Unverifiable content gets no clean end.
+    fn reject(
+        &mut self,
+        content: Arc<FillContent>,
+        length: u64,
+        verdict: Result<DigestVerdict, StoreError>,
+    ) -> StepOutcome {
+        let upstream = content.head.upstream.clone();
+        match verdict {
+            Ok(DigestVerdict::Keep | DigestVerdict::PassOn) => {
+                self.pass_on(content, length, FillOutcome::DigestMismatch)
+            }
+            Ok(DigestVerdict::FetchAgain) => {
+                self.distrust(content.origin.current().id.clone());
+                self.restart(FillError::Mismatch { upstream });
+                StepOutcome::RetryUnconditionally
+            }
+            Ok(DigestVerdict::GiveUp) => StepOutcome::Done(self.fail(FillError::Corrupt { upstream })),
+            Err(error) => StepOutcome::Done(self.fail(error.into())),
+        }
     }
 
     /// Returns true if the first bytes of complete content show a page in place of a file.

@@ -1,0 +1,132 @@
+//! A stored response with its freshness, as requests find it. It decides by arithmetic how the response may be used, and
+//! is immutable except for its marks: the last use, the last revalidation for a client, and whether a newer response has
+//! replaced it. No mark takes a lock.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use http::{HeaderMap, HeaderName, header};
+
+use gupd_config::Class;
+use gupd_config::clock::UnixMillis;
+use gupd_config::policy::Classification;
+use gupd_http::control::Directive;
+use gupd_http::freshness::RevalidationReason;
+use gupd_http::{CacheControl, Freshness, VaryFields, Verdict};
+use gupd_store::{BodySource, Object};
+
+/// Weight of an entry besides its fields, in bytes.
+const ENTRY_OVERHEAD: usize = 512;
+
+/// Minimum time in milliseconds between revalidations of a payload for requests with `no-cache`: a wrong payload can be
+/// replaced, and updaters that send `no-cache` each time cost one revalidation.
+const RELOAD_INTERVAL: u64 = 60_000;
+
+/// Maximum length of a payload without a validator that is revalidated for `no-cache`: it crosses the WAN in full.
+const MAX_UNVALIDATED_RELOAD: u64 = 1 << 20;
+
+const VALIDATORS: [HeaderName; 2] = [header::ETAG, header::LAST_MODIFIED];
+
+/// Stored response with its freshness.
+#[derive(Debug)]
+pub struct CacheEntry {
+    /// Object in the index.
+    pub object: Object,
+    /// Freshness.
+    pub freshness: Freshness,
+    /// Selection among the key's variants.
+    pub selecting: VaryFields,
+    /// Class and content type of the path.
+    pub classification: Classification,
+    /// Fields as clients receive them, built on first use: a hit copies a map instead of building one.
+    pub client_headers: OnceLock<HeaderMap>,
+    recorded_use: AtomicI64,
+    used: AtomicBool,
+    /// Time of the last revalidation at a client's request.
+    last_reload: AtomicI64,
+    outdated: AtomicBool,
+}
+
+impl CacheEntry {
+    pub(crate) fn new(
+        object: Object,
+        freshness: Freshness,
+        selecting: VaryFields,
+        classification: Classification,
+    ) -> Self {
+        Self {
+            freshness,
+            selecting,
+            client_headers: OnceLock::new(),
+            recorded_use: AtomicI64::new(object.last_used()),
+            used: AtomicBool::new(false),
+            last_reload: AtomicI64::new(object.response_time),
+            outdated: AtomicBool::new(false),
+            classification,
+            object,
+        }
+    }
+
+    /// Location of the bytes.
+    pub fn body_source(&self) -> BodySource {
+        BodySource::Blob { id: self.object.blob, len: self.object.len }
+    }
+
+    /// Marks the entry as used, and returns true on the first use since it became hot.
+    pub fn mark_first_use(&self) -> bool {
+        !self.used.load(Ordering::Relaxed) && !self.used.swap(true, Ordering::Relaxed)
+    }
+
+    /// Returns true if a request with these directives has this payload revalidated, although a payload is fresh for
+    /// ever. [`claim_reload`](Self::claim_reload) decides between several of them.
+    pub fn is_reload_due(&self, now: UnixMillis, request: &CacheControl) -> bool {
+        self.is_reload_due_since(self.last_reload.load(Ordering::Relaxed), now, request)
+    }
+
+    /// Returns true if this request is the one that has the payload revalidated.
+    pub fn claim_reload(&self, now: UnixMillis, request: &CacheControl) -> bool {
+        let last = self.last_reload.load(Ordering::Relaxed);
+        self.is_reload_due_since(last, now, request)
+            && self.last_reload.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    fn is_reload_due_since(&self, last: UnixMillis, now: UnixMillis, request: &CacheControl) -> bool {
+        let has_validator = || VALIDATORS.iter().any(|name| self.object.headers.contains_key(name));
+        request.has(Directive::NoCache)
+            && !request.has(Directive::OnlyIfCached)
+            && self.classification.class == Class::Payload
+            && now.abs_diff(last) >= RELOAD_INTERVAL
+            && (self.object.len <= MAX_UNVALIDATED_RELOAD || has_validator())
+    }
+
+    /// Decides how the response may be used for a request. A response that a newer one replaces is stale.
+    pub fn evaluate(&self, now: UnixMillis, request: &CacheControl) -> Verdict {
+        match self.outdated.load(Ordering::Acquire) {
+            true => Verdict::Revalidate(RevalidationReason::Stale),
+            false => self.freshness.evaluate(now, request),
+        }
+    }
+
+    /// Records that a client may have a newer response: no later client may get this one as fresh.
+    pub(crate) fn mark_outdated(&self) {
+        self.outdated.store(true, Ordering::Release);
+    }
+
+    /// Records a use.
+    pub fn touch(&self, now: UnixMillis) {
+        self.object.touch(now);
+    }
+
+    /// Returns the row and the time of the last use, if not yet recorded.
+    pub(crate) fn unrecorded_use(&self) -> Option<(i64, UnixMillis)> {
+        let used = self.object.last_used();
+        (self.recorded_use.swap(used, Ordering::Relaxed) != used).then_some((self.object.id, used))
+    }
+
+    /// Returns the bytes that the entry takes in memory, about.
+    pub(crate) fn weight(&self) -> usize {
+        let fields = self.object.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64);
+        // Twice: the stored and the client fields.
+        ENTRY_OVERHEAD + 2 * fields.sum::<usize>()
+    }
+}
