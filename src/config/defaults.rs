@@ -33,6 +33,8 @@ pub(crate) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 
 /// Least and most threads; the default is one for each core.
 pub(crate) const WORKERS: Bounds<usize> = bounds(1, 1, 1_024);
+/// Digits at the beginning of a payload's name. A number of 18 digits fits 64 bits; there is no default.
+pub(crate) const STAMP_DIGITS: Bounds<usize> = bounds(10, 1, 18);
 /// 10,000 endpoints do not ask at once; each connection costs a file descriptor and some KiB, so the process's limit
 /// of open files must be higher.
 pub(crate) const MAX_CONNECTIONS: Bounds<usize> = bounds(4_096, 1, 1_000_000);

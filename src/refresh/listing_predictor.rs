@@ -1,6 +1,6 @@
 //! Prediction of the payloads of a new LiveUpdate catalog: clients will request the listed files with the names of
-//! files that they requested before. Names compare without the number at their beginning, the second of their creation.
-//! Pure and bounded.
+//! files that they requested before. Names compare without the number at their beginning, whose digits the profile
+//! states. Pure and bounded.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,6 @@ use gupd_config::policy::parse_revision_number;
 /// Maximum number of names, of about 200 bytes each: more than a catalog of all products lists.
 const MAX_NAMES: usize = 16_384;
 
-/// Digits of the number, seconds since 1970.
-const STAMP: usize = 10;
-
 /// The predictor: the newest number that clients requested, by folder and rest of the name.
 #[derive(Debug, Default)]
 pub(super) struct ListingPredictor {
@@ -19,9 +16,9 @@ pub(super) struct ListingPredictor {
 }
 
 impl ListingPredictor {
-    /// Adds the request of a payload. Keys of another form are ignored.
-    pub(super) fn add_request(&mut self, key: &str) {
-        let Some((folder, stamp, rest)) = split_key(key) else { return };
+    /// Adds the request of a payload with so many digits at the beginning of its name. Keys of another form are ignored.
+    pub(super) fn add_request(&mut self, key: &str, digits: usize) {
+        let Some((folder, stamp, rest)) = split_key(key, digits) else { return };
         let name = (folder.into(), rest.into());
         if self.requested.len() < MAX_NAMES || self.requested.contains_key(&name) {
             let newest = self.requested.entry(name).or_default();
@@ -29,11 +26,12 @@ impl ListingPredictor {
         }
     }
 
-    /// Returns the expected requests among listed keys: the newest of each name, if it is newer than the requested one.
-    pub(super) fn predict<'a>(&self, listed: impl Iterator<Item = &'a str>) -> Vec<String> {
+    /// Returns the expected requests among listed keys, with the digits of each: the newest of each name, if it is newer
+    /// than the requested one.
+    pub(super) fn predict<'a>(&self, listed: impl Iterator<Item = (&'a str, usize)>) -> Vec<String> {
         let mut newest: BTreeMap<(&str, &str), (u64, &str)> = BTreeMap::new();
-        for key in listed {
-            let Some((folder, stamp, rest)) = split_key(key) else { continue };
+        for (key, digits) in listed {
+            let Some((folder, stamp, rest)) = split_key(key, digits) else { continue };
             let requested = self.requested.get(&(folder.into(), rest.into()));
             if requested.is_some_and(|requested| *requested < stamp) {
                 let best = newest.entry((folder, rest)).or_insert((stamp, key));
@@ -45,9 +43,9 @@ impl ListingPredictor {
 }
 
 /// Splits a key into folder, number and the rest of the name.
-fn split_key(key: &str) -> Option<(&str, u64, &str)> {
+fn split_key(key: &str, digits: usize) -> Option<(&str, u64, &str)> {
     let (folder, name) = key.rsplit_once('/')?;
-    let (stamp, rest) = name.split_at_checked(STAMP)?;
+    let (stamp, rest) = name.split_at_checked(digits)?;
     let ends = !rest.starts_with(|c: char| c.is_ascii_digit()) && !rest.contains('?');
     Some((folder, parse_revision_number(stamp)?, rest)).filter(|_| ends)
 }
@@ -62,7 +60,7 @@ mod tests {
         for key in
             ["/ /1369163480jtun_nav.m26", "/ /1369163480spc.7z", "/ /136916348jtun.m26", "/ /minitri.flg"]
         {
-            predictor.add_request(key);
+            predictor.add_request(key, 10);
         }
         let catalog = [
             "/ /1369163481jtun_nav.m26",
@@ -71,10 +69,12 @@ mod tests {
             "/ /1369163480spc.7z",
             "/ /a/1369163490spc.7z",
             "/ /13691634901jtun_nav.m26",
-        ];
+        ]
+        .map(|key| (key, 10));
         assert_eq!(predictor.predict(catalog.into_iter()), ["/ /1369163490jtun_nav.m26"]);
-        predictor.add_request("/ /1369163490jtun_nav.m26");
+        predictor.add_request("/ /1369163490jtun_nav.m26", 10);
         assert_eq!(predictor.predict(catalog.into_iter()), [""; 0]);
-        predictor.add_request("/ /é٤٤٤٤");
+        predictor.add_request("/ /é٤٤٤٤", 10);
+        predictor.add_request("/ /1369", 10);
     }
 }

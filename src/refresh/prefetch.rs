@@ -173,7 +173,9 @@ impl RefreshWorker {
         }
         if prefetch.learned {
             let listed = self.background.fills().digests().listed_keys();
-            let listed = predictors.listing.predict(listed.iter().map(|key| key.as_str()));
+            let listed =
+                listed.iter().filter_map(|key| Some((key.as_str(), self.background.stamp_digits(key)?)));
+            let listed = predictors.listing.predict(listed);
             let predicted = predictors.revisions.predict().into_iter().chain(listed);
             let payloads = predicted.filter(|key| self.background.is_payload_key(key)).map(ObjectKey::from);
             targets
@@ -203,7 +205,9 @@ impl RefreshWorker {
                 if !self.store.is_unused_prefetch(&object.key) {
                     predictors.folders.add(object);
                     file.into_iter().for_each(|file| predictors.revisions.add_request(file));
-                    predictors.listing.add_request(&object.key);
+                    if let Some(digits) = self.background.stamp_digits(&object.key) {
+                        predictors.listing.add_request(&object.key, digits);
+                    }
                 }
             }
         }

@@ -161,6 +161,7 @@ fn rule_problem_names_file_line_key_and_remedy() {
             "8: path.key_fields: \"Cookie\" cannot select content: credentials, ranges",
         ),
         ("key_fields", "[\"a\", \"b\", \"c\", \"d\", \"e\"]", "8: path.key_fields: more than 4 fields"),
+        ("stamp_digits", "19", "8: path.stamp_digits: 19 is above the maximum of 18"),
         ("digests", "\"grd\"", "8: path.digests: is set for a class other than catalog: remove it"),
         (
             "hosts",
@@ -178,6 +179,11 @@ fn rule_problem_names_file_line_key_and_remedy() {
     }
     for (class, line, expected) in [
         ("catalog", "form = \"full\"", "8: path.form: is set for a class other than payload: remove it"),
+        (
+            "catalog",
+            "stamp_digits = 10",
+            "8: path.stamp_digits: is set for a class other than payload: remove",
+        ),
         ("private", "negative = \"1s\"", "6: path.class: private paths are never stored: remove negative"),
         ("private", "key_query = \"none\"", "6: path.class: private paths are never stored: remove negative"),
     ] {

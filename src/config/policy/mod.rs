@@ -85,6 +85,11 @@ impl Classification {
         self.rule.as_ref().map_or(&[], |rule| &rule.key_fields)
     }
 
+    /// Returns the number of digits with which names of such payloads begin.
+    pub fn stamp_digits(&self) -> Option<usize> {
+        self.rule.as_ref().and_then(|rule| rule.stamp_digits)
+    }
+
     /// Returns the lifetime of a negative response, if it is not that of the class.
     pub fn negative(&self) -> Option<Duration> {
         self.rule.as_ref().and_then(|rule| rule.negative)

@@ -73,6 +73,8 @@ pub struct PathRule {
     pub content_type: Option<String>,
     /// Form of a payload.
     pub form: PayloadForm,
+    /// Number of digits with which names of payloads begin: a larger number is a newer file of the same name.
+    pub stamp_digits: Option<usize>,
     /// Lifetime of a negative response, if not that of its class.
     pub negative: Option<Duration>,
     /// Query parameters that are part of the key.

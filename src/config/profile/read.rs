@@ -17,7 +17,7 @@ use crate::document::{Document, Section};
 use crate::file::Block;
 use crate::pattern;
 use crate::problem::{Location, Problem, Problems};
-use crate::reader::{choice, label, line, parameter, time_within};
+use crate::reader::{choice, label, line, number, parameter, time_within};
 
 /// Maximum number of fields that select a response.
 const MAX_KEY_FIELDS: usize = 4;
@@ -106,6 +106,7 @@ fn read_path(s: &mut Section) -> Option<PathRule> {
     let class = s.read_required("class", |text| choice(text, &CLASSES));
     let content_type = s.read("content_type", label);
     let form = s.read("form", |text| choice(text, &FORMS));
+    let stamp_digits = s.read("stamp_digits", |text| number(text, defaults::STAMP_DIGITS));
     let negative = s.read("negative", |text| time_within(text, defaults::GENERIC_NEGATIVE));
     let key_query = read_key_query(s);
     let key_fields = s.read_list("key_fields", key_field).unwrap_or_default();
@@ -120,8 +121,10 @@ fn read_path(s: &mut Section) -> Option<PathRule> {
     if digests.is_some() && class.is_some_and(|class| class != Class::Catalog) {
         s.refuse("digests", "is set for a class other than catalog: remove it");
     }
-    if form.is_some() && class.is_some_and(|class| class != Class::Payload) {
-        s.refuse("form", "is set for a class other than payload: remove it");
+    for (key, is_set) in [("form", form.is_some()), ("stamp_digits", stamp_digits.is_some())] {
+        if is_set && class.is_some_and(|class| class != Class::Payload) {
+            s.refuse(key, "is set for a class other than payload: remove it");
+        }
     }
     if class == Some(Class::Private)
         && (negative.is_some() || key_query != QuerySelection::All || !key_fields.is_empty())
@@ -134,6 +137,7 @@ fn read_path(s: &mut Section) -> Option<PathRule> {
         class: class?,
         content_type,
         form: form.unwrap_or(PayloadForm::Other),
+        stamp_digits,
         negative,
         key_query,
         key_fields,

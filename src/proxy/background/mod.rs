@@ -94,6 +94,11 @@ impl Background {
         self.class(key) == Some(Class::Payload)
     }
 
+    /// Returns the number of digits with which the name of this payload begins, by the profile of its route.
+    pub fn stamp_digits(&self, key: &str) -> Option<usize> {
+        self.generations.load().classify(key)?.stamp_digits()
+    }
+
     /// Returns the file of a revision that a key is for, by the profile of its route.
     pub fn revision_file<'a>(&self, key: &'a str) -> Option<RevisionFile<'a>> {
         key::revision_file(&self.generations.load().policy, key)
