@@ -2,17 +2,29 @@
 //! dropped when the response ends, in whichever way. The drop counts the metrics, writes the access line and gives the
 //! finished response to the observer.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, StatusCode, Uri};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode, Uri, header};
 
 use crate::metrics::RequestMetrics;
 use gupd_config::Class;
+use gupd_config::policy::Group;
 use gupd_http::status::{CacheStatus, FinishedResponse, ResponseEnd};
 use gupd_store::BlobId;
+
+/// Maximum bytes of a client's field in the access line; the rest is cut off. 16 ranges, or the name of any updater.
+const MAX_FIELD: usize = 256;
+
+/// Maximum bytes of the path in the access line: the default of `server.max_uri_bytes`.
+const MAX_PATH: usize = 8 << 10;
+
+/// Maximum bytes of the method in the access line; the longest registered one has 17.
+const MAX_METHOD: usize = 32;
 
 /// A subscriber to the end of one request.
 pub(crate) trait RequestObserver: Debug + Send + Sync {
@@ -28,7 +40,12 @@ pub(crate) struct AccessRecord {
     method: Method,
     target: Uri,
     metrics: Arc<RequestMetrics>,
-    is_logged: bool,
+    /// Fields of the client; `None` without an access line.
+    logged: Option<LoggedFields>,
+    /// Group of the client; `None` if the request was refused before.
+    pub group: Option<Arc<Group>>,
+    /// Name of the upstream that sent the content, now or when it was stored.
+    pub upstream: Option<Arc<str>>,
     pub status: StatusCode,
     /// Part of the cache in the response; `None` if the request was refused before.
     pub cache: Option<CacheStatus>,
@@ -54,22 +71,34 @@ pub(crate) struct AccessRecord {
     pub observer: Option<Box<dyn RequestObserver>>,
 }
 
+/// Fields of a client's request that only the access line has. Cloned without a copy.
+#[derive(Debug)]
+struct LoggedFields {
+    user_agent: Option<HeaderValue>,
+    range: Option<HeaderValue>,
+}
+
 impl AccessRecord {
     /// The record of a request that has just arrived. It gets an access line if `is_logged`.
     pub(crate) fn new(
         client: SocketAddr,
-        method: &Method,
-        target: &Uri,
+        head: &Parts,
         metrics: Arc<RequestMetrics>,
         is_logged: bool,
     ) -> Self {
+        let logged = || LoggedFields {
+            user_agent: head.headers.get(header::USER_AGENT).cloned(),
+            range: head.headers.get(header::RANGE).cloned(),
+        };
         Self {
             started: Instant::now(),
             client,
-            method: method.clone(),
-            target: target.clone(),
+            method: head.method.clone(),
+            target: head.uri.clone(),
             metrics,
-            is_logged,
+            logged: is_logged.then(logged),
+            group: None,
+            upstream: None,
             status: StatusCode::OK,
             cache: None,
             class: Class::Generic,
@@ -103,6 +132,7 @@ impl Drop for AccessRecord {
             _ => self.present.min(self.sent),
         };
         self.metrics.count_sent(self.cache, self.class, self.sent, stored, took);
+        self.metrics.count_content_type(self.content_type.as_deref(), self.sent);
         if self.end != ResponseEnd::Complete {
             self.metrics.broken.with_label_values(&[self.end.as_str()]).inc();
         }
@@ -116,23 +146,45 @@ impl Drop for AccessRecord {
                 bytes: self.sent,
             });
         }
-        if self.is_logged {
+        if let Some(LoggedFields { user_agent, range }) = &self.logged {
             tracing::info!(
                 target: "gupd::access",
                 client = %self.client.ip().to_canonical(),
-                method = self.method.as_str(),
-                path = self.target.path_and_query().map_or("", |target| target.as_str()),
+                group = self.group.as_ref().map(|group| &*group.name),
+                method = shorten(self.method.as_str(), MAX_METHOD).as_ref(),
+                path = shorten(self.target.path_and_query().map_or("", |target| target.as_str()), MAX_PATH).as_ref(),
+                range = range.as_ref().map(field_text).as_deref(),
                 status = self.status.as_u16(),
                 bytes = self.sent,
                 stored_bytes = stored,
                 duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
                 cache = self.cache.map_or("refused", CacheStatus::as_str),
+                upstream = self.upstream.as_deref(),
                 content_type = self.content_type.as_deref().unwrap_or("-"),
                 object = self.object.map(tracing::field::display),
                 end = self.end.as_str(),
+                user_agent = user_agent.as_ref().map(field_text).as_deref(),
             );
         }
     }
+}
+
+/// Returns the text of a field, of at most [`MAX_FIELD`] bytes. Bytes that are not UTF-8 are replaced. The log escapes
+/// control characters.
+fn field_text(value: &HeaderValue) -> Cow<'_, str> {
+    match String::from_utf8_lossy(value.as_bytes()) {
+        Cow::Borrowed(text) => shorten(text, MAX_FIELD),
+        Cow::Owned(text) => Cow::Owned(shorten(&text, MAX_FIELD).into_owned()),
+    }
+}
+
+/// Cuts a text off after `max` bytes, and marks the end.
+fn shorten(text: &str, max: usize) -> Cow<'_, str> {
+    if text.len() <= max {
+        return Cow::Borrowed(text);
+    }
+    let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    Cow::Owned(format!("{}…", &text[..end]))
 }
 
 #[cfg(test)]
@@ -155,7 +207,8 @@ mod tests {
         let reported = Arc::new(Mutex::new(Vec::new()));
         let client = ([10, 0, 0, 1], 1).into();
         let metrics = Arc::new(RequestMetrics::in_new_registry());
-        let mut access = AccessRecord::new(client, &Method::GET, &Uri::from_static("/a"), metrics, false);
+        let (head, ()) = http::Request::new(()).into_parts();
+        let mut access = AccessRecord::new(client, &head, metrics, false);
         access.observer = Some(Box::new(Reported(reported.clone())));
         (access.status, access.cache, access.has_last_byte) = (StatusCode::OK, Some(CacheStatus::Hit), true);
         (access.expected, access.sent) = (Some(5), 5);
@@ -169,5 +222,23 @@ mod tests {
             bytes: 5,
         };
         assert_eq!(*reported.lock().unwrap(), [expected]);
+    }
+
+    #[test]
+    fn fields_of_clients_are_short_text() {
+        let text = |bytes: &[u8]| field_text(&HeaderValue::from_bytes(bytes).unwrap()).into_owned();
+        let (long, longest) = ("é".repeat(200), "a".repeat(MAX_FIELD));
+        for (bytes, expected) in [
+            (&b""[..], String::new()),
+            (b"bytes=0-1", "bytes=0-1".to_owned()),
+            (longest.as_bytes(), longest.clone()),
+            (format!("{longest}b").as_bytes(), format!("{longest}…")),
+            (long.as_bytes(), format!("{}…", "é".repeat(MAX_FIELD / 2))),
+            (format!("a{long}").as_bytes(), format!("a{}…", "é".repeat(MAX_FIELD / 2 - 1))),
+            (b"a\xffb", "a\u{fffd}b".to_owned()),
+            (&[0xff; 300], format!("{}…", "\u{fffd}".repeat(MAX_FIELD / 3))),
+        ] {
+            assert_eq!(text(bytes), expected, "{bytes:?}");
+        }
     }
 }

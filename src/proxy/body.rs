@@ -269,7 +269,6 @@ impl Body for ResponseBody {
 mod tests {
     use std::sync::Arc;
 
-    use http::{Method, Uri};
     use http_body_util::BodyExt;
 
     use super::*;
@@ -286,7 +285,7 @@ mod tests {
         let client = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
         let slot = slots.try_acquire(client.ip(), "default").unwrap();
         let mut access =
-            AccessRecord::new(client, &Method::GET, &Uri::from_static("/"), metrics.clone(), false);
+            AccessRecord::new(client, &http::Request::new(()).into_parts().0, metrics.clone(), false);
         access.expected = Some(5);
         let content = BodyContent::Whole(Bytes::from_static(b"bytes"));
         let mut body = ResponseBody::new(content, access, None, Some(DownloadSlot::new(slot, &metrics)));

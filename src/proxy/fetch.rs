@@ -50,6 +50,7 @@ struct Attempt {
 }
 
 /// Result of following a fill.
+#[expect(clippy::large_enum_variant, reason = "returned once a request, never kept")]
 enum Followed {
     Reply(Reply),
     /// Look the object up once more.

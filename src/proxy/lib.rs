@@ -123,6 +123,7 @@ fn create_series(generation: &Generation, metrics: &RequestMetrics) {
     for group in generation.policy.groups().filter(|group| group.has_schedule()) {
         metrics.deferred.with_label_values(&[&group.name]);
     }
+    metrics.create_content_type_series(generation.policy.content_types());
     for (group, content_type) in generation.policy.denial_labels() {
         metrics.denied.with_label_values(&[&*group.name, content_type]);
     }

@@ -1,8 +1,11 @@
 //! Metrics of requests and their responses. Counters on the hit path are resolved here once, so that a request only
 //! adds to them. Label sets are bounded: never a client, never a path.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use gupd_config::Class;
 use gupd_http::status::{CacheResult, CacheStatus, ResponseEnd};
 use gupd_net::metrics::{NetMetrics, StatusClass};
@@ -26,6 +29,9 @@ pub struct RequestMetrics {
     // By `CacheResult`, then by class.
     requests: Vec<[IntCounter; CLASSES.len()]>,
     client_bytes: Vec<[IntCounter; CLASSES.len()]>,
+    content_type_bytes: IntCounterVec,
+    // Resolved: the vector looks a label up under a lock.
+    by_content_type: ArcSwap<HashMap<Arc<str>, IntCounter>>,
     responses: [IntCounter; StatusClass::ALL.len()],
     /// Time to the response head.
     pub head_seconds: Histogram,
@@ -79,6 +85,12 @@ impl RequestMetrics {
                 "gupd_client_sent_bytes_total",
                 "Bytes of response bodies sent to clients, by cache result and content class.",
             )?,
+            content_type_bytes: counters(
+                "gupd_content_type_sent_bytes_total",
+                "Bytes of response bodies sent to clients, by content type of the path.",
+                &["content_type"],
+            )?,
+            by_content_type: ArcSwap::default(),
             responses: StatusClass::ALL.map(|class| responses.with_label_values(&[class.as_str()])),
             broken,
             refused: net.refused.clone(),
@@ -120,6 +132,20 @@ impl RequestMetrics {
         let registry = Registry::new();
         let net = NetMetrics::register(&registry);
         net.and_then(|net| Self::register(&registry, &net)).expect("names are unique")
+    }
+
+    /// Creates the series of these content types at zero. Series of earlier ones stay.
+    pub fn create_content_type_series<'a>(&self, content_types: impl Iterator<Item = &'a Arc<str>>) {
+        let resolved =
+            content_types.map(|name| (name.clone(), self.content_type_bytes.with_label_values(&[name])));
+        self.by_content_type.store(Arc::new(resolved.collect()));
+    }
+
+    /// Counts the bytes of an ended response by content type, one of the configuration.
+    pub fn count_content_type(&self, content_type: Option<&str>, bytes: u64) {
+        if let Some(counter) = content_type.and_then(|name| self.by_content_type.load().get(name).cloned()) {
+            counter.inc_by(bytes);
+        }
     }
 
     /// Counts a response just before its head is sent. A refused request has no `cache`.

@@ -137,7 +137,9 @@ pub(crate) async fn pass_on(proxy: &Proxy, exchange: &Exchange<'_>, answer: Upst
     let expected = if has_no_body { Some(0) } else { expected };
     let idle_timeout = exchange.generation.config.fill.idle_timeout;
     let content = BodyContent::passed_on(begin, body, idle_timeout, received, check);
-    Reply::new(head.status, headers, content, expected).with_field_names(FieldNames::taken(head.extensions))
+    Reply::new(head.status, headers, content, expected)
+        .with_field_names(FieldNames::taken(head.extensions))
+        .with_upstream(&upstream)
 }
 
 /// Verifies content that has arrived whole. Returns the check that content under way still needs.

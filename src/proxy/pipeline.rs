@@ -48,7 +48,7 @@ impl Proxy {
         let generation = self.generations.load();
         let (head, body) = request.into_parts();
         let (metrics, log) = (self.metrics.clone(), generation.config.log.access);
-        let mut access = AccessRecord::new(connection.address, &head.method, &head.uri, metrics, log);
+        let mut access = AccessRecord::new(connection.address, &head, metrics, log);
         // Refuses invalid targets and loops; selects route, group and upstreams.
         let (reply, group) = match open_exchange(self, &head, &connection, &generation) {
             Break(reply) => (reply, None),
@@ -60,6 +60,7 @@ impl Proxy {
                 (reply, Some(exchange.group))
             }
         };
+        access.group = group.cloned();
         let pacer = || {
             // A request without a valid target has no path either.
             let group = group.unwrap_or_else(|| generation.policy.group(&client_attributes(&connection, "")));

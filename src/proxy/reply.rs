@@ -1,5 +1,7 @@
 //! A response before it is sent: head, content, and its annotations for `Cache-Status` and the access line.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
@@ -26,6 +28,7 @@ pub(crate) struct Reply {
     cache: Option<CacheStatus>,
     classification: Option<Classification>,
     object: Option<BlobId>,
+    upstream: Option<Arc<str>>,
     slot: Option<Box<DownloadSlot>>,
 }
 
@@ -47,6 +50,7 @@ impl Reply {
             cache: None,
             classification: None,
             object: None,
+            upstream: None,
             slot: None,
         }
     }
@@ -77,6 +81,11 @@ impl Reply {
     /// Sets the number of content bytes that the relay has already.
     pub(crate) fn with_present(self, present: u64) -> Self {
         Self { present, ..self }
+    }
+
+    /// Adds the upstream that sent the content, now or when it was stored, to the access line.
+    pub(crate) fn with_upstream(self, upstream: &Arc<str>) -> Self {
+        Self { upstream: Some(upstream.clone()), ..self }
     }
 
     /// Number of content bytes that the relay had when the reply was made.
@@ -139,6 +148,7 @@ impl Reply {
         access.status = self.status;
         access.cache = self.cache;
         access.object = self.object;
+        access.upstream = self.upstream;
         access.present = self.present;
         if let Some(classification) = self.classification {
             access.class = classification.class;

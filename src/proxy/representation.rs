@@ -72,7 +72,8 @@ pub(crate) async fn stored(
         length: Some(entry.object.len),
     };
     let repairable = Some((proxy, entry));
-    Delivery { exchange, source, repairable, held_back: HOLD_BACK }.reply(representation).await
+    let reply = Delivery { exchange, source, repairable, held_back: HOLD_BACK }.reply(representation).await?;
+    Ok(reply.with_upstream(&entry.object.upstream))
 }
 
 /// The reply with the content of a running fill.
@@ -99,7 +100,8 @@ pub(crate) async fn arriving(
     };
     let store = cache.store().clone();
     let source = ContentSource::Arriving { store, fill: fill.clone(), flow: flow.clone(), collapsed };
-    Delivery { exchange, source, repairable: None, held_back }.reply(representation).await
+    let reply = Delivery { exchange, source, repairable: None, held_back }.reply(representation).await?;
+    Ok(reply.with_upstream(&flow.head.upstream))
 }
 
 /// The complete length, if it is known once enough content has arrived to begin. Waits for it where the request cannot

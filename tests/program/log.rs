@@ -1,7 +1,9 @@
-//! The log of a running relay: the order of its lines under load.
+//! The log of a running relay: the order of its lines under load, and the fields of access lines.
+
+use serde_json::Value;
 
 use crate::process::{Relay, parse_line, serve};
-use crate::support::{Manager, Request, Resource, WireClient};
+use crate::support::{Manager, PAYLOAD, Request, Resource, WireClient, bytes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_under_load_are_in_order_of_time() {
@@ -34,4 +36,75 @@ async fn lines_under_load_are_in_order_of_time() {
     let times: Vec<String> = ended.lines.iter().filter_map(time).collect();
     assert!(times.len() > 16 * 40 && times.len() == ended.lines.len(), "{} lines", times.len());
     assert!(times.is_sorted(), "{:#?}", ended.lines);
+}
+
+/// The access line of a request.
+async fn access_line(relay: &mut Relay, request: Request) -> Value {
+    request.send(relay.address).await;
+    let line = relay.process.wait_for_line(|line| parse_line(line)["target"] == "gupd::access").unwrap();
+    assert!(!line.contains(['\u{202e}', '\u{9b}', '\t']), "{line}");
+    parse_line(&line)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_line_has_group_upstream_agent_and_range() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let group = "[[group]]\nname = \"pilot\"\nsubnets = \"127.0.0.1\"\n[store]\nmin_free = \"0B\"\n";
+    let file = folder.path().join("gupd.toml");
+    std::fs::write(&file, group).unwrap();
+    manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)));
+    manager.put("/secars/x", Resource::new("private"));
+    let mut command = serve(&manager, &folder.path().join("store"));
+    let mut relay = Relay::start(command.arg("--config").arg(file));
+    let name = manager.address().to_string();
+    let long = "x".repeat(300);
+    let cut = format!("{}\u{2026}", "x".repeat(256));
+    let agent = |request: Request, agent: &str| request.header("User-Agent", agent);
+    for (request, cache, upstream, range, user_agent) in [
+        (agent(Request::get(PAYLOAD), "Smc"), "miss", Some(&*name), None, Some("Smc")),
+        (
+            agent(Request::get(PAYLOAD).range("5-9"), "Smc/14"),
+            "hit",
+            Some(&*name),
+            Some("bytes=5-9"),
+            Some("Smc/14"),
+        ),
+        (Request::head(PAYLOAD), "hit", Some(&*name), None, None),
+        (agent(Request::get("/secars/x"), &long), "bypass", Some(&*name), None, Some(&*cut)),
+        (
+            agent(Request::get(PAYLOAD), "a\u{202e}b\u{9b}2J"),
+            "hit",
+            Some(&*name),
+            None,
+            Some("a\u{202e}b\u{9b}2J"),
+        ),
+        (
+            Request::get(PAYLOAD).header("User-Agent", "tab\there"),
+            "hit",
+            Some(&*name),
+            None,
+            Some("tab\there"),
+        ),
+        (Request::new("CONNECT", "elsewhere:443"), "refused", None, None, None),
+    ] {
+        let shown = format!("{request:?}");
+        let line = access_line(&mut relay, request).await;
+        relay.wait_for_fills().await;
+        // A refused target has no group.
+        let group = (cache != "refused").then_some("pilot");
+        for (field, expected) in [
+            ("cache", Some(cache)),
+            ("group", group),
+            ("upstream", upstream),
+            ("range", range),
+            ("user_agent", user_agent),
+        ] {
+            assert_eq!(line[field].as_str(), expected, "{field} of {shown}: {line}");
+        }
+        for number in ["status", "bytes", "stored_bytes", "duration_us"] {
+            assert!(line[number].is_u64(), "{number}: {line}");
+        }
+    }
+    relay.process.signal("TERM");
+    assert!(relay.process.wait_for_exit().status.success());
 }

@@ -82,6 +82,22 @@ impl Visit for FieldWriter<'_, '_> {
         self.write_field(field, |line| write!(line, "{value}"));
     }
 
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no infinity (RFC 8259 §6).
+        match value.is_finite() {
+            true => self.write_field(field, |line| write!(line, "{value}")),
+            false => self.write_field(field, |line| line.write_str("null")),
+        }
+    }
+
+    fn record_u128(&mut self, field: &Field, value: u128) {
+        self.write_field(field, |line| write!(line, "{value}"));
+    }
+
+    fn record_i128(&mut self, field: &Field, value: i128) {
+        self.write_field(field, |line| write!(line, "{value}"));
+    }
+
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.write_field(field, |line| write!(line, "{value}"));
     }
@@ -103,27 +119,50 @@ impl Visit for FieldWriter<'_, '_> {
     }
 }
 
-/// Writes the inside of a JSON string (RFC 8259 §7).
+/// Writes the inside of a JSON string (RFC 8259 §7). Characters that change the display of what follows are escaped too:
+/// a client chooses its path and `User-Agent`, and a terminal may show the log.
 struct Escaped<'a, 'w>(&'a mut Writer<'w>);
 
 impl Write for Escaped<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+        if text.bytes().all(is_plain) {
+            return self.0.write_str(text);
+        }
         let mut unescaped = 0;
-        for (at, byte) in text.bytes().enumerate() {
-            if byte >= b' ' && byte != b'"' && byte != b'\\' {
-                continue;
-            }
+        for (at, found) in text.char_indices().filter(|(_, found)| must_escape(*found)) {
             self.0.write_str(&text[unescaped..at])?;
-            match byte {
-                b'"' => self.0.write_str("\\\"")?,
-                b'\\' => self.0.write_str("\\\\")?,
-                b'\n' => self.0.write_str("\\n")?,
-                _ => write!(self.0, "\\u{byte:04x}")?,
+            match found {
+                '"' => self.0.write_str("\\\"")?,
+                '\\' => self.0.write_str("\\\\")?,
+                '\n' => self.0.write_str("\\n")?,
+                _ => found
+                    .encode_utf16(&mut [0; 2])
+                    .iter()
+                    .try_for_each(|unit| write!(self.0, "\\u{unit:04x}"))?,
             }
-            unescaped = at + 1;
+            unescaped = at + found.len_utf8();
         }
         self.0.write_str(&text[unescaped..])
     }
+}
+
+/// Returns true for the characters of JSON's syntax, control characters, and invisible ones: joiners, directional marks,
+/// line and paragraph separators, tags.
+fn must_escape(found: char) -> bool {
+    matches!(
+        found,
+        '"' | '\\'
+            | '\u{0}'..='\u{1f}'
+            | '\u{7f}'..='\u{9f}'
+            | '\u{ad}'
+            | '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 #[cfg(test)]
@@ -150,23 +189,74 @@ mod tests {
         }
     }
 
-    #[test]
-    fn line_is_one_json_object_for_any_client_input() {
+    /// Returns the line that `log` writes, and its JSON.
+    fn logged(log: impl FnOnce()) -> (String, serde_json::Value) {
         let output = CapturedOutput::default();
         let writer = output.clone();
-        let layer = tracing_subscriber::fmt::layer()
-            .event_format(JsonFormat::new(SystemTime))
-            .with_writer(move || writer.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+        let layer = tracing_subscriber::fmt::layer().event_format(JsonFormat::new(SystemTime));
+        let registry = tracing_subscriber::registry().with(layer.with_writer(move || writer.clone()));
+        tracing::subscriber::with_default(registry, log);
+        let line = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(line.lines().count(), 1);
+        let value = serde_json::from_str(&line).unwrap();
+        (line, value)
+    }
+
+    #[test]
+    fn line_is_one_json_object_for_any_client_input() {
+        let (_, value) = logged(|| {
             let path = "/a\"b\\c\n\u{1}é";
             tracing::info!(path, shown = %path, status = 200_u16, delta = -3, object = None::<u8>, "done");
         });
-        let line = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(line.lines().count(), 1);
-        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["path"], "/a\"b\\c\n\u{1}é");
         assert_eq!(value["shown"], "/a\"b\\c\n\u{1}é");
         assert_eq!((&value["status"], &value["delta"]), (&200.into(), &(-3).into()));
         assert_eq!((&value["message"], &value["level"]), (&"done".into(), &"INFO".into()));
+    }
+
+    #[test]
+    fn controls_and_directional_marks_are_escaped() {
+        for (text, expected) in [
+            ("a\u{202e}cba", "a\\u202ecba"),
+            ("\u{2066}\u{2069}", "\\u2066\\u2069"),
+            ("\u{200f}x\u{61c}", "\\u200fx\\u061c"),
+            ("\u{1b}[2J", "\\u001b[2J"),
+            ("\u{7f}\u{85}\u{9b}", "\\u007f\\u0085\\u009b"),
+            ("\u{2028}\u{feff}", "\\u2028\\ufeff"),
+            ("\u{e0041}", "\\udb40\\udc41"),
+            ("plain é 日本 😀", "plain é 日本 😀"),
+            ("\\\"", "\\\\\\\""),
+        ] {
+            for is_debug in [false, true] {
+                let (line, value) = logged(|| match is_debug {
+                    true => tracing::info!(text = %text, "said"),
+                    false => tracing::info!(text, "said"),
+                });
+                assert!(line.contains(&format!("\"text\":\"{expected}\"")), "{line}");
+                assert_eq!(value["text"], text);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_of_every_type_are_json_numbers() {
+        let (line, value) = logged(|| {
+            let (share, not_a_number, huge) = (0.25_f64, f64::NAN, u128::from(u64::MAX) + 1);
+            let (low, some) = (i128::MIN, Some(7_u64));
+            tracing::info!(share, not_a_number, huge, low, some, small = -1_i8, count = 3_usize, yes = true);
+        });
+        for (field, expected) in [
+            ("share", "0.25"),
+            ("not_a_number", "null"),
+            ("huge", "18446744073709551616"),
+            ("low", "-170141183460469231731687303715884105728"),
+            ("some", "7"),
+            ("small", "-1"),
+            ("count", "3"),
+            ("yes", "true"),
+        ] {
+            assert!(line.contains(&format!("\"{field}\":{expected}")), "{field} in {line}");
+            assert!(!value[field].is_string(), "{field}");
+        }
     }
 }
