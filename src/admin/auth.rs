@@ -2,7 +2,7 @@
 //! so a changed token applies at once. Also the check of `Host`, which needs no token.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -61,10 +61,19 @@ pub fn read_token(file: &Path) -> Result<String, String> {
     let problem = |error: &str| format!("server.admin_token_file {}: {error}", file.display());
     let mut text = String::new();
     let read = File::open(file).and_then(|file| file.take(MAX_TOKEN).read_to_string(&mut text));
-    read.map_err(|error| problem(&error.to_string()))?;
+    read.map_err(|error| problem(&format!("{error}: {}", remedy(error.kind()))))?;
     match text.lines().next().map(str::trim) {
         Some(token) if !token.is_empty() => Ok(token.to_owned()),
         _ => Err(problem("the first line is empty: write the token there")),
+    }
+}
+
+fn remedy(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => "write a token to it, or correct the path",
+        // The command runs as root, the relay with a copy of its own (docs/install.md).
+        ErrorKind::PermissionDenied => "run commands with sudo, and give the relay a copy that it can read",
+        _ => "name a file with a token",
     }
 }
 

@@ -2,7 +2,7 @@
 //! to the sections.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -100,7 +100,14 @@ pub(crate) fn parse(name: &Arc<str>, text: &str) -> Result<Vec<Block>, Problem> 
 
 fn read_text(path: &Path) -> Result<String, String> {
     let mut text = String::new();
-    let file = File::open(path).map_err(|error| format!("cannot open file: {error}"))?;
+    let file = File::open(path).map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::NotFound => ": check the path",
+            ErrorKind::PermissionDenied => ": make it readable for this user, or run the command with sudo",
+            _ => "",
+        };
+        format!("cannot open file: {error}{remedy}")
+    })?;
     file.take(MAX_FILE + 1)
         .read_to_string(&mut text)
         .map_err(|error| format!("cannot read file: {error}"))?;

@@ -16,7 +16,7 @@ use gupd_config::clock::UnixMillis;
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {
     /// Not a PEM file with certificates.
-    #[error("{}: cannot read certificates: {reason}; use a PEM file of certificates, with the leaf first in a chain", path.display())]
+    #[error("{}: cannot read certificates: {reason}: use a PEM file of certificates, with the leaf first in a chain", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
@@ -24,7 +24,7 @@ pub enum PemError {
         reason: String,
     },
     /// Certificates that cannot be issuers.
-    #[error("{}: cannot trust its certificates as issuers: {reason}; use the certificates of the issuers, not of clients", path.display())]
+    #[error("{}: cannot trust its certificates as issuers: {reason}: use the certificates of the issuers, not of clients", path.display())]
     Issuers {
         /// The file.
         path: PathBuf,
@@ -32,7 +32,7 @@ pub enum PemError {
         reason: String,
     },
     /// Not a PEM file with a private key.
-    #[error("{}: cannot read a private key: {reason}; use a PEM file with an unencrypted key", path.display())]
+    #[error("{}: cannot read a private key: {reason}: use a PEM file with an unencrypted key", path.display())]
     Key {
         /// The file.
         path: PathBuf,

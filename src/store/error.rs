@@ -38,6 +38,12 @@ pub enum StoreError {
         /// The folder.
         path: PathBuf,
     },
+    /// The folder does not admit this user.
+    #[error("store folder {}: permission denied: run the command with sudo, or as the user of the relay", path.display())]
+    Forbidden {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The index was written by a later version.
     #[error("index {}: schema {found} is newer than {known}, the newest this gupd reads: start the gupd that wrote it, or move the file away to start with an empty index", path.display())]
     NewerIndex {

@@ -3,6 +3,7 @@
 //! reads in pages, each its own transaction, since a long one would keep SQLite from truncating the WAL. All of
 //! it blocks.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value;
@@ -28,12 +29,13 @@ impl Inventory {
     /// # Errors
     /// When there is no index, or it cannot be read.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let no_store = || StoreError::NoStore { path: dir.to_owned() };
-        let folder = Folder::open_read_only(dir).map_err(|_| no_store())?;
+        let no_store = |error: io::Error| match error.kind() {
+            io::ErrorKind::PermissionDenied => StoreError::Forbidden { path: dir.to_owned() },
+            _ => StoreError::NoStore { path: dir.to_owned() },
+        };
+        let folder = Folder::open_read_only(dir).map_err(no_store)?;
         let path = folder.index();
-        if !path.exists() {
-            return Err(no_store());
-        }
+        path.metadata().map_err(no_store)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         match Connection::open_with_flags(&path, flags) {
             Ok(index) => Ok(Self { folder, index }),

@@ -5,7 +5,7 @@ use super::{MANAGER, load, problems};
 
 /// Lines of warnings without the folder of the file.
 fn warnings(text: &str) -> Vec<String> {
-    let warnings = load(text).unwrap_or_else(|problems| panic!("{problems}\n{text}")).warnings;
+    let warnings = load(text).unwrap().warnings;
     let line = |warning: &gupd_config::Problem| warning.to_string();
     warnings
         .iter()

@@ -73,7 +73,7 @@ fn setting_that_does_not_fit_the_machine_is_a_warning() {
         (in_store(&format!("{SMALL}\ndir = \"{}\"", at("empty"))), "is a file: name a folder"),
         (
             in_server(token("missing")),
-            "missing: No such file or directory (os error 2): commands such as gupd reload",
+            "missing: No such file or directory (os error 2): write a token to it, or correct the path",
         ),
         (in_server(token("empty")), "the first line is empty"),
         (in_server(token("open")), "every user may read "),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::process::{Ended, Process, gupd};
@@ -110,5 +111,58 @@ fn address_that_cannot_be_bound_names_its_flag() {
         ended.assert_error(1, &[address, expected]);
         let wrong = if flag == "--admin" { "--listen" } else { "--admin" };
         assert!(!ended.errors.contains(wrong), "{ended:#?}");
+    }
+}
+
+/// Runs as another user, which needs root.
+#[test]
+fn user_without_permission_is_advised_to_use_sudo() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let write = |name: &str, text: &str, mode: u32| {
+        fs::write(at(name), text).unwrap();
+        fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    // The folder of the build may be closed to other users.
+    fs::copy(env!("CARGO_BIN_EXE_gupd"), at("gupd")).unwrap();
+    fs::create_dir(at("store")).unwrap();
+    fs::set_permissions(at("store"), fs::Permissions::from_mode(0o700)).unwrap();
+    write("token", "s3cret", 0o600);
+    let token = format!("[server]\nadmin_token_file = \"{}\"\n", at("token").display());
+    write("open.toml", &format!("{token}[store]\ndir = \"{}\"\n", at("store").display()), 0o644);
+    write("closed.toml", "", 0o600);
+    for (file, arguments, expected) in [
+        (
+            "closed.toml",
+            &["check"][..],
+            "closed.toml: cannot open file: Permission denied (os error 13): make it readable",
+        ),
+        (
+            "missing.toml",
+            &["check"],
+            "missing.toml: cannot open file: No such file or directory (os error 2): check the path",
+        ),
+        ("open.toml", &["reload"], "token: Permission denied (os error 13): run commands with sudo"),
+        ("open.toml", &["rollout", "halt"], "token: Permission denied (os error 13): run commands with sudo"),
+        ("open.toml", &["store", "ls"], "store: permission denied: run the command with sudo"),
+        (
+            "open.toml",
+            &["store", "export", "-o", "/dev/null"],
+            "store: permission denied: run the command with sudo",
+        ),
+    ] {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(at("gupd")).args(arguments);
+        let Ok(output) = command.arg("--config").arg(at(file)).output() else {
+            println!("skipped: setpriv is not installed");
+            return;
+        };
+        let errors = String::from_utf8(output.stderr).unwrap();
+        if errors.contains("setpriv: ") {
+            println!("skipped: not root: {errors}");
+            return;
+        }
+        assert!(errors.contains(expected), "{arguments:?}: {errors}");
     }
 }

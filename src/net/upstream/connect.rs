@@ -45,7 +45,7 @@ pub enum ConnectError {
         reason: CredentialsError,
     },
     /// The host cannot be a name in a certificate.
-    #[error("upstream {upstream}: {host:?} is not a name that TLS can ask for; give its DNS name or address")]
+    #[error("upstream {upstream}: {host:?} is not a name that TLS can ask for: give its DNS name or address")]
     ServerName {
         /// Name of the upstream.
         upstream: Arc<str>,
@@ -54,7 +54,7 @@ pub enum ConnectError {
     },
     /// The kernel does not offer the algorithm.
     #[error(
-        "wan.congestion: the kernel does not offer {algorithm:?} ({cause}); it has {offered}, and more with modprobe \
+        "wan.congestion: the kernel does not offer {algorithm:?} ({cause}): it has {offered}, and more with modprobe \
          tcp_{algorithm}"
     )]
     Congestion {

@@ -21,14 +21,14 @@ use gupd_config::{Pin, Trust};
 pub enum TrustError {
     /// The system has no trusted certificates.
     #[error(
-        "it is https, but this system has no trusted certificates ({0}); install ca-certificates, give ca, or pin it"
+        "it is https, but this system has no trusted certificates ({0}): install ca-certificates, give ca, or pin it"
     )]
     NoRoots(String),
     /// A file is unusable.
     #[error(transparent)]
     Pem(#[from] PemError),
     /// Certificates that cannot be issuers.
-    #[error("{path}: cannot trust its certificates as issuers: {reason}; to trust one server's own, pin it")]
+    #[error("{path}: cannot trust its certificates as issuers: {reason}: to trust one server's own, pin it")]
     Issuers {
         /// The file.
         path: String,
