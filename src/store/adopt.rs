@@ -1,8 +1,9 @@
 //! Adoption of blobs without rows after the loss of an index, if they are missing from its journal: the trailer of each
-//! file has its first object. Runs after a start with a lost index, while the relay serves. An object is found as
+//! file and of each record of a pack has its first object. Runs after a start with a lost index, while the relay serves. An object is found as
 //! soon as it has its row. The calling sweep removes files that are not valid blobs.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,8 +11,12 @@ use tokio::task::spawn_blocking;
 
 use super::blob::{FileFault, read_trailer};
 use super::budget::allocated_size;
+use super::extent::BlobExtent;
+use super::folder::Folder;
 use super::index::IndexChange;
 use super::object::NewObject;
+use super::pack::{self, PackPlace, ScannedRecord};
+use super::packs;
 use super::{BlobId, Store, StoreError};
 
 /// Number of blobs adopted in one transaction. Until it commits their room counts twice, which may evict others.
@@ -22,6 +27,7 @@ struct LostBlob {
     id: BlobId,
     len: u64,
     disk: u64,
+    place: Option<PackPlace>,
     object: NewObject,
 }
 
@@ -51,14 +57,13 @@ impl Store {
         let mut adopted = AdoptionSummary { unsound: Vec::new(), sound: 0, unreadable: 0 };
         for batch in blobs.chunks(ADOPTED_AT_ONCE) {
             let (folder, batch) = (Arc::clone(&self.folder), batch.to_vec());
-            let read =
-                move || batch.into_iter().map(|id| read_orphan(&folder.blob(id), id)).collect::<Vec<_>>();
+            let read = move || batch.into_iter().map(|id| read_orphan(&folder, id)).collect::<Vec<_>>();
             let (mut lost, mut bytes) = (Vec::new(), 0);
             for orphan in spawn_blocking(read).await? {
                 match orphan {
                     OrphanFile::Sound(blob) => {
                         bytes += blob.disk;
-                        lost.push(blob);
+                        lost.push(*blob);
                     }
                     OrphanFile::Unsound { id, disk } => {
                         bytes += disk;
@@ -68,18 +73,51 @@ impl Store {
                 }
             }
             adopted.sound += lost.len();
-            let (now, failed) = (self.clock.now(), self.index.error_mapper());
-            let enter = move |change: &mut IndexChange<'_>| {
-                for blob in &lost {
-                    change.adopt_blob(&blob.object, blob.id, (blob.len, blob.disk), now).map_err(&failed)?;
-                }
-                Ok(())
-            };
-            let ((), gone) = self.index.change(enter).await?;
-            spawn_blocking(move || drop(gone)).await?;
+            self.enter(lost).await?;
             self.index.state().release_unclaimed(bytes);
         }
         Ok(adopted)
+    }
+
+    /// Inserts rows for the valid records of packs that have none and were not removed.
+    pub(super) async fn adopt_records(&self) -> Result<AdoptionSummary, StoreError> {
+        let mut adopted = AdoptionSummary { unsound: Vec::new(), sound: 0, unreadable: 0 };
+        let folder = Arc::clone(&self.folder);
+        let sizes = spawn_blocking(move || packs::list(&folder)).await??;
+        for pack in sizes.into_keys() {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let path = self.folder.pack(pack);
+                match spawn_blocking(move || read_records(&path, pack, from)).await? {
+                    Ok((lost, end)) => {
+                        next = end;
+                        adopted.sound += self.enter(lost).await?;
+                    }
+                    Err(error) => {
+                        tracing::warn!(pack, %error, "cannot read a pack; the next start tries again");
+                        adopted.unreadable += 1;
+                        next = None;
+                    }
+                }
+            }
+        }
+        Ok(adopted)
+    }
+
+    /// Inserts rows for blobs without one; returns their number.
+    async fn enter(&self, lost: Vec<LostBlob>) -> Result<usize, StoreError> {
+        let (now, failed) = (self.clock.now(), self.index.error_mapper());
+        let enter = move |change: &mut IndexChange<'_>| {
+            let mut entered = 0;
+            for LostBlob { id, len, disk, place, object } in &lost {
+                let adopted = change.adopt_blob(object, *id, (*len, *disk), *place, now);
+                entered += usize::from(adopted.map_err(&failed)?);
+            }
+            Ok(entered)
+        };
+        let (entered, gone) = self.index.change(enter).await?;
+        spawn_blocking(move || drop(gone)).await?;
+        Ok(entered)
     }
 
     /// Ends the adoption after every file was examined.
@@ -92,13 +130,14 @@ impl Store {
 }
 
 /// Reads a file's trailer. The body is verified when it is served.
-fn read_orphan(path: &Path, id: BlobId) -> OrphanFile {
-    let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+fn read_orphan(folder: &Folder, id: BlobId) -> OrphanFile {
+    let extent = BlobExtent::new(folder, id, None);
+    let opened = File::open(&extent.path).and_then(|file| Ok((file.metadata()?.len(), file)));
     let Ok((size, file)) = opened else { return OrphanFile::Unreadable };
     let disk = allocated_size(size);
-    match read_trailer(&file) {
+    match read_trailer(&file, &extent) {
         Ok((len, trailer)) if trailer.id == id => match NewObject::decode(&trailer.record) {
-            Some(object) => OrphanFile::Sound(Box::new(LostBlob { id, len, disk, object })),
+            Some(object) => OrphanFile::Sound(Box::new(LostBlob { id, len, disk, place: None, object })),
             None => OrphanFile::Unsound { id, disk },
         },
         Ok(_) | Err(FileFault::Damaged(_)) => OrphanFile::Unsound { id, disk },
@@ -107,4 +146,25 @@ fn read_orphan(path: &Path, id: BlobId) -> OrphanFile {
             OrphanFile::Unreadable
         }
     }
+}
+
+/// Reads the trailers of some stored records from a position on, and returns where the next ones begin.
+fn read_records(path: &Path, pack: u32, from: u64) -> io::Result<(Vec<LostBlob>, Option<u64>)> {
+    let file = File::open(path)?;
+    let (mut lost, mut at) = (Vec::new(), from);
+    while lost.len() < ADOPTED_AT_ONCE {
+        let Some(ScannedRecord { place, is_removed }) = pack::next_record(&file, pack, at)? else {
+            return Ok((lost, None));
+        };
+        at = place.at + u64::from(place.size);
+        let extent = BlobExtent::packed(path.to_owned(), place);
+        if let Ok((len, trailer)) = read_trailer(&file, &extent)
+            && !is_removed
+            && let Some(object) = NewObject::decode(&trailer.record)
+        {
+            let (id, disk) = (trailer.id, place.charged_bytes());
+            lost.push(LostBlob { id, len, disk, place: Some(place), object });
+        }
+    }
+    Ok((lost, Some(at)))
 }

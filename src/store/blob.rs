@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::BLOCK;
 use super::error::ReadError;
-use super::folder::Folder;
+use super::extent::BlobExtent;
 use super::id::BlobId;
 use super::stats::OpenFile;
 use super::trailer::{FOOTER, Fault, Footer, Trailer};
@@ -34,6 +33,8 @@ const OPEN_IDLE: Duration = Duration::from_secs(60);
 pub(super) struct OpenBlob {
     id: BlobId,
     file: File,
+    /// Position of the body in the file.
+    start: u64,
     len: u64,
     checksums: Box<[u128]>,
     _open: OpenFile,
@@ -53,10 +54,15 @@ impl OpenBlobs {
         Self(cache.time_to_idle(OPEN_IDLE).build())
     }
 
+    /// Returns true if the blob is open.
+    pub(super) fn has(&self, id: BlobId) -> bool {
+        self.0.contains_key(&id)
+    }
+
     /// Returns the open blob; opens it if needed.
     pub(super) fn open(
         &self,
-        folder: &Folder,
+        extent: &BlobExtent,
         id: BlobId,
         len: u64,
         open: impl FnOnce() -> OpenFile,
@@ -64,7 +70,7 @@ impl OpenBlobs {
         let blob = match self.0.get(&id) {
             Some(blob) => blob,
             None => {
-                let blob = Arc::new(OpenBlob::open(&folder.blob(id), id, open())?);
+                let blob = Arc::new(OpenBlob::open(extent, id, open())?);
                 self.0.insert(id, Arc::clone(&blob));
                 self.0.run_pending_tasks();
                 blob
@@ -98,23 +104,24 @@ impl OpenBlobs {
 }
 
 impl OpenBlob {
-    fn open(path: &Path, id: BlobId, open: OpenFile) -> Result<Self, ReadError> {
-        let file = File::open(path).map_err(|error| read_error(id, error))?;
-        let trailer = read_trailer(&file).map_err(|fault| match fault {
+    fn open(extent: &BlobExtent, id: BlobId, open: OpenFile) -> Result<Self, ReadError> {
+        let file = File::open(&extent.path).map_err(|error| read_error(id, error))?;
+        let trailer = read_trailer(&file, extent).map_err(|fault| match fault {
             FileFault::Damaged(fault) => damage(id, fault),
             FileFault::Io(error) => read_error(id, error),
         })?;
         if trailer.1.id != id {
             return Err(damage(id, "the file is another blob's"));
         }
-        Ok(Self { id, file, len: trailer.0, checksums: trailer.1.checksums, _open: open })
+        let (start, len, checksums) = (extent.start, trailer.0, trailer.1.checksums);
+        Ok(Self { id, file, start, len, checksums, _open: open })
     }
 
     /// Reads and verifies the bytes from `start`, a block boundary.
     pub(super) fn read(&self, start: u64, into: &mut [u8]) -> Result<(), ReadError> {
         let first = usize::try_from(start / BLOCK).unwrap_or(usize::MAX);
         let checksums = self.checksums.get(first..).unwrap_or_default();
-        read_verified(&self.file, start, into, checksums).map_err(|fault| match fault {
+        read_verified(&self.file, self.start + start, into, checksums).map_err(|fault| match fault {
             FileFault::Damaged(fault) => damage(self.id, fault),
             FileFault::Io(error) => read_error(self.id, error),
         })
@@ -173,19 +180,21 @@ impl From<io::Error> for FileFault {
     }
 }
 
-/// Reads a blob file's body length and trailer.
-pub(super) fn read_trailer(file: &File) -> Result<(u64, Trailer), FileFault> {
-    let size = file.metadata()?.len();
+/// Reads the length of a blob's body and its trailer.
+pub(super) fn read_trailer(file: &File, extent: &BlobExtent) -> Result<(u64, Trailer), FileFault> {
+    let end = extent.end(file)?;
+    let size = end.saturating_sub(extent.start);
     let at = size.checked_sub(FOOTER as u64).ok_or(FileFault::Damaged("the file is too short"))?;
     let mut footer = [0; FOOTER];
-    file.read_exact_at(&mut footer, at)?;
+    file.read_exact_at(&mut footer, extent.start + at)?;
     let footer = Footer::decode(footer, size).map_err(FileFault::Damaged)?;
     let mut trailer = vec![0; footer.trailer];
-    file.read_exact_at(&mut trailer, footer.body)?;
+    file.read_exact_at(&mut trailer, extent.start + footer.body)?;
     Ok((footer.body, footer.trailer(&trailer).map_err(FileFault::Damaged)?))
 }
 
-/// Reads whole blocks (the last may be the body's short one) and compares each with its checksum.
+/// Reads whole blocks (the last may be the body's short one) from the position `start` of a file, and compares each with
+/// its checksum.
 pub(super) fn read_verified(
     file: &File,
     start: u64,

@@ -1,5 +1,6 @@
-//! The unfinished blob behind a [`BlobWriter`](super::BlobWriter), shared by its segments: its file, its reserved room
-//! and its journal. The last owner decides on drop whether the file stays for a later fill or is removed.
+//! The unfinished blob behind a [`BlobWriter`](super::BlobWriter), shared by its segments: its bytes in memory or in a
+//! file, its reserved room and its journal. The last owner decides on drop whether the file stays for a later fill or is
+//! removed. Bytes in memory move to a file when the body grows beyond a chunk or memory is short.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -7,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
-use super::budget::allocated_size;
+use super::budget::{Reservation, allocated_size};
 use super::error::{ReadError, StoreError};
 use super::object::NewObject;
 use super::partial::PartialBlob;
@@ -27,11 +29,29 @@ pub(super) struct Draft {
     pub(super) store: Arc<Store>,
     pub(super) partial: Arc<PartialBlob>,
     /// Present until the commit or the release of the store takes it. Locked to look, never across I/O.
-    scratch: Mutex<Option<Scratch>>,
+    room: Mutex<Option<DraftRoom>>,
+    spilled: OnceCell<()>,
     journal: OnceLock<OpenJournal>,
     written: AtomicU64,
     /// Running writes, including those of dropped segments.
     pub(super) writes: TaskTracker,
+}
+
+/// Room of an unfinished blob.
+pub(super) enum DraftRoom {
+    /// Of bytes in memory, for the file that they become.
+    Memory(Reservation),
+    /// Of a file.
+    File(Scratch),
+}
+
+impl DraftRoom {
+    fn reservation(&mut self) -> &mut Reservation {
+        match self {
+            Self::Memory(reservation) => reservation,
+            Self::File(scratch) => &mut scratch.reservation,
+        }
+    }
 }
 
 /// Running SHA-256 of a body's first bytes. It moves to the segment that begins where it ends.
@@ -47,11 +67,12 @@ struct OpenJournal {
 }
 
 impl Draft {
-    pub(super) fn new(store: Arc<Store>, partial: Arc<PartialBlob>, scratch: Option<Scratch>) -> Arc<Self> {
+    pub(super) fn new(store: Arc<Store>, partial: Arc<PartialBlob>, room: Option<DraftRoom>) -> Arc<Self> {
         Arc::new(Self {
             store,
             partial,
-            scratch: Mutex::new(scratch),
+            room: Mutex::new(room),
+            spilled: OnceCell::new(),
             journal: OnceLock::new(),
             written: AtomicU64::new(0),
             writes: TaskTracker::new(),
@@ -65,8 +86,8 @@ impl Draft {
 
     /// Unlinks the file and gives its room back: another process owns the folder now. Blocks.
     pub(super) fn unlink(&self) {
-        let scratch = self.scratch().take();
-        drop(scratch);
+        let room = self.room().take();
+        drop(room);
     }
 
     /// Reserves more room for a body of unknown length.
@@ -74,7 +95,7 @@ impl Draft {
         if self.store.is_released() {
             return Ok(());
         }
-        let has = self.scratch().as_ref().ok_or(StoreError::Broken)?.reservation.bytes();
+        let has = self.room().as_mut().ok_or(StoreError::Broken)?.reservation().bytes();
         let need = allocated_size(trailer::file_size(len));
         if let Some(more) = need.checked_sub(has).filter(|more| *more > 0) {
             let reservation = match self.store.reserve(more.max(STEP)).await {
@@ -84,7 +105,7 @@ impl Draft {
                 }
                 other => other?,
             };
-            self.scratch().as_mut().ok_or(StoreError::Broken)?.reservation.merge(reservation);
+            self.room().as_mut().ok_or(StoreError::Broken)?.reservation().merge(reservation);
         }
         Ok(())
     }
@@ -92,9 +113,58 @@ impl Draft {
     /// Counts bytes that the file system now accounts for itself.
     pub(super) fn record_written(&self, bytes: u64) {
         let written = self.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if let Some(scratch) = &mut *self.scratch() {
+        if let Some(DraftRoom::File(scratch)) = &mut *self.room() {
             scratch.reservation.set_written(written);
         }
+    }
+
+    /// Moves the bytes to a file if the body will have `end` bytes or more and that is too much for memory.
+    pub(super) async fn spill_if_due(self: &Arc<Self>, end: u64) -> Result<(), StoreError> {
+        if self.partial.body().file().is_some() {
+            return Ok(());
+        }
+        let (is_small, is_open_ended) = (end < BLOCK, self.partial.length().is_none());
+        if (is_open_ended && end >= CHUNK) || (!is_small && self.store.memory.has_tail_pressure()) {
+            self.spill().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Moves the bytes to a file, unless they are in one.
+    pub(super) async fn spill(self: &Arc<Self>) -> Result<(), StoreError> {
+        if self.partial.body().file().is_some() {
+            return Ok(());
+        }
+        self.spilled.get_or_try_init(|| self.move_to_file()).await.copied()
+    }
+
+    async fn move_to_file(self: &Arc<Self>) -> Result<(), StoreError> {
+        let _permit = self.store.disk_writes.acquire().await;
+        let draft = Arc::clone(self);
+        spawn_blocking(move || {
+            let room = draft.room().take();
+            let (folder, open) = (&draft.store.folder, draft.store.counters.open_file());
+            let (file, scratch) = match room {
+                Some(DraftRoom::Memory(reservation)) => {
+                    let (_, file, scratch) = folder.create(reservation)?;
+                    (file, Some(scratch))
+                }
+                // Another process owns the folder.
+                _ => (folder.create_unlinked()?.1, None),
+            };
+            let path =
+                scratch.as_ref().map_or_else(|| PathBuf::from("partial"), |file| file.path().to_owned());
+            let spilled = draft.partial.body().spill(file, open);
+            *draft.room() = scratch.map(DraftRoom::File);
+            spilled.map_err(|source| StoreError::Io { doing: "write", path, source })?;
+            draft.record_written(draft.partial.written_bytes());
+            if draft.store.lease.register(&draft).is_err() {
+                draft.unlink();
+            }
+            Ok(())
+        })
+        .await?
     }
 
     pub(super) fn journal(&self) -> Option<&File> {
@@ -104,15 +174,18 @@ impl Draft {
     /// Returns the path of the journal if a later fill could resume.
     pub(super) fn resumable_journal(&self) -> Option<PathBuf> {
         self.journal.get()?;
-        self.scratch()
-            .as_ref()
-            .filter(|scratch| scratch.has_journal())
-            .map(|scratch| journal_path(scratch.path()))
+        match &*self.room() {
+            Some(DraftRoom::File(scratch)) if scratch.has_journal() => Some(journal_path(scratch.path())),
+            _ => None,
+        }
     }
 
     /// Returns the path for messages.
     pub(super) fn path(&self) -> PathBuf {
-        self.scratch().as_ref().map_or_else(|| PathBuf::from("partial"), |scratch| scratch.path().to_owned())
+        match &*self.room() {
+            Some(DraftRoom::File(scratch)) => scratch.path().to_owned(),
+            _ => PathBuf::from("partial"),
+        }
     }
 
     /// Hashes the file to the chunk's end; stops at a damaged block.
@@ -140,8 +213,8 @@ impl Draft {
         Ok(spawn_blocking(hash).await?)
     }
 
-    pub(super) fn scratch(&self) -> MutexGuard<'_, Option<Scratch>> {
-        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn room(&self) -> MutexGuard<'_, Option<DraftRoom>> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -154,7 +227,8 @@ impl std::fmt::Debug for Draft {
 impl Drop for Draft {
     /// Keeps a resumable file. Otherwise removes it on a blocking thread, or on this one if the runtime is gone.
     fn drop(&mut self) {
-        let Some(scratch) = self.scratch().take() else { return };
+        // Nothing is to do for bytes in memory.
+        let Some(DraftRoom::File(scratch)) = self.room().take() else { return };
         let journal = self.journal.take().filter(|_| scratch.has_journal());
         if let (Some(OpenJournal { object, .. }), Some(len)) = (journal, self.partial.length())
             && self.partial.written_bytes() > 0

@@ -55,6 +55,7 @@ impl Store {
             self.index.state().unswept.store(true, Ordering::Release);
             return Err(error);
         }
+        self.index.compact_packs().await?;
         self.index.maintain().await?;
         self.save_prefetches().await?;
         self.open.close_idle();
@@ -103,6 +104,9 @@ impl Store {
             }
         }
         if adopting {
+            let result = self.adopt_records().await?;
+            adopted += result.sound;
+            unreadable += result.unreadable;
             if unreadable == 0 {
                 self.finish_adoption().await?;
             }
@@ -156,6 +160,9 @@ impl Store {
             let missing = bytes - freed;
             let removed = self.evict_batch(reason, move || RemovalTarget::Bytes(missing)).await?;
             freed += removed.bytes;
+            if self.index.are_packs_due() {
+                self.index.compact_packs().await?;
+            }
             if removed.objects == 0 {
                 break;
             }

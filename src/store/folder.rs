@@ -5,6 +5,7 @@
 //! lock            held (flock) by the one process that may change the folder
 //! index.db        the index, with its -wal and -shm; index.journal, from which it is rebuilt
 //! blobs/ab/ab…    committed blobs
+//! packs/<n>       committed blobs smaller than a block
 //! scrub           progress of the scrub
 //! prefetched      objects that were prefetched and not used yet
 //! audit.log       log of rollout commands, written by the rollout crate
@@ -13,7 +14,7 @@
 //! partial/probe   written, moved and removed to test whether a failed disk works again
 //! ```
 //!
-//! A file enters and leaves blobs/ by a rename on the index thread. Unlinking, which takes time for large files,
+//! A file enters and leaves blobs/ by a rename on the index thread, which also writes packs/. Unlinking, which takes time for large files,
 //! happens in partial/ on other threads.
 
 use std::fs::{self, File, TryLockError};
@@ -61,8 +62,10 @@ impl Folder {
         for dir in folder.blob_dirs() {
             fs::create_dir_all(&dir).map_err(failed(&dir))?;
         }
-        let partial = root.join("partial");
-        fs::create_dir_all(&partial).map_err(failed(&partial))?;
+        let (partial, packs) = (root.join("partial"), folder.packs());
+        for dir in [&partial, &packs] {
+            fs::create_dir_all(dir).map_err(failed(dir))?;
+        }
         let (mut numbers, mut useless) = (Vec::new(), Vec::new());
         let mut last = None;
         for entry in fs::read_dir(&partial).map_err(failed(&partial))? {
@@ -113,6 +116,29 @@ impl Folder {
     /// Returns the 256 folders of blobs.
     pub(super) fn blob_dirs(&self) -> impl Iterator<Item = PathBuf> {
         (0..=u8::MAX).map(|prefix| self.root.join("blobs").join(format!("{prefix:02x}")))
+    }
+
+    /// Returns the folder of packs.
+    pub(super) fn packs(&self) -> PathBuf {
+        self.root.join("packs")
+    }
+
+    /// Returns the path of a pack.
+    pub(super) fn pack(&self, number: u32) -> PathBuf {
+        self.packs().join(number.to_string())
+    }
+
+    /// Creates a pack.
+    pub(super) fn create_pack(&self, number: u32) -> Result<File, StoreError> {
+        self.check()?;
+        let path = self.pack(number);
+        match File::options().read(true).write(true).create_new(true).open(&path) {
+            Ok(file) => {
+                self.chown_to_owner(&file);
+                Ok(file)
+            }
+            Err(source) => Err(StoreError::Io { doing: "create", path, source }),
+        }
     }
 
     /// Creates a file for a fill and returns its number.

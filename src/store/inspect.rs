@@ -7,12 +7,12 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
-use std::path::Path;
 
 use rustix::fs::{Advice, fadvise};
 use sha2::{Digest, Sha256};
 
 use super::blob::{FileFault, read_trailer, read_verified};
+use super::extent::BlobExtent;
 use super::id::BlobId;
 use super::trailer::{Fault, Trailer};
 use super::{BLOCK, CHUNK};
@@ -32,6 +32,8 @@ pub(super) enum InspectionFault {
 #[derive(Debug)]
 pub(super) struct Inspection {
     file: File,
+    /// Position of the body in the file.
+    start: u64,
     id: BlobId,
     len: u64,
     trailer: Trailer,
@@ -42,15 +44,21 @@ pub(super) struct Inspection {
 
 impl Inspection {
     /// Opens the file and compares its trailer with the index row.
-    pub(super) fn open(path: &Path, id: BlobId, len: u64) -> Result<Self, InspectionFault> {
+    pub(super) fn open(extent: &BlobExtent, id: BlobId, len: u64) -> Result<Self, InspectionFault> {
+        let path = &extent.path;
         // If the folder is missing too, the whole store may be unmounted: nothing is known about the blob.
-        let opened = File::open(path).map_err(|error| match path.parent().is_some_and(Path::exists) {
-            true => InspectionFault::from(error),
-            false => InspectionFault::Unreadable(error),
-        });
+        let opened =
+            File::open(path).map_err(|error| match path.parent().is_some_and(std::path::Path::exists) {
+                true => InspectionFault::from(error),
+                false => InspectionFault::Unreadable(error),
+            });
         let file = opened?;
-        drop_page_cache(&file, 0, None);
-        let (found, trailer) = read_trailer(&file).map_err(|fault| match fault {
+        drop_page_cache(
+            &file,
+            extent.start,
+            NonZeroU64::new(extent.end(&file)?.saturating_sub(extent.start)),
+        );
+        let (found, trailer) = read_trailer(&file, extent).map_err(|fault| match fault {
             // A disk that answers nothing may come back; a lost sector of a working disk does not.
             FileFault::Io(error) => InspectionFault::Unreadable(error),
             fault @ FileFault::Damaged(_) => fault.into(),
@@ -61,7 +69,8 @@ impl Inspection {
         if found != len {
             return Err(InspectionFault::Damaged("length differs from the index's"));
         }
-        Ok(Self { file, id, len, trailer, position: 0, sha256: Sha256::new(), buffer: Vec::new() })
+        let (start, sha256) = (extent.start, Sha256::new());
+        Ok(Self { file, start, id, len, trailer, position: 0, sha256, buffer: Vec::new() })
     }
 
     /// Returns the position of the next bytes.
@@ -86,8 +95,8 @@ impl Inspection {
         self.buffer.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
         let first = usize::try_from(start / BLOCK).unwrap_or(usize::MAX);
         let checksums = self.trailer.checksums.get(first..).unwrap_or_default();
-        let read = read_verified(&self.file, start, &mut self.buffer, checksums);
-        drop_page_cache(&self.file, start, NonZeroU64::new(len));
+        let read = read_verified(&self.file, self.start + start, &mut self.buffer, checksums);
+        drop_page_cache(&self.file, self.start + start, NonZeroU64::new(len));
         read?;
         self.sha256.update(&self.buffer);
         self.position += len;

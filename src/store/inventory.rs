@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params, params_from_iter};
 
+use super::extent::BlobExtent;
 use super::folder::Folder;
-use super::index::{ROW, object, unsigned};
+use super::index::{ROW, object, place_of, unsigned};
+use super::inspect::{Inspection, InspectionFault};
 use super::{BlobId, Object, StoreError};
 
 /// Rows of a page; enough to make the cost of a page the cost of its rows.
@@ -99,7 +101,28 @@ impl Inventory {
         Ok(sum.into_iter().sum())
     }
 
-    /// Returns the path of a blob's file.
+    /// Returns where a blob's bytes are.
+    pub(super) fn extent(&self, blob: BlobId) -> Result<BlobExtent, StoreError> {
+        let place = place_of(&self.index, blob).map_err(|error| self.index_error(&error))?;
+        Ok(BlobExtent::new(&self.folder, blob, place))
+    }
+
+    /// Opens a blob for inspection; returns its path too. A pack may be compacted meanwhile, which moves the blob.
+    pub(super) fn inspect(
+        &self,
+        blob: BlobId,
+        len: u64,
+    ) -> Result<(PathBuf, Result<Inspection, InspectionFault>), StoreError> {
+        let mut extent = self.extent(blob)?;
+        let mut opened = Inspection::open(&extent, blob, len);
+        if matches!(opened, Err(InspectionFault::Gone)) {
+            extent = self.extent(blob)?;
+            opened = Inspection::open(&extent, blob, len);
+        }
+        Ok((extent.path, opened))
+    }
+
+    /// Returns the path of a blob's own file.
     pub(super) fn blob_path(&self, blob: BlobId) -> PathBuf {
         self.folder.blob(blob)
     }

@@ -145,7 +145,11 @@ impl Store {
 /// Copies an unfinished body and its journal for the other process if it has at most `most` bytes, and returns
 /// the number of bytes. Blocks written meanwhile may be missing from the copy; its reader detects that.
 fn copy_draft(draft: &Draft, folder: &Folder, most: u64) -> io::Result<u64> {
-    let (Some(len), Some(from)) = (draft.partial.length(), draft.resumable_journal()) else { return Ok(0) };
+    let (Some(len), Some(from), Some(body)) =
+        (draft.partial.length(), draft.resumable_journal(), draft.partial.body().file())
+    else {
+        return Ok(0);
+    };
     let (blocks, end) = (draft.partial.blocks(), blocks_of(len));
     let bytes = blocks.count() as u64 * BLOCK;
     if bytes > most {
@@ -162,7 +166,7 @@ fn copy_draft(draft: &Draft, folder: &Folder, most: u64) -> io::Result<u64> {
             while source < until {
                 let count = usize::try_from(until - source).unwrap_or(usize::MAX);
                 let (from, to) = (Some(&mut source), Some(&mut target));
-                if copy_file_range(&draft.partial.file, from, &file, to, count)? == 0 {
+                if copy_file_range(body, from, &file, to, count)? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }

@@ -2,44 +2,51 @@
 //! short last block of a body of known length. Nothing else can be read, so no unverified byte is returned.
 //! `segment` writes it. The fill notifies readers of a lost writer; the body never just ends early.
 
-use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use bytes::Bytes;
 
 use super::blob::{FileFault, read_verified};
 use super::blocks::{BlockMap, block_of, blocks_of};
 use super::error::ReadError;
 use super::id::BlobId;
 use super::memory::MemoryId;
-use super::stats::OpenFile;
+use super::partial_body::PartialBody;
 use super::{BLOCK, CHUNK};
 
 /// A blob being written.
 #[derive(Debug)]
 pub struct PartialBlob {
     number: u64,
-    pub(super) file: File,
+    body: PartialBody,
     /// The readable blocks. The lock covers a look at the bits and a copy of at most sixteen checksums.
     blocks: RwLock<BlockMap>,
     /// Changes only under that lock.
     losses: AtomicU64,
     len: OnceLock<u64>,
     blob: OnceLock<BlobId>,
-    _open: OpenFile,
 }
 
 impl PartialBlob {
-    pub(super) fn new(
-        number: u64,
-        file: File,
-        len: Option<u64>,
-        blocks: BlockMap,
-        open: OpenFile,
-    ) -> Arc<Self> {
+    pub(super) fn new(number: u64, body: PartialBody, len: Option<u64>, blocks: BlockMap) -> Arc<Self> {
         let len = len.map_or_else(OnceLock::new, OnceLock::from);
         let (blocks, losses) = (RwLock::new(blocks), AtomicU64::new(0));
-        Arc::new(Self { number, file, blocks, losses, len, blob: OnceLock::new(), _open: open })
+        Arc::new(Self { number, body, blocks, losses, len, blob: OnceLock::new() })
+    }
+
+    /// Returns where the bytes are.
+    pub(super) fn body(&self) -> &PartialBody {
+        &self.body
+    }
+
+    /// Returns the readable bytes in memory from `position`; `None` if the body is in a file.
+    pub(super) fn piece_at(&self, position: u64) -> Option<Bytes> {
+        let piece = self.body.piece_at(position)?;
+        let readable = self.readable_end(position).saturating_sub(position);
+        let len = usize::try_from(readable).map_or(piece.len(), |readable| readable.min(piece.len()));
+        Some(piece.slice(..len)).filter(|piece| !piece.is_empty())
     }
 
     /// Returns the body's length, if it is known yet.
@@ -125,10 +132,16 @@ impl PartialBlob {
 
     /// Reads and verifies the bytes from `start`, a block boundary. Blocks.
     pub(super) fn read(&self, start: u64, into: &mut [u8]) -> Result<(), ReadError> {
+        if self.body.read(start, into) {
+            return Ok(());
+        }
+        let Some(file) = self.body.file() else {
+            return Err(ReadError::Damaged { subject: self.to_string(), fault: "bytes are missing" });
+        };
         let first = block_of(start);
         let end = first + into.len().div_ceil(BLOCK as usize);
         let checksums = self.read_blocks(|blocks| blocks.checksums(first..end).map(<[u128]>::to_vec));
-        read_verified(&self.file, start, into, &checksums.unwrap_or_default()).map_err(|fault| match fault {
+        read_verified(file, start, into, &checksums.unwrap_or_default()).map_err(|fault| match fault {
             FileFault::Damaged(fault) => ReadError::Damaged { subject: self.to_string(), fault },
             FileFault::Io(error) => ReadError::Io { subject: self.to_string(), source: Arc::new(error) },
         })

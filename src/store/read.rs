@@ -14,9 +14,11 @@ use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 
 use super::blob::OpenBlob;
-use super::error::ReadError;
+use super::error::{ReadError, StoreError};
+use super::extent::BlobExtent;
 use super::id::BlobId;
 use super::memory::{Buffer, ChunkKey, MemoryId};
+use super::pack::PACKED_BELOW;
 use super::partial::PartialBlob;
 use super::{BLOCK, CHUNK, Store};
 
@@ -38,6 +40,12 @@ pub enum BodySource {
         len: u64,
     },
     /// A blob being written.
+    Partial(Arc<PartialBlob>),
+}
+
+/// Source of a read, with the place of its bytes.
+enum ReadTarget {
+    Blob { id: BlobId, len: u64, extent: BlobExtent },
     Partial(Arc<PartialBlob>),
 }
 
@@ -91,6 +99,11 @@ impl Store {
     /// Returns the rest of the chunk from `position` if it is in memory. Takes no lock over the body and copies
     /// nothing.
     pub fn read_cached(&self, source: &BodySource, position: u64) -> Option<Bytes> {
+        if let BodySource::Partial(partial) = source
+            && let Some(piece) = partial.piece_at(position)
+        {
+            return Some(piece);
+        }
         slice_from(&self.memory.get(&source.chunk_key(position))?, position % CHUNK)
     }
 
@@ -147,19 +160,45 @@ impl Store {
         &self,
         source: &BodySource,
         start: u64,
-        mut buffer: B,
+        buffer: B,
     ) -> Result<B, ReadError> {
         let _permit = self.disk_reads.acquire().await;
+        let mut result = self.load_once(source, start, buffer).await;
+        // The compaction of a pack moves a blob between the lookup of its place and the read.
+        if let (Err(ReadError::Gone { .. }), BodySource::Blob { len: ..PACKED_BELOW, .. }) =
+            (&result.0, source)
+            && let Some(buffer) = result.1.take()
+        {
+            result = self.load_once(source, start, buffer).await;
+        }
+        let (read, buffer) = result;
+        read.inspect_err(|error| self.health.observe_read_error(error, source, start))?;
+        buffer.ok_or_else(|| self.length_mismatch(source))
+    }
+
+    /// Reads a buffer, and returns it unless the reading thread was lost.
+    async fn load_once<B: ReadBuffer>(
+        &self,
+        source: &BodySource,
+        start: u64,
+        mut buffer: B,
+    ) -> (Result<(), ReadError>, Option<B>) {
+        let from = match source {
+            BodySource::Blob { id, len } => match self.extent(*id, *len).await {
+                Ok(extent) => ReadTarget::Blob { id: *id, len: *len, extent },
+                Err(error) => return (Err(error), Some(buffer)),
+            },
+            BodySource::Partial(partial) => ReadTarget::Partial(Arc::clone(partial)),
+        };
         let (folder, open, counters) =
             (Arc::clone(&self.folder), Arc::clone(&self.open), Arc::clone(&self.counters));
-        let from = source.clone();
         let read = move || {
             counters.disk_reads.fetch_add(1, Ordering::Relaxed);
             let result = match &from {
-                BodySource::Blob { id, len } => open
-                    .open(&folder, *id, *len, || counters.open_file())
+                ReadTarget::Blob { id, len, extent } => open
+                    .open(extent, *id, *len, || counters.open_file())
                     .and_then(|blob: Arc<OpenBlob>| blob.read(start, buffer.as_mut_slice())),
-                BodySource::Partial(partial) => partial.read(start, buffer.as_mut_slice()),
+                ReadTarget::Partial(partial) => partial.read(start, buffer.as_mut_slice()),
             };
             if matches!(result, Err(ReadError::Damaged { .. })) {
                 counters.verification_failures.fetch_add(1, Ordering::Relaxed);
@@ -171,12 +210,31 @@ impl Store {
                 }
                 result => result,
             };
-            result.map(|()| buffer)
+            (result, Some(buffer))
         };
         let stopped =
             |error| ReadError::Io { subject: source.describe(), source: Arc::new(io::Error::other(error)) };
-        let read = spawn_blocking(read).await.map_err(stopped)?;
-        read.inspect_err(|error| self.health.observe_read_error(error, source, start))
+        spawn_blocking(read).await.unwrap_or_else(|error| (Err(stopped(error)), None))
+    }
+
+    /// Returns where a blob's bytes are. Only small blobs are in packs; an open one is not looked up again.
+    pub(super) async fn extent(&self, id: BlobId, len: u64) -> Result<BlobExtent, ReadError> {
+        let place = if len < PACKED_BELOW && !self.open.has(id) {
+            let subject = || format!("blob {id}");
+            match self.index.place(id).await {
+                Ok(place) => place,
+                Err(StoreError::Io { source, .. }) => {
+                    return Err(ReadError::Io { subject: subject(), source: Arc::new(source) });
+                }
+                Err(error) => {
+                    let source = Arc::new(io::Error::other(error));
+                    return Err(ReadError::Io { subject: subject(), source });
+                }
+            }
+        } else {
+            None
+        };
+        Ok(BlobExtent::new(&self.folder, id, place))
     }
 
     fn length_mismatch(&self, source: &BodySource) -> ReadError {

@@ -69,8 +69,8 @@ impl Store {
         };
         // Cached files may hold the old trailer.
         self.open.invalidate(id);
-        let path = self.folder.blob(id);
-        let opened = spawn_blocking(move || Inspection::open(&path, id, len)).await;
+        let extent = self.extent(id, len).await?;
+        let opened = spawn_blocking(move || Inspection::open(&extent, id, len)).await;
         let mut inspection = opened.map_err(|e| io_error(id, e))?.map_err(|e| read_error(id, e))?;
         let mut repaired = None;
         loop {
@@ -142,9 +142,9 @@ impl Store {
         range: Range<u64>,
     ) -> Result<Option<Range<u64>>, ReadError> {
         let _permit = self.disk_reads.acquire().await;
-        let (folder, open, counters) =
-            (Arc::clone(&self.folder), Arc::clone(&self.open), Arc::clone(&self.counters));
-        let look = move || open.open(&folder, id, len, || counters.open_file())?.find_damage(range);
+        let extent = self.extent(id, len).await?;
+        let (open, counters) = (Arc::clone(&self.open), Arc::clone(&self.counters));
+        let look = move || open.open(&extent, id, len, || counters.open_file())?.find_damage(range);
         spawn_blocking(look).await.map_err(|error| io_error(id, error))?
     }
 
@@ -152,15 +152,17 @@ impl Store {
         // A process that takes over the folder waits for this write.
         let write_token =
             self.lease.begin_write().map_err(|error| io_error(id, std::io::Error::other(error)))?;
-        let (folder, open, counters) =
-            (Arc::clone(&self.folder), Arc::clone(&self.open), Arc::clone(&self.counters));
+        // Also if it is open: its pack may have been compacted since.
+        self.open.invalidate(id);
+        let extent = self.extent(id, len).await?;
+        let (open, counters) = (Arc::clone(&self.open), Arc::clone(&self.counters));
         let replace = move || {
-            let blob = open.open(&folder, id, len, || counters.open_file())?;
+            let blob = open.open(&extent, id, len, || counters.open_file())?;
             if bytes.len() as u64 != range.end - range.start || !blob.matches(range.start, &bytes) {
                 return Err(RepairError::Different);
             }
-            let file = std::fs::File::options().write(true).open(folder.blob(id));
-            file.and_then(|file| file.write_all_at(&bytes, range.start))
+            let file = std::fs::File::options().write(true).open(&extent.path);
+            file.and_then(|file| file.write_all_at(&bytes, extent.start + range.start))
                 .map_err(|error| io_error(id, error))?;
             counters.repaired_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             tracing::warn!(blob = %id, from = range.start, bytes = bytes.len(), "damaged blob repaired");

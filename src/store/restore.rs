@@ -53,8 +53,9 @@ impl Store {
         let failed = |error| RepairError::from(io_error(id, error));
         let mut new = NewFile { file, scratch, sha256: Sha256::new(), checksums: Vec::new(), len: 0 };
         let mut result = Err(RepairError::Different);
-        if let Ok(old) = File::open(self.folder.blob(id))
-            && new.copy(&old, len).is_ok()
+        let extent = self.extent(id, len).await?;
+        if let Ok(old) = File::open(&extent.path)
+            && new.copy(&old, extent.start, len).is_ok()
             && new.digest() == id
         {
             result = Ok(0);
@@ -78,6 +79,10 @@ impl Store {
         new.file.write_all(&trailer::encode(id, len, &new.checksums, &record)).map_err(failed)?;
         new.file.sync_data().map_err(failed)?;
         new.scratch.rename_to(&self.folder.blob(id)).map_err(unavailable)?;
+        // Also if it was in a pack: it has a file of its own now.
+        let map_error = self.index.error_mapper();
+        let moved = self.index.change(move |change| change.set_place(id, None).map_err(map_error)).await;
+        moved.map_err(unavailable)?;
         self.open.invalidate(id);
         Ok(fetched)
     }
@@ -102,11 +107,11 @@ impl NewFile {
         Ok(())
     }
 
-    fn copy(&mut self, old: &File, len: u64) -> io::Result<()> {
+    fn copy(&mut self, old: &File, start: u64, len: u64) -> io::Result<()> {
         let mut buffer = Vec::new();
         while self.len < len {
             buffer.resize(usize::try_from(CHUNK.min(len - self.len)).unwrap_or(usize::MAX), 0);
-            old.read_exact_at(&mut buffer, self.len)?;
+            old.read_exact_at(&mut buffer, start + self.len)?;
             self.append(&buffer)?;
         }
         Ok(())

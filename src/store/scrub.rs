@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Store;
 use super::error::StoreError;
+use super::extent::BlobExtent;
 use super::id::BlobId;
 use super::inspect::{Inspection, InspectionFault};
 use super::inventory::Inventory;
@@ -155,12 +156,13 @@ impl Scrub {
 
     /// Returns the fault of a blob, if any.
     async fn inspect(&mut self, id: BlobId, len: u64) -> Result<Option<&'static str>, StoreError> {
-        let path = self.store.folder.blob(id);
-        let mut file = None;
+        let store = &self.store;
+        let (place, mut file) = (store.index.place(id).await?, None);
+        let extent = BlobExtent::new(&store.folder, id, place);
         loop {
             self.wait_for_turn().await;
             let permit = self.store.disk_reads.acquire().await;
-            let from = path.clone();
+            let from = extent.clone();
             let read = move || {
                 let mut inspection = match file {
                     Some(inspection) => inspection,
@@ -182,7 +184,7 @@ impl Scrub {
                 Err(InspectionFault::Gone) => return Ok(Some("the file is missing")),
                 Err(InspectionFault::Unreadable(source)) => {
                     self.unreadable += 1;
-                    return Err(StoreError::Io { doing: "read", path, source });
+                    return Err(StoreError::Io { doing: "read", path: extent.path, source });
                 }
             }
         }

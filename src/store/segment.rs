@@ -4,7 +4,6 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
@@ -17,6 +16,9 @@ use super::error::StoreError;
 use super::memory::{ChunkKey, ChunkMemory};
 use super::partial::PartialBlob;
 use super::{BLOCK, CHUNK, journal};
+
+/// Maximum bytes hashed on an async thread: a tenth of a millisecond. More go to a blocking thread.
+const INLINE_MAX: u64 = BLOCK;
 
 /// A contiguous range of bytes being written.
 pub struct Segment {
@@ -66,15 +68,23 @@ impl Segment {
             return Err(StoreError::Broken);
         }
         self.draft.reserve_up_to(position + bytes).await?;
-        let _permit = self.draft.store.disk_writes.acquire().await;
+        self.draft.spill_if_due(position + bytes).await?;
         let mut state = self.state.take().ok_or(StoreError::Broken)?;
         let draft = Arc::clone(&self.draft);
+        if draft.partial.body().file().is_none() && bytes <= INLINE_MAX {
+            state.append(&draft, frames).map_err(|_| StoreError::Broken)?;
+            let state = self.state.insert(state);
+            return Ok(state.readable_end(&self.draft.partial));
+        }
+        let _permit = self.draft.store.disk_writes.acquire().await;
         let write = move || match state.append(&draft, frames) {
             Ok(()) => Ok(state),
             Err(source) => Err(StoreError::Io { doing: "write", path: draft.path(), source }),
         };
         let state = self.state.insert(self.draft.writes.spawn_blocking(write).await??);
-        self.draft.record_written(bytes);
+        if self.draft.partial.body().file().is_some() {
+            self.draft.record_written(bytes);
+        }
         Ok(state.readable_end(&self.draft.partial))
     }
 
@@ -121,12 +131,13 @@ impl SegmentState {
                     frames.next();
                 }
             }
-            partial.file.write_all_at(buffer.as_ref(), begin)?;
+            let bytes = buffer.freeze();
+            partial.body().write(begin, &bytes)?;
             if let Some(prefix) = &mut self.prefix {
-                prefix.sha256.update(buffer.as_ref());
+                prefix.sha256.update(&bytes);
                 prefix.len += len;
             }
-            let mut checksums = self.checksums(buffer.as_ref());
+            let mut checksums = self.checksums(&bytes);
             self.position += len;
             remaining -= len;
             let ended = partial.length() == Some(self.position);
@@ -134,12 +145,14 @@ impl SegmentState {
                 checksums.push(self.block.digest128());
             }
             let key = ChunkKey { owner: partial.memory_id(), chunk: begin / CHUNK };
-            // Cache first: a reader that is notified of these bytes then finds them in memory.
+            // Cache first: a reader that is notified of these bytes then finds them in memory. Bytes of a body in memory
+            // are cached by the commit.
             match (begin % CHUNK, len) {
+                _ if partial.body().file().is_none() => {}
                 (0, len) if (len == CHUNK || ended) && !self.memory.is_over_limit() => {
-                    self.memory.insert(key, buffer.freeze());
+                    self.memory.insert(key, bytes);
                 }
-                (0, 1..CHUNK) => self.tail = Some((key, buffer.freeze())),
+                (0, 1..CHUNK) => self.tail = Some((key, bytes)),
                 _ => {}
             }
             partial.publish(block_of(begin), &checksums);

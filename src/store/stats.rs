@@ -92,6 +92,8 @@ pub(super) struct Totals {
     pub(super) blobs: u64,
     pub(super) blob_bytes: u64,
     pub(super) disk_bytes: u64,
+    /// Part of `disk_bytes` charged for blobs in packs.
+    pub(super) packed_bytes: u64,
 }
 
 /// Counters behind [`StoreStats`].

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use super::Store;
 use super::error::StoreError;
 use super::id::BlobId;
-use super::inspect::{Inspection, InspectionFault};
+use super::inspect::InspectionFault;
 use super::inventory::Inventory;
 use super::trailer::Fault;
 
@@ -149,8 +149,8 @@ fn inspect(
     len: u64,
     read: &mut impl FnMut(u64),
 ) -> Result<Option<Finding>, StoreError> {
-    let path = inventory.blob_path(id);
-    let inspected = Inspection::open(&path, id, len).and_then(|mut file| file.read_to_end(read));
+    let (path, opened) = inventory.inspect(id, len)?;
+    let inspected = opened.and_then(|mut file| file.read_to_end(read));
     let fault: Option<Fault> = match inspected {
         Ok(()) => return Ok(None),
         Err(InspectionFault::Unreadable(source)) => return Ok(Some(Finding::Unreadable { path, source })),

@@ -1,31 +1,35 @@
-//! Writing of a blob, from creation to commit. A [`BlobWriter`] belongs to one fill. It owns the unfinished file,
-//! its reserved room and its journal, hands out the segments that write it, and creates the object when every
-//! byte is present. A writer dropped before its commit leaves the file for the next fill of the object if it has
-//! a journal; otherwise the file is removed. The fill notifies the readers.
+//! Writing of a blob, from creation to commit. A [`BlobWriter`] belongs to one fill. It owns the unfinished bytes,
+//! their reserved room and their journal, hands out the segments that write them, and creates the object when every
+//! byte is present. A writer dropped before its commit leaves a file for the next fill of the object if it has
+//! a journal; otherwise the bytes are gone. The fill notifies the readers.
 //!
-//! The commit order is: trailer, fdatasync, then on the index thread the rename and the row. A crash in between
+//! A body of at most a chunk is in memory until its commit, and is written once. One smaller than a block becomes a
+//! record of a pack (see `pack`), on the index thread and without a sync of its own. For larger ones,
+//! the commit order is: trailer, fdatasync, then on the index thread the rename and the row. A crash in between
 //! leaves a whole blob without a row, which the sweep removes; never a row without its bytes. Nothing is synced
 //! before the commit. A power failure therefore costs the bytes that the system has not written yet, and no more
 //! (see `journal`).
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sha2::Digest;
 use tokio::task::spawn_blocking;
 
 use super::blocks::BlockMap;
-use super::budget::allocated_size;
-use super::draft::{Draft, HashedPrefix};
+use super::budget::{Reservation, allocated_size};
+use super::draft::{Draft, DraftRoom, HashedPrefix};
 use super::error::{ReadError, StoreError};
 use super::folder::Folder;
 use super::id::BlobId;
 use super::index::IndexChange;
-use super::memory::MemoryId;
+use super::memory::{ChunkKey, MemoryId};
 use super::object::{NewObject, Object};
+use super::pack::{self, PACKED_BELOW};
 use super::partial::PartialBlob;
+use super::partial_body::PartialBody;
 use super::read::BodySource;
 use super::scratch::Scratch;
 use super::segment::Segment;
@@ -72,10 +76,15 @@ impl Store {
         }
         let bytes = allocated_size(trailer::file_size(len.unwrap_or(0)));
         let reservation = self.reserve(bytes).await?;
+        if len.is_none_or(|len| len <= CHUNK) {
+            let partial = self.create_partial_in_memory(len);
+            return Ok(BlobWriter::new(Arc::clone(self), partial, Some(DraftRoom::Memory(reservation))));
+        }
         let folder = Arc::clone(&self.folder);
         let (number, file, scratch) = spawn_blocking(move || folder.create(reservation)).await??;
-        let partial = PartialBlob::new(number, file, len, BlockMap::default(), self.counters.open_file());
-        let writer = BlobWriter::new(Arc::clone(self), partial, Some(scratch));
+        let body = PartialBody::in_file(file, self.counters.open_file());
+        let partial = PartialBlob::new(number, body, len, BlockMap::default());
+        let writer = BlobWriter::new(Arc::clone(self), partial, Some(DraftRoom::File(scratch)));
         if self.lease.register(&writer.draft).is_err() {
             let draft = Arc::clone(&writer.draft);
             spawn_blocking(move || draft.unlink()).await?;
@@ -85,10 +94,19 @@ impl Store {
 
     /// Begins a blob in an unlinked file, for its readers alone.
     async fn create_unlinked_draft(self: &Arc<Self>, len: Option<u64>) -> Result<BlobWriter, StoreError> {
+        if len.is_none_or(|len| len <= CHUNK) {
+            return Ok(BlobWriter::new(Arc::clone(self), self.create_partial_in_memory(len), None));
+        }
         let folder = Arc::clone(&self.folder);
         let (number, file) = spawn_blocking(move || folder.create_unlinked()).await??;
-        let partial = PartialBlob::new(number, file, len, BlockMap::default(), self.counters.open_file());
+        let body = PartialBody::in_file(file, self.counters.open_file());
+        let partial = PartialBlob::new(number, body, len, BlockMap::default());
         Ok(BlobWriter::new(Arc::clone(self), partial, None))
+    }
+
+    fn create_partial_in_memory(&self, len: Option<u64>) -> Arc<PartialBlob> {
+        let (number, _) = self.folder.next_path();
+        PartialBlob::new(number, PartialBody::default(), len, BlockMap::default())
     }
 
     /// Resumes a blob that an earlier fill left unfinished.
@@ -100,11 +118,14 @@ impl Store {
         let opened = spawn_blocking(move || scratch.reopen().map(|files| (files, scratch)));
         let ((number, file, journal), scratch) = self.health.observe(opened.await?)?;
         let written = blocks.count() as u64 * BLOCK;
-        let partial = PartialBlob::new(number, file, Some(len), blocks, self.counters.open_file());
-        let writer = BlobWriter::new(Arc::clone(self), partial, Some(scratch));
+        let body = PartialBody::in_file(file, self.counters.open_file());
+        let partial = PartialBlob::new(number, body, Some(len), blocks);
+        let writer = BlobWriter::new(Arc::clone(self), partial, Some(DraftRoom::File(scratch)));
         if let Err(error) = self.lease.register(&writer.draft) {
             // Another process resumes it.
-            writer.draft.scratch().take().into_iter().for_each(Scratch::keep_files);
+            if let Some(DraftRoom::File(scratch)) = writer.draft.room().take() {
+                scratch.keep_files();
+            }
             return Err(error);
         }
         writer.draft.record_written(written);
@@ -114,8 +135,8 @@ impl Store {
 }
 
 impl BlobWriter {
-    fn new(store: Arc<Store>, partial: Arc<PartialBlob>, scratch: Option<Scratch>) -> Self {
-        Self { draft: Draft::new(store, partial, scratch), prefix: Some(HashedPrefix::default()) }
+    fn new(store: Arc<Store>, partial: Arc<PartialBlob>, room: Option<DraftRoom>) -> Self {
+        Self { draft: Draft::new(store, partial, room), prefix: Some(HashedPrefix::default()) }
     }
 
     /// Returns the partial blob that readers follow.
@@ -140,7 +161,11 @@ impl BlobWriter {
             return Ok(());
         }
         let draft = Arc::clone(&self.draft);
-        let path = draft.scratch().as_mut().map(Scratch::enable_journal).ok_or(StoreError::Broken)?;
+        draft.spill().await?;
+        let path = match &mut *draft.room() {
+            Some(DraftRoom::File(scratch)) => scratch.enable_journal(),
+            _ => return Err(StoreError::Broken),
+        };
         let folder = Arc::clone(&draft.store.folder);
         let begun = spawn_blocking(move || folder.create_journal(&path, &begin)).await?;
         let file = draft.store.health.observe(begun)?;
@@ -216,48 +241,87 @@ impl BlobWriter {
         if record.len() > RECORD_MAX {
             return Err(StoreError::HeadTooLarge { bytes: record.len(), max: RECORD_MAX });
         }
-        let (Some(prefix), Some(scratch)) = (self.prefix.take(), self.draft.scratch().take()) else {
+        let (Some(prefix), Some(room)) = (self.prefix.take(), self.draft.room().take()) else {
             return Err(StoreError::Broken);
         };
         let checksums = self.partial().checksums(len).ok_or(StoreError::Broken)?;
         let id = BlobId::from(<[u8; 32]>::from(prefix.sha256.finalize()));
-        let partial = Arc::clone(self.partial());
+        let body = match &room {
+            DraftRoom::Memory(_) => Some(self.partial().body().whole(len).ok_or(StoreError::Broken)?),
+            DraftRoom::File(_) => None,
+        };
+        let sealed = match (room, &body) {
+            (DraftRoom::Memory(reservation), Some(body)) if len < PACKED_BELOW => SealedBlob::Packed {
+                id,
+                len,
+                record: pack::encode(id, body, &checksums, &record),
+                reservation,
+            },
+            (room, body) => {
+                let (trailer, body) = (trailer::encode(id, len, &checksums, &record), body.clone());
+                self.seal_file((id, len), room, body, trailer).await?
+            }
+        };
         let store = &self.draft.store;
+        let (map_error, now) = (store.index.error_mapper(), store.clock.now());
+        let new = object.clone();
+        let ((row, deduplicated, room), gone) = store
+            .index
+            .change(move |change| {
+                let (blob, deduplicated, room) = sealed.install(change, &map_error)?;
+                let row = change.insert_object(&new, blob, now).map_err(&map_error)?;
+                Ok((row, deduplicated, room))
+            })
+            .await?;
+        let partial = self.partial();
+        let (from, to) = (partial.memory_id(), MemoryId::Blob(id));
+        match body {
+            Some(body) if !body.is_empty() && !store.memory.is_over_limit() => {
+                store.memory.insert(ChunkKey { owner: to, chunk: 0 }, body);
+            }
+            Some(_) => {}
+            None => store.memory.rename(from, to, len),
+        }
+        partial.set_blob(id);
+        if matches!(room, DraftRoom::File(_)) || !gone.is_empty() {
+            spawn_blocking(move || drop((room, gone))).await?;
+        }
+        let object = object.into_object(row, id, len, now);
+        Ok(CommittedObject { object, source: BodySource::Blob { id, len }, deduplicated })
+    }
+
+    /// Completes the file of a blob, which has `body` unless it was written before.
+    async fn seal_file(
+        &self,
+        (id, len): (BlobId, u64),
+        room: DraftRoom,
+        body: Option<Bytes>,
+        trailer: Vec<u8>,
+    ) -> Result<SealedBlob, StoreError> {
+        let (store, partial) = (&self.draft.store, Arc::clone(self.partial()));
+        let folder = Arc::clone(&store.folder);
         let seal = move || {
-            let trailer = trailer::encode(id, len, &checksums, &record);
-            let done = partial.file.write_all_at(&trailer, len).and_then(|()| partial.file.sync_data());
+            let (created, scratch) = match room {
+                DraftRoom::Memory(reservation) => {
+                    let (_, file, scratch) = folder.create(reservation)?;
+                    (Some(file), scratch)
+                }
+                DraftRoom::File(scratch) => (None, scratch),
+            };
+            let file = created.as_ref().or(partial.body().file()).ok_or(StoreError::Broken)?;
+            let done = body
+                .map_or(Ok(()), |body| file.write_all_at(&body, 0))
+                .and_then(|()| file.write_all_at(&trailer, len))
+                .and_then(|()| file.sync_data());
             match done {
-                Ok(()) => Ok((scratch, len + trailer.len() as u64)),
+                Ok(()) => Ok(SealedBlob::File { folder, id, len, size: len + trailer.len() as u64, scratch }),
                 Err(source) => {
                     Err(StoreError::Io { doing: "write", path: scratch.path().to_owned(), source })
                 }
             }
         };
-        let (scratch, size) = {
-            let _permit = store.disk_writes.acquire().await;
-            spawn_blocking(seal).await??
-        };
-        let sealed = SealedBlob { folder: Arc::clone(&store.folder), id, len, size, scratch };
-        let (map_error, now) = (store.index.error_mapper(), store.clock.now());
-        let new = object.clone();
-        let ((row, deduplicated, scratch), gone) = store
-            .index
-            .change(move |change| {
-                let (blob, deduplicated, scratch) = sealed.install(change, &map_error)?;
-                let row = change.insert_object(&new, blob, now).map_err(&map_error)?;
-                Ok((row, deduplicated, scratch))
-            })
-            .await?;
-        let (memory, partial) = (Arc::clone(&store.memory), Arc::clone(self.partial()));
-        let publish = move || {
-            let from = partial.memory_id();
-            partial.set_blob(id);
-            memory.rename(from, MemoryId::Blob(id), len);
-            drop((scratch, gone));
-        };
-        spawn_blocking(publish).await?;
-        let object = object.into_object(row, id, len, now);
-        Ok(CommittedObject { object, source: BodySource::Blob { id, len }, deduplicated })
+        let _permit = store.disk_writes.acquire().await;
+        spawn_blocking(seal).await?
     }
 
     /// Waits for writes of dropped segments.
@@ -275,7 +339,7 @@ impl BlobWriter {
 
     /// Removes the file: it is useless to a later fill.
     pub fn discard(self) {
-        if let Some(scratch) = &mut *self.draft.scratch() {
+        if let Some(DraftRoom::File(scratch)) = &mut *self.draft.room() {
             scratch.remove_journal();
         }
     }
@@ -287,37 +351,56 @@ impl std::fmt::Debug for BlobWriter {
     }
 }
 
-/// A complete file about to get its name and row.
-struct SealedBlob {
-    folder: Arc<Folder>,
-    id: BlobId,
-    len: u64,
-    size: u64,
-    scratch: Scratch,
+/// Complete bytes of a blob about to get their row.
+enum SealedBlob {
+    /// A file about to get its name.
+    File { folder: Arc<Folder>, id: BlobId, len: u64, size: u64, scratch: Scratch },
+    /// A record about to be appended to a pack.
+    Packed { id: BlobId, len: u64, record: Vec<u8>, reservation: Reservation },
 }
 
 impl SealedBlob {
-    /// Installs the file. Runs on the index thread, where no other change can interleave. Returns the row,
-    /// whether the bytes were stored already, and the scratch, which then still has the copy.
+    /// Installs the bytes. Runs on the index thread, where no other change can interleave. Returns the row,
+    /// whether the bytes were stored already, and the room to give back after the commit; a file then still has the
+    /// copy.
     fn install(
-        mut self,
+        self,
         change: &mut IndexChange<'_>,
         map_error: impl Fn(rusqlite::Error) -> StoreError,
-    ) -> Result<(i64, bool, Scratch), StoreError> {
-        let path: PathBuf = self.folder.blob(self.id);
-        let row = change.blob_row(self.id).map_err(&map_error)?;
-        // A missing or truncated file is replaced; a rotten one is detected when it is read.
-        let is_present = std::fs::metadata(&path).is_ok_and(|file| file.len() >= self.len);
-        if let Some(row) = row.filter(|_| is_present) {
-            return Ok((row, true, self.scratch));
-        }
-        self.scratch.rename_to(&path)?;
-        // If the transaction fails, the file has no row and is removed.
-        change.mark_unreferenced(self.id);
-        let row = match row {
-            Some(row) => row,
-            None => change.insert_blob(self.id, self.len, allocated_size(self.size)).map_err(map_error)?,
+    ) -> Result<(i64, bool, DraftRoom), StoreError> {
+        let (id, len) = match &self {
+            Self::File { id, len, .. } | Self::Packed { id, len, .. } => (*id, *len),
         };
-        Ok((row, false, self.scratch))
+        // Missing or truncated bytes are replaced; rotten ones are detected when they are read.
+        let found = change.blob_with_place(id).map_err(&map_error)?;
+        if let Some((row, place)) = found
+            && change.is_present(id, len, place)?
+        {
+            return Ok((row, true, self.into_room()));
+        }
+        let (place, charged, room) = match self {
+            Self::Packed { record, reservation, .. } => {
+                let place = change.append(&record)?;
+                (Some(place), place.charged_bytes(), DraftRoom::Memory(reservation))
+            }
+            Self::File { folder, size, mut scratch, .. } => {
+                scratch.rename_to(&folder.blob(id))?;
+                // If the transaction fails, the file has no row and is removed.
+                change.mark_unreferenced(id);
+                (None, allocated_size(size), DraftRoom::File(scratch))
+            }
+        };
+        let row = match found {
+            Some((row, _)) => change.set_place(id, place).map(|_| row),
+            None => change.insert_blob(id, (len, charged), place),
+        };
+        Ok((row.map_err(map_error)?, false, room))
+    }
+
+    fn into_room(self) -> DraftRoom {
+        match self {
+            Self::File { scratch, .. } => DraftRoom::File(scratch),
+            Self::Packed { reservation, .. } => DraftRoom::Memory(reservation),
+        }
     }
 }

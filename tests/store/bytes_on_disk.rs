@@ -177,6 +177,9 @@ async fn blob_stored_by_root_belongs_to_the_folder_owner() {
     if chown(&site.config.dir, Some(SERVICE), Some(SERVICE)).is_err() {
         return println!("not run: only root can make a folder another user's");
     }
-    let committed = super::store(&store, "key", &body(1, 9)).await.unwrap();
-    assert_eq!(fs::metadata(site.blob(committed.object.blob)).unwrap().uid(), SERVICE);
+    let committed = super::store(&store, "key", &body(1, BLOCK)).await.unwrap();
+    super::store(&store, "small", &body(1, 9)).await.unwrap();
+    for file in [site.blob(committed.object.blob), site.config.dir.join("packs/1")] {
+        assert_eq!(fs::metadata(file).unwrap().uid(), SERVICE);
+    }
 }

@@ -254,7 +254,7 @@ async fn lookups_and_changes_proceed_during_eviction() {
         super::store(&store, &key.to_string(), &body(key, 10)).await.unwrap();
     }
     drop(store);
-    site.config.quota = 64 << 10;
+    site.config.quota = 1;
     let store = site.open();
     let evicting = store.clone();
     let evicting = tokio::spawn(async move { evicting.maintain().await.unwrap() });

@@ -165,7 +165,7 @@ fn damage_found_by_a_write_is_repaired() {
         std::os::unix::fs::FileExt::write_all_at(&file, &rot, 4096).unwrap();
         // The writing connection has cached all pages at the start; this one makes it drop them.
         let other = rusqlite::Connection::open(index(&site)).unwrap();
-        drop(other.execute_batch("PRAGMA user_version = 3"));
+        drop(other.execute_batch("PRAGMA user_version = 4"));
         drop(other);
         assert!(store.remove("removed").await.is_err());
         put(&store, "removed", "", "\"l\"", &body(9, 10)).await;
@@ -317,18 +317,40 @@ fn lost_or_damaged_wal_costs_nothing() {
 }
 
 #[test]
-fn object_without_file_is_not_restored() {
-    let (site, known) = filled();
-    let blob = run(async { site.open().lookup("refreshed").await.unwrap()[0].blob });
-    fs::remove_file(site.blob(blob)).unwrap();
-    fs::remove_file(index(&site)).unwrap();
-    let remaining: Vec<Known> = known.into_iter().filter(|known| known.0 != "refreshed").collect();
-    survives(&site, &remaining);
+fn object_without_file_or_pack_is_not_restored() {
+    for is_packed in [false, true] {
+        let (site, known) = filled();
+        let blob = run(async { site.open().lookup("first").await.unwrap()[0].blob });
+        fs::remove_file(if is_packed { site.config.dir.join("packs/1") } else { site.blob(blob) }).unwrap();
+        fs::remove_file(index(&site)).unwrap();
+        let in_file = |known: &Known| ["first", "shares"].contains(&known.0);
+        let remaining: Vec<Known> = known.into_iter().filter(|known| in_file(known) == is_packed).collect();
+        survives(&site, &remaining);
+    }
+}
+
+/// Gives each packed blob a file of its own, as versions without packs had.
+fn unpack(site: &Site) {
+    let index = rusqlite::Connection::open(index(site)).unwrap();
+    let mut select = index.prepare("SELECT hash, pack, at, size FROM blobs WHERE pack IS NOT NULL").unwrap();
+    let row = |row: &rusqlite::Row<'_>| {
+        Ok((
+            BlobId::from(row.get::<_, [u8; 32]>(0)?),
+            [1, 2, 3].map(|column| row.get::<_, u32>(column).unwrap()),
+        ))
+    };
+    for record in select.query_map([], row).unwrap() {
+        let (id, [pack, at, size]) = record.unwrap();
+        let pack = fs::read(site.config.dir.join("packs").join(pack.to_string())).unwrap();
+        fs::write(site.blob(id), &pack[at as usize..(at + size) as usize]).unwrap();
+    }
+    fs::remove_dir_all(site.config.dir.join("packs")).unwrap();
 }
 
 #[test]
 fn index_of_version_1_is_migrated() {
     let (site, known) = filled();
+    unpack(&site);
     let new = site.config.dir.join("new.db");
     fs::rename(index(&site), &new).unwrap();
     fs::remove_file(journal(&site)).unwrap();

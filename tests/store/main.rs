@@ -13,6 +13,7 @@ mod limits;
 mod lost_index;
 mod memory;
 mod migration;
+mod packs;
 mod pins;
 mod publication;
 mod restart;
@@ -81,11 +82,11 @@ impl Site {
         self.config.dir.join("blobs").join(&name[..2]).join(name)
     }
 
-    /// Returns the sizes of all blob files, including unfinished ones.
+    /// Returns the sizes of all blob files and packs, including unfinished ones.
     fn files(&self) -> Vec<u64> {
         let mut sizes = Vec::new();
         let dirs = fs::read_dir(self.config.dir.join("blobs")).unwrap().map(|dir| dir.unwrap().path());
-        for folder in dirs.chain([self.config.dir.join("partial")]) {
+        for folder in dirs.chain(["partial", "packs"].map(|name| self.config.dir.join(name))) {
             // A file removed meanwhile takes no room.
             sizes.extend(
                 fs::read_dir(folder).unwrap().filter_map(|file| Some(file.unwrap().metadata().ok()?.len())),

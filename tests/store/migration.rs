@@ -11,7 +11,7 @@ fn downgrade_to_version_2(site: &Site) {
     old.execute_batch(include_str!("../fixtures/index_v2.sql")).unwrap();
     old.execute_batch(&format!(
         "ATTACH '{}' AS new;
-         INSERT INTO blobs SELECT * FROM new.blobs;
+         INSERT INTO blobs SELECT id, hash, len, disk FROM new.blobs;
          INSERT INTO objects SELECT * FROM new.objects;
          UPDATE totals SET journal = (SELECT journal FROM new.totals);",
         dir.join("new.db").display()

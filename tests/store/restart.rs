@@ -59,11 +59,11 @@ fn index_of_a_later_version_is_refused_unchanged() {
     let index = rusqlite::Connection::open(site.config.dir.join("index.db")).unwrap();
     let signature: i64 = index.pragma_query_value(None, "application_id", |row| row.get(0)).unwrap();
     index.pragma_update(None, "user_version", 99).unwrap();
-    index.pragma_update(None, "application_id", signature ^ 3 ^ 99).unwrap();
+    index.pragma_update(None, "application_id", signature ^ 4 ^ 99).unwrap();
     let refused = Store::open(&site.config, site.clock.clone()).unwrap_err();
     assert!(matches!(refused, StoreError::NewerIndex { found: 99, .. }));
     assert!(refused.to_string().contains("index.db"), "{refused}");
-    index.pragma_update(None, "user_version", 3).unwrap();
+    index.pragma_update(None, "user_version", 4).unwrap();
     index.pragma_update(None, "application_id", signature).unwrap();
     drop(index);
     drop(site.open());

@@ -95,8 +95,8 @@ impl<W: Write, P: FnMut(u64)> BundleWriter<'_, W, P> {
             if exported.is_empty() {
                 continue;
             }
-            let path = self.inventory.blob_path(id);
-            let verified = Inspection::open(&path, id, len).and_then(|mut file| {
+            let (path, opened) = self.inventory.inspect(id, len)?;
+            let verified = opened.and_then(|mut file| {
                 file.read_to_end(|_| {})?;
                 Ok(file)
             });

@@ -33,8 +33,12 @@ pub(super) fn check_all(connection: &Connection) -> Result<()> {
                 SELECT count(*), coalesce(sum(len), 0), coalesce(sum(len * (queue = 0 AND pinned = 0)), 0),
                     coalesce(sum(len * (pinned <> 0)), 0)
                 FROM objects o JOIN blobs b ON b.id = o.blob)
-            AND (blobs, blob_bytes, disk_bytes) = (
-                SELECT count(*), coalesce(sum(len), 0), coalesce(sum(disk), 0) FROM blobs)
+            AND (blobs, blob_bytes, disk_bytes, packed_bytes) = (
+                SELECT count(*), coalesce(sum(len), 0), coalesce(sum(disk), 0),
+                    coalesce(sum(disk * (pack IS NOT NULL)), 0) FROM blobs)
+            AND NOT EXISTS (SELECT 1 FROM packs p
+                LEFT JOIN (SELECT pack, sum(size) AS found FROM blobs GROUP BY pack) b ON b.pack = p.id
+                WHERE stored <> coalesce(found, 0))
          FROM totals",
         [],
         |row| row.get(0),

@@ -13,23 +13,27 @@
 //! payload: 1 · id (8) · retention (1) · SHA-256 (32) · body's length (8) · bytes on disk (8) · the object's record
 //!        | 2 · id (8)
 //!        | 3 · present (1) · name (4 + n) · value
+//!        | 4 · SHA-256 (32) · pack (4) · position (8) · size (4)                   place of a blob, before its objects
 //! ```
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::retention::Retention;
 use crate::object::{FieldReader, put};
+use crate::pack::PackPlace;
 use crate::{BlobId, NewObject};
 
 const MARK: [u8; 4] = *b"\xf5gj1";
 const PUT: u8 = 1;
 const REMOVE: u8 = 2;
 const RECORD: u8 = 3;
+const PLACE: u8 = 4;
 
 /// Maximum bytes of a record's name and value: a list of three thousand catalogs. An object's record has less.
 pub(crate) const NAMED_MAX: usize = 512 << 10;
@@ -53,6 +57,8 @@ pub(super) struct ObjectEntry {
     pub(super) len: u64,
     /// Bytes of the blob on disk.
     pub(super) disk: u64,
+    /// Place of the blob in a pack.
+    pub(super) place: Option<PackPlace>,
     pub(super) new: NewObject,
 }
 
@@ -65,6 +71,8 @@ pub(super) enum JournalEntry {
     Remove(i64),
     /// The record was set or removed.
     Record { name: String, value: Option<Vec<u8>> },
+    /// The blob is at this place from now on.
+    Place(BlobId, PackPlace),
     /// A kind of a later gupd.
     Unknown,
 }
@@ -72,7 +80,7 @@ pub(super) enum JournalEntry {
 /// The open file. One thread appends.
 #[derive(Debug)]
 pub(super) struct IndexJournal {
-    file: File,
+    file: Arc<File>,
     len: u64,
 }
 
@@ -81,7 +89,12 @@ impl IndexJournal {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let len = file.metadata()?.len();
-        Ok(Self { file, len })
+        Ok(Self { file: Arc::new(file), len })
+    }
+
+    /// Returns its file.
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
     }
 
     /// Returns its length.
@@ -111,8 +124,11 @@ impl IndexJournal {
 }
 
 impl ObjectEntry {
-    /// Appends the frame.
+    /// Appends the frame, after that of the blob's place.
     pub(super) fn encode(&self, frames: &mut Vec<u8>) {
+        if let Some(place) = self.place {
+            encode_place(self.blob, place, frames);
+        }
         let mut payload = vec![PUT];
         payload.extend_from_slice(&self.id.to_le_bytes());
         payload.push(self.retention.bits());
@@ -128,6 +144,16 @@ impl ObjectEntry {
 pub(super) fn encode_remove(object: i64, frames: &mut Vec<u8>) {
     let mut payload = vec![REMOVE];
     payload.extend_from_slice(&object.to_le_bytes());
+    append_frame(frames, &payload);
+}
+
+/// Appends the frame of a blob's place.
+pub(super) fn encode_place(blob: BlobId, place: PackPlace, frames: &mut Vec<u8>) {
+    let mut payload = vec![PLACE];
+    payload.extend_from_slice(blob.as_bytes());
+    payload.extend_from_slice(&place.pack.to_le_bytes());
+    payload.extend_from_slice(&place.at.to_le_bytes());
+    payload.extend_from_slice(&place.size.to_le_bytes());
     append_frame(frames, &payload);
 }
 
@@ -171,6 +197,7 @@ fn decode(bytes: &[u8]) -> Option<(JournalEntry, usize)> {
             blob: fields.array::<32>()?.into(),
             len: u64::from_le_bytes(fields.array()?),
             disk: u64::from_le_bytes(fields.array()?),
+            place: None,
             new: NewObject::decode(fields.0)?,
         })),
         [REMOVE] => JournalEntry::Remove(i64::from_le_bytes(fields.array()?)),
@@ -178,6 +205,12 @@ fn decode(bytes: &[u8]) -> Option<(JournalEntry, usize)> {
             let is_present = fields.array()? != [0];
             let name = std::str::from_utf8(fields.bytes()?).ok()?.to_owned();
             JournalEntry::Record { name, value: is_present.then(|| fields.0.to_vec()) }
+        }
+        [PLACE] => {
+            let blob = fields.array::<32>()?.into();
+            let pack = u32::from_le_bytes(fields.array()?);
+            let at = u64::from_le_bytes(fields.array()?);
+            JournalEntry::Place(blob, PackPlace { pack, at, size: u32::from_le_bytes(fields.array()?) })
         }
         _ => JournalEntry::Unknown,
     };
@@ -254,7 +287,7 @@ mod tests {
             response_time: 2,
         };
         let retention = Retention { permanent: id % 2 == 0, pinned: id % 3 == 0 };
-        ObjectEntry { id, retention, blob: [7; 32].into(), len: 10, disk: 4096, new }
+        ObjectEntry { id, retention, blob: [7; 32].into(), len: 10, disk: 4096, place: None, new }
     }
 
     fn entries(bytes: &[u8]) -> Vec<JournalEntry> {

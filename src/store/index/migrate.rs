@@ -3,7 +3,7 @@
 
 use rusqlite::Connection;
 
-use super::schema::{HOLDS, NAMED, QUEUES, SCHEMA, recount, set_version};
+use super::schema::{HOLDS, NAMED, PACKS, QUEUES, SCHEMA, recount, set_version};
 use super::statements::IndexChange;
 
 /// Version 1 had last uses only. Its objects count as used before, in that order.
@@ -31,9 +31,20 @@ const FROM_2: &str = "
     DROP TRIGGER object_moves;
 ";
 
+/// Version 3 had a file for each blob; they keep it.
+const FROM_3: &str = "
+    ALTER TABLE blobs ADD COLUMN pack INTEGER;
+    ALTER TABLE blobs ADD COLUMN at INTEGER;
+    ALTER TABLE blobs ADD COLUMN size INTEGER;
+    ALTER TABLE blobs ADD COLUMN sum INTEGER;
+    ALTER TABLE totals ADD COLUMN packed_bytes INTEGER NOT NULL DEFAULT 0;
+    DROP TRIGGER blob_in;
+    DROP TRIGGER blob_out;
+";
+
 pub(super) fn from_1(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    for change in [FROM_1, QUEUES, HOLDS, NAMED] {
+    for change in [FROM_1, QUEUES, HOLDS, NAMED, FROM_3, PACKS] {
         transaction.execute_batch(change)?;
     }
     IndexChange::new(&transaction).add_checksums()?;
@@ -45,13 +56,24 @@ pub(super) fn from_1(connection: &mut Connection) -> rusqlite::Result<()> {
 
 pub(super) fn from_2(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    for change in [FROM_2, HOLDS, NAMED] {
+    for change in [FROM_2, HOLDS, NAMED, FROM_3, PACKS] {
         transaction.execute_batch(change)?;
     }
     recount(&transaction)?;
     set_version(&transaction)?;
     transaction.commit()?;
     log_migration(2);
+    Ok(())
+}
+
+pub(super) fn from_3(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for change in [FROM_3, PACKS] {
+        transaction.execute_batch(change)?;
+    }
+    set_version(&transaction)?;
+    transaction.commit()?;
+    log_migration(3);
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod check;
 mod compact;
 mod journal;
 mod migrate;
+mod pack_compaction;
 mod policy;
 mod rebuild;
 mod records;
@@ -33,6 +34,9 @@ use self::writer::{IndexWriter, PendingCommit, Work, WriterContext};
 use super::budget::DiskBudget;
 use super::folder::Folder;
 use super::object::Object;
+use super::pack::PackPlace;
+use super::packs::Packs;
+use super::pending_sync::PendingSync;
 use super::scratch::Scratch;
 use super::stats::Counters;
 use super::{BlobId, StoreError};
@@ -41,7 +45,7 @@ use gupd_config::clock::Clock;
 
 pub(super) use self::journal::NAMED_MAX;
 pub(super) use self::records::NamedValue;
-pub(super) use self::row::{ROW, object, unsigned};
+pub(super) use self::row::{ROW, object, place_of, unsigned};
 pub(super) use self::statements::{BATCH, IndexChange, RemovalTarget, RemovedObjects};
 
 /// Maximum number of queued changes; further callers wait.
@@ -60,6 +64,7 @@ pub(super) struct Index {
     jobs: Option<mpsc::Sender<Work>>,
     writer: Option<JoinHandle<()>>,
     readers: Arc<ReadPool>,
+    pending_sync: Arc<PendingSync>,
     /// The whole index was checked since the start.
     checked: AtomicBool,
 }
@@ -87,8 +92,15 @@ impl Index {
     ) -> Result<Self, StoreError> {
         let path = folder.index();
         let state = Arc::new(IndexState::new(Arc::clone(&folder)));
-        let writer =
-            IndexWriter::open(WriterContext { folder, room, counters, state: Arc::clone(&state), clock })?;
+        let pending_sync = Arc::<PendingSync>::default();
+        let writer = IndexWriter::open(WriterContext {
+            folder,
+            room,
+            counters,
+            state: Arc::clone(&state),
+            clock,
+            pending_sync: Arc::clone(&pending_sync),
+        })?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("gupd-index".to_owned());
         let checked = AtomicBool::new(check::is_small(&path));
@@ -98,7 +110,8 @@ impl Index {
             source,
         })?;
         let readers = ReadPool { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::default() };
-        Ok(Self { state, jobs: Some(jobs), writer: Some(writer), readers: Arc::new(readers), checked })
+        let (jobs, writer, readers) = (Some(jobs), Some(writer), Arc::new(readers));
+        Ok(Self { state, jobs, writer, readers, pending_sync, checked })
     }
 
     /// Switches to the index of the store that replaced this one.
@@ -170,6 +183,11 @@ impl Index {
         self.read(move |connection| row::with_blob(connection, blob, limit)).await
     }
 
+    /// Returns the place of a blob in a pack; `None` for one with its own file.
+    pub(super) async fn place(&self, blob: BlobId) -> Result<Option<PackPlace>, StoreError> {
+        self.read(move |connection| row::place_of(connection, blob)).await
+    }
+
     /// Returns those of `ids` that have no row.
     pub(super) async fn missing_blobs(&self, ids: Vec<BlobId>) -> Result<Vec<BlobId>, StoreError> {
         self.read(move |connection| {
@@ -191,12 +209,14 @@ impl Index {
     ) -> Result<(T, Vec<Scratch>), StoreError> {
         let (answer, reply) = oneshot::channel();
         let state = Arc::clone(&self.state);
-        let job = move |connection: &Connection| {
-            let mut change = IndexChange::new(connection);
+        let job = move |connection: &Connection, packs: &mut Packs| {
+            let mut change = IndexChange::with_packs(connection, packs);
             let result = writer::run_in_savepoint(&mut change, work, |error| state.map_error(&error));
             PendingCommit {
                 unreferenced: change.unreferenced,
                 journal: change.journal,
+                appended: change.appended,
+                removed_records: change.removed_records,
                 // The caller may have gone away.
                 answer: Box::new(move |committed| {
                     drop(answer.send(committed.and_then(|removed_files| Ok((result?, removed_files)))));
@@ -204,7 +224,9 @@ impl Index {
             }
         };
         self.send(Work::Change(Box::new(job))).await?;
-        reply.await.map_err(|_| self.stopped())?
+        let changed = reply.await.map_err(|_| self.stopped())?;
+        self.pending_sync.schedule();
+        changed
     }
 
     /// Returns a function that maps errors of a change's statements.

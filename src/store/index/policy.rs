@@ -230,7 +230,7 @@ mod tests {
     }
 
     fn insert(change: &mut IndexChange<'_>, key: u8, size: u64, now: i64) -> i64 {
-        let blob = change.insert_blob([key; 32].into(), size, size).unwrap();
+        let blob = change.insert_blob([key; 32].into(), (size, size), None).unwrap();
         change.insert_object(&object(key), blob, now).unwrap()
     }
 
@@ -296,7 +296,7 @@ mod tests {
         for row in 0..u16::try_from(2 * CHANCES).unwrap() {
             let mut hash = [0; 32];
             hash[..2].copy_from_slice(&row.to_le_bytes());
-            let blob = change.insert_blob(hash.into(), 10, 10).unwrap();
+            let blob = change.insert_blob(hash.into(), (10, 10), None).unwrap();
             let new = NewObject { key: row.to_string().into(), ..object(0) };
             let id = change.insert_object(&new, blob, 0).unwrap();
             change.record_use(&[(id, 1), (id, 2), (id, 3)]).unwrap();

@@ -5,6 +5,7 @@
 //! Objects missing from the journal are in the blobs' trailers. The sweep after the start reads those. Here only
 //! the room of files without a row is counted, so that the quota holds meanwhile.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -12,14 +13,16 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::check;
-use super::journal::{FrameReader, IndexJournal, JournalEntry};
+use super::journal::{FrameReader, IndexJournal, JournalEntry, ObjectEntry};
 use super::policy::{self, Queue};
 use super::schema::{self, INCOMPLETE, IndexFault};
 use super::state::suspect_path;
 use super::statements::{self, IndexChange};
+use crate::StoreError;
 use crate::budget::allocated_size;
 use crate::folder::Folder;
-use crate::{BlobId, StoreError};
+use crate::pack::PackPlace;
+use crate::packs;
 use gupd_config::clock::UnixMillis;
 
 /// An index ready for use.
@@ -131,11 +134,11 @@ fn reconcile(connection: Connection, folder: &Folder, now: UnixMillis) -> Result
     }
     let at = if complete { end } else { INCOMPLETE };
     let unclaimed = if adopting { unclaimed_bytes(&transaction, folder)? } else { 0 };
-    transaction
-        .execute("UPDATE totals SET journal = ?1, adopting = ?2", (at, unclaimed > 0))
-        .map_err(&failed)?;
+    // Records without a row are found by a scan only.
+    let adopting = unclaimed > 0 || adopting && !packs::list(folder)?.is_empty();
+    transaction.execute("UPDATE totals SET journal = ?1, adopting = ?2", (at, adopting)).map_err(&failed)?;
     transaction.commit().map_err(&failed)?;
-    Ok(OpenedIndex { connection, journal, complete, unclaimed: (unclaimed > 0).then_some(unclaimed) })
+    Ok(OpenedIndex { connection, journal, complete, unclaimed: adopting.then_some(unclaimed) })
 }
 
 /// Replays the journal from a position; objects enter the main queue at `position` and after. Returns the number of
@@ -157,18 +160,35 @@ fn replay(
     };
     let end = file.metadata().map_err(io)?.len();
     file.seek(SeekFrom::Start(from)).map_err(io)?;
-    let is_present = |id: BlobId, len: u64| fs::metadata(folder.blob(id)).is_ok_and(|file| file.len() >= len);
     let mut change = IndexChange::new(connection);
+    let pack_sizes = packs::list(folder)?;
+    // Places whose objects have not come yet: they follow at once.
+    let mut places = HashMap::new();
     let (mut frames, mut entries) = (FrameReader::new(file), 0);
     while let Some(entry) = frames.next().map_err(io)? {
         match entry {
-            JournalEntry::Put(entry) => change.restore(&entry, is_present, position, now),
+            JournalEntry::Put(mut entry) => {
+                entry.place = places.remove(&entry.blob);
+                let is_present = |entry: &ObjectEntry| match entry.place {
+                    Some(PackPlace { pack, at, size }) => {
+                        pack_sizes.get(&pack).is_some_and(|end| at + u64::from(size) <= *end)
+                    }
+                    None => fs::metadata(folder.blob(entry.blob)).is_ok_and(|file| file.len() >= entry.len),
+                };
+                change.restore(&entry, is_present, position, now)
+            }
+            JournalEntry::Place(blob, place) => {
+                places.insert(blob, place);
+                change.restore_place(blob, Some(place)).map(drop)
+            }
             JournalEntry::Remove(object) => change.restore_removal(object),
             JournalEntry::Record { name, value } => change.restore_record(&name, value.as_deref()),
             JournalEntry::Unknown => Ok(()),
         }
         .map_err(&failed)?;
-        change.unreferenced.clear(); // the sweep finds files that stayed
+        // The sweep finds files that stayed.
+        change.unreferenced.clear();
+        change.removed_records.clear();
         entries += 1;
         position += 1;
     }

@@ -7,6 +7,7 @@ use super::journal::ObjectEntry;
 use super::policy::Queue;
 use super::row::{ROW, checksum, decode};
 use super::statements::{BATCH, IndexChange};
+use crate::pack::PackPlace;
 use crate::{BlobId, NewObject};
 use gupd_config::clock::UnixMillis;
 
@@ -17,6 +18,7 @@ impl IndexChange<'_> {
         new: &NewObject,
         blob: BlobId,
         (len, disk): (u64, u64),
+        place: Option<PackPlace>,
         now: UnixMillis,
     ) -> Result<bool> {
         if self.blob_row(blob)?.is_some() {
@@ -26,10 +28,13 @@ impl IndexChange<'_> {
             "SELECT 1 FROM objects WHERE key = ?1 AND selecting = ?2 AND response_time >= ?3",
         )?;
         if newer.exists(params![&*new.key, new.selecting, new.response_time])? {
-            self.mark_unreferenced(blob);
+            match place {
+                Some(place) => self.removed_records.push(place),
+                None => self.mark_unreferenced(blob),
+            }
             return Ok(false);
         }
-        let row = self.insert_blob(blob, len, disk)?;
+        let row = self.insert_blob(blob, (len, disk), place)?;
         self.insert_object(new, row, now)?;
         Ok(true)
     }
@@ -44,7 +49,7 @@ impl IndexChange<'_> {
     pub(super) fn restore(
         &mut self,
         entry: &ObjectEntry,
-        is_present: impl FnOnce(BlobId, u64) -> bool,
+        is_present: impl FnOnce(&ObjectEntry) -> bool,
         position: i64,
         now: UnixMillis,
     ) -> Result<()> {
@@ -53,8 +58,8 @@ impl IndexChange<'_> {
         self.delete_objects(&replaced)?;
         let blob = match self.blob_row(entry.blob)? {
             Some(row) => Some(row),
-            None if is_present(entry.blob, entry.len) => {
-                Some(self.insert_blob(entry.blob, entry.len, entry.disk)?)
+            None if is_present(entry) => {
+                Some(self.insert_blob(entry.blob, (entry.len, entry.disk), entry.place)?)
             }
             None => None,
         };

@@ -1,19 +1,20 @@
 //! Decoding of object rows. A differing checksum means that the index is damaged.
 
 use http::StatusCode;
-use rusqlite::{Connection, Error, Result, Row, params};
+use rusqlite::{Connection, Error, OptionalExtension, Result, Row, params};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::check::corruption;
 use super::journal::ObjectEntry;
 use crate::ObjectKey;
 use crate::object::decode_headers;
+use crate::pack::PackPlace;
 use crate::{BlobId, MAX_VARIANTS, NewObject, Object};
 
 /// Selects an object's row and its blob's.
 pub(crate) const ROW: &str =
     "SELECT o.id, key, selecting, status, headers, content_type, upstream, request_time, response_time,
-    last_used, hash, len, disk, pinned, sum FROM objects o JOIN blobs b ON b.id = o.blob";
+    last_used, hash, len, disk, pinned, o.sum, pack, at, size, b.sum FROM objects o JOIN blobs b ON b.id = o.blob";
 
 /// Returns all variants of a key, newest first.
 pub(super) fn find(connection: &Connection, key: &str) -> Result<Vec<Object>> {
@@ -92,8 +93,35 @@ pub(super) fn decode(row: &Row<'_>) -> Result<ObjectEntry> {
         blob: row.get::<_, [u8; 32]>(10)?.into(),
         len: unsigned(row, 11)?,
         disk: unsigned(row, 12)?,
+        place: place(row, 15, row.get::<_, [u8; 32]>(10)?.into())?,
         new,
     })
+}
+
+/// Returns the place of a blob in a pack; `None` for one with its own file.
+pub(crate) fn place_of(connection: &Connection, blob: BlobId) -> Result<Option<PackPlace>> {
+    let mut statement = connection.prepare_cached("SELECT pack, at, size, sum FROM blobs WHERE hash = ?1")?;
+    Ok(statement.query_row([blob.as_bytes()], |row| place(row, 0, blob)).optional()?.flatten())
+}
+
+/// Decodes and verifies the columns `pack, at, size, sum` from `first` on.
+pub(super) fn place(row: &Row<'_>, first: usize, blob: BlobId) -> Result<Option<PackPlace>> {
+    let Some(pack) = row.get(first)? else { return Ok(None) };
+    let place = PackPlace { pack, at: unsigned(row, first + 1)?, size: row.get(first + 2)? };
+    match row.get::<_, i64>(first + 3)? == place_checksum(blob, place) {
+        true => Ok(Some(place)),
+        false => Err(corruption("the checksum of a blob's place differs")),
+    }
+}
+
+/// Returns the checksum of a blob's place.
+pub(super) fn place_checksum(blob: BlobId, place: PackPlace) -> i64 {
+    let mut sum = Xxh3::new();
+    sum.update(blob.as_bytes());
+    sum.update(&place.pack.to_le_bytes());
+    sum.update(&place.at.to_le_bytes());
+    sum.update(&place.size.to_le_bytes());
+    sum.digest().cast_signed()
 }
 
 /// Returns the checksum of the data that readers use from an object's row and its blob's.

@@ -14,7 +14,7 @@ use super::{check, migrate};
 use crate::StoreError;
 
 /// Version of the schema below, in `user_version`.
-pub(super) const SCHEMA: i64 = 3;
+pub(super) const SCHEMA: i64 = 4;
 
 /// In `application_id`, XORed with the version: a flipped bit in the version does not make an index of a later
 /// gupd.
@@ -31,7 +31,11 @@ const TABLES: &str = "
         id   INTEGER PRIMARY KEY,
         hash BLOB NOT NULL UNIQUE,
         len  INTEGER NOT NULL,
-        disk INTEGER NOT NULL
+        disk INTEGER NOT NULL,
+        pack INTEGER, -- these four: place of the image and its checksum, NULL for a file of its own
+        at   INTEGER,
+        size INTEGER,
+        sum  INTEGER
     ) STRICT;
     CREATE TABLE objects (
         id            INTEGER PRIMARY KEY AUTOINCREMENT, -- a late record_use must not hit a new object
@@ -57,17 +61,12 @@ const TABLES: &str = "
         small_bytes INTEGER NOT NULL DEFAULT 0,  -- in the small queue
         held_bytes  INTEGER NOT NULL DEFAULT 0,  -- of retained objects
         journal     INTEGER NOT NULL DEFAULT 9223372036854775807, -- journal position of this index
-        adopting    INTEGER NOT NULL DEFAULT 0   -- files without a row may be lost objects
+        adopting    INTEGER NOT NULL DEFAULT 0,  -- files without a row may be lost objects
+        packed_bytes INTEGER NOT NULL DEFAULT 0  -- charged for blobs in packs
     ) STRICT;
     INSERT INTO totals (objects, object_bytes, blobs, blob_bytes, disk_bytes) VALUES (0, 0, 0, 0, 0);
     CREATE UNIQUE INDEX objects_by_key ON objects (key, selecting);
     CREATE INDEX objects_by_blob ON objects (blob);
-    CREATE TRIGGER blob_in AFTER INSERT ON blobs BEGIN
-        UPDATE totals SET blobs = blobs + 1, blob_bytes = blob_bytes + NEW.len, disk_bytes = disk_bytes + NEW.disk;
-    END;
-    CREATE TRIGGER blob_out AFTER DELETE ON blobs BEGIN
-        UPDATE totals SET blobs = blobs - 1, blob_bytes = blob_bytes - OLD.len, disk_bytes = disk_bytes - OLD.disk;
-    END;
 ";
 
 /// Additions of version 2.
@@ -103,6 +102,35 @@ pub(super) const HOLDS: &str = "
     END;
 ";
 
+/// Additions of version 4. The stored bytes of each pack, records with their headers.
+pub(super) const PACKS: &str = "
+    CREATE TABLE packs (id INTEGER PRIMARY KEY, stored INTEGER NOT NULL) STRICT;
+    CREATE TRIGGER blob_in AFTER INSERT ON blobs BEGIN
+        UPDATE totals SET blobs = blobs + 1, blob_bytes = blob_bytes + NEW.len,
+            disk_bytes = disk_bytes + NEW.disk, packed_bytes = packed_bytes + (NEW.pack IS NOT NULL) * NEW.disk;
+    END;
+    CREATE TRIGGER blob_out AFTER DELETE ON blobs BEGIN
+        UPDATE totals SET blobs = blobs - 1, blob_bytes = blob_bytes - OLD.len,
+            disk_bytes = disk_bytes - OLD.disk, packed_bytes = packed_bytes - (OLD.pack IS NOT NULL) * OLD.disk;
+    END;
+    CREATE TRIGGER blob_moves AFTER UPDATE OF pack, disk ON blobs BEGIN
+        UPDATE totals SET disk_bytes = disk_bytes + NEW.disk - OLD.disk,
+            packed_bytes = packed_bytes + (NEW.pack IS NOT NULL) * NEW.disk - (OLD.pack IS NOT NULL) * OLD.disk;
+    END;
+    CREATE TRIGGER record_in AFTER INSERT ON blobs WHEN NEW.pack IS NOT NULL BEGIN
+        INSERT INTO packs VALUES (NEW.pack, NEW.size) ON CONFLICT DO UPDATE SET stored = stored + NEW.size;
+    END;
+    CREATE TRIGGER record_out AFTER DELETE ON blobs WHEN OLD.pack IS NOT NULL BEGIN
+        UPDATE packs SET stored = stored - OLD.size WHERE id = OLD.pack;
+    END;
+    CREATE TRIGGER record_moves_in AFTER UPDATE OF pack ON blobs WHEN NEW.pack IS NOT NULL BEGIN
+        INSERT INTO packs VALUES (NEW.pack, NEW.size) ON CONFLICT DO UPDATE SET stored = stored + NEW.size;
+    END;
+    CREATE TRIGGER record_moves_out AFTER UPDATE OF pack ON blobs WHEN OLD.pack IS NOT NULL BEGIN
+        UPDATE packs SET stored = stored - OLD.size WHERE id = OLD.pack;
+    END;
+";
+
 /// Tables of `records`, also of version 3.
 pub(super) const NAMED: &str = "
     CREATE TABLE records (name TEXT PRIMARY KEY, value BLOB NOT NULL, sum INTEGER NOT NULL) STRICT;
@@ -119,7 +147,8 @@ const PROBE: &str = "
         (SELECT status FROM objects WHERE pinned = 2 ORDER BY last_used LIMIT 1),
         (SELECT count(*) FROM ghosts),
         (SELECT sum FROM records ORDER BY name LIMIT 1),
-        (SELECT sum FROM clients ORDER BY name LIMIT 1)
+        (SELECT sum FROM clients ORDER BY name LIMIT 1),
+        (SELECT stored FROM packs ORDER BY id LIMIT 1)
 ";
 
 /// Fault of an index file.
@@ -181,6 +210,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, IndexFault> {
     match (value("user_version")?, value("application_id")?) {
         (1, 0) => migrate::from_1(&mut connection)?,
         (2, application) if application == APPLICATION ^ 2 => migrate::from_2(&mut connection)?,
+        (3, application) if application == APPLICATION ^ 3 => migrate::from_3(&mut connection)?,
         (SCHEMA, application) if application == APPLICATION ^ SCHEMA => {}
         (version, application) if version > SCHEMA && application == APPLICATION ^ version => {
             return Err(IndexFault::Newer(version));
@@ -205,6 +235,7 @@ pub(super) fn create(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "synchronous", "OFF")?;
     connection.pragma_update(None, "cache_size", -(64 << 10))?; // KiB: keys and hashes come in no order
     connection.execute_batch(TABLES)?;
+    connection.execute_batch(PACKS)?;
     connection.execute_batch(NAMED)?;
     Ok(connection)
 }

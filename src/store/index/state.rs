@@ -24,6 +24,8 @@ pub(crate) struct IndexState {
     pub(super) journal: AtomicU64,
     /// Length of the journal after its last compaction; 0 if there was none since the start.
     pub(super) compacted: AtomicU64,
+    /// Removed records take more room than is charged for them.
+    pub(super) packs_due: AtomicBool,
     /// The journal has every object.
     pub(super) complete: AtomicBool,
     /// Files without a row may be objects of a lost index.
@@ -44,6 +46,7 @@ impl IndexState {
             generation: AtomicU64::new(0),
             journal: AtomicU64::new(0),
             compacted: AtomicU64::new(0),
+            packs_due: AtomicBool::new(false),
             complete: AtomicBool::new(false),
             adopting: AtomicBool::new(false),
             unswept: AtomicBool::new(true),

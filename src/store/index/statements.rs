@@ -8,11 +8,13 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 use super::journal::{self, ObjectEntry};
 use super::policy::{self, Queue};
 use super::retention::Retention;
-use super::row::{ROW, checksum, decode_verified, unsigned};
+use super::row::{ROW, checksum, decode_verified, place, place_checksum, unsigned};
 use crate::ObjectKey;
 use crate::object::encode_headers;
+use crate::pack::PackPlace;
+use crate::packs::Packs;
 use crate::stats::{RemovalStats, Totals};
-use crate::{BlobId, MAX_VARIANTS, NewObject, ObjectCopy};
+use crate::{BlobId, MAX_VARIANTS, NewObject, ObjectCopy, StoreError};
 use gupd_config::clock::UnixMillis;
 
 /// Maximum number of objects removed in one transaction; short enough for a commit to wait.
@@ -25,6 +27,12 @@ pub(crate) struct IndexChange<'a> {
     pub(super) unreferenced: Vec<BlobId>,
     /// Frames for the journal.
     pub(super) journal: Vec<u8>,
+    /// The packs; `None` while a lost index is restored.
+    pub(super) packs: Option<&'a mut Packs>,
+    /// Records appended by this change.
+    pub(super) appended: Vec<PackPlace>,
+    /// Records whose blobs this change removed; marked after the commit.
+    pub(super) removed_records: Vec<PackPlace>,
 }
 
 /// Reference to an object to be removed.
@@ -72,8 +80,9 @@ pub(crate) enum RemovalTarget {
 }
 
 pub(super) fn totals(connection: &Connection) -> Result<Totals> {
-    let mut statement = connection
-        .prepare_cached("SELECT objects, object_bytes, blobs, blob_bytes, disk_bytes FROM totals")?;
+    let mut statement = connection.prepare_cached(
+        "SELECT objects, object_bytes, blobs, blob_bytes, disk_bytes, packed_bytes FROM totals",
+    )?;
     statement.query_row([], |row| {
         Ok(Totals {
             objects: unsigned(row, 0)?,
@@ -81,6 +90,7 @@ pub(super) fn totals(connection: &Connection) -> Result<Totals> {
             blobs: unsigned(row, 2)?,
             blob_bytes: unsigned(row, 3)?,
             disk_bytes: unsigned(row, 4)?,
+            packed_bytes: unsigned(row, 5)?,
         })
     })
 }
@@ -93,7 +103,18 @@ pub(super) fn blob_row(connection: &Connection, id: BlobId) -> Result<Option<i64
 
 impl<'a> IndexChange<'a> {
     pub(super) fn new(connection: &'a Connection) -> Self {
-        Self { connection, unreferenced: Vec::new(), journal: Vec::new() }
+        Self {
+            connection,
+            unreferenced: Vec::new(),
+            journal: Vec::new(),
+            packs: None,
+            appended: Vec::new(),
+            removed_records: Vec::new(),
+        }
+    }
+
+    pub(super) fn with_packs(connection: &'a Connection, packs: &'a mut Packs) -> Self {
+        Self { packs: Some(packs), ..Self::new(connection) }
     }
 
     /// Writes unchanged data; the success of its commit tells the state of the disk.
@@ -106,11 +127,76 @@ impl<'a> IndexChange<'a> {
         blob_row(self.connection, id)
     }
 
-    /// Inserts a blob after its file is in place.
-    pub(crate) fn insert_blob(&self, id: BlobId, len: u64, disk: u64) -> Result<i64> {
-        let mut insert =
-            self.connection.prepare_cached("INSERT INTO blobs (hash, len, disk) VALUES (?1, ?2, ?3)")?;
-        insert.insert(params![id.as_bytes(), len as i64, disk as i64])
+    /// Inserts a blob after its file or its record is in place.
+    pub(crate) fn insert_blob(
+        &self,
+        id: BlobId,
+        (len, disk): (u64, u64),
+        place: Option<PackPlace>,
+    ) -> Result<i64> {
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO blobs (hash, len, disk, pack, at, size, sum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?;
+        insert.insert(params![
+            id.as_bytes(),
+            len as i64,
+            disk as i64,
+            place.map(|place| place.pack),
+            place.map(|place| place.at as i64),
+            place.map(|place| place.size),
+            place.map(|place| place_checksum(id, place)),
+        ])
+    }
+
+    /// Returns a blob's row and its place in a pack.
+    pub(crate) fn blob_with_place(&self, id: BlobId) -> Result<Option<(i64, Option<PackPlace>)>> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT id, pack, at, size, sum FROM blobs WHERE hash = ?1")?;
+        statement.query_row([id.as_bytes()], |row| Ok((row.get(0)?, place(row, 1, id)?))).optional()
+    }
+
+    /// Records a blob's place; `None` for a file of its own. Returns false if it has no row.
+    pub(crate) fn set_place(&mut self, id: BlobId, place: Option<PackPlace>) -> Result<bool> {
+        if let Some(place) = place {
+            journal::encode_place(id, place, &mut self.journal);
+        }
+        self.restore_place(id, place)
+    }
+
+    /// Records a blob's place without a journal entry.
+    pub(super) fn restore_place(&self, id: BlobId, place: Option<PackPlace>) -> Result<bool> {
+        let mut update = self
+            .connection
+            .prepare_cached("UPDATE blobs SET pack = ?2, at = ?3, size = ?4, sum = ?5 WHERE hash = ?1")?;
+        let updated = update.execute(params![
+            id.as_bytes(),
+            place.map(|place| place.pack),
+            place.map(|place| place.at as i64),
+            place.map(|place| place.size),
+            place.map(|place| place_checksum(id, place)),
+        ])?;
+        Ok(updated > 0)
+    }
+
+    /// Appends a record to a pack.
+    pub(crate) fn append(&mut self, record: &[u8]) -> std::result::Result<PackPlace, StoreError> {
+        let place = self.packs()?.append(record)?;
+        self.appended.push(place);
+        Ok(place)
+    }
+
+    /// Returns true if the bytes of a blob are on disk in full length.
+    pub(crate) fn is_present(
+        &mut self,
+        id: BlobId,
+        len: u64,
+        place: Option<PackPlace>,
+    ) -> std::result::Result<bool, StoreError> {
+        Ok(self.packs()?.has_bytes(id, len, place))
+    }
+
+    pub(super) fn packs(&mut self) -> std::result::Result<&mut Packs, StoreError> {
+        self.packs.as_deref_mut().ok_or(StoreError::Broken)
     }
 
     /// Has the file of this blob removed after the transaction, unless it has a row by then.
@@ -130,10 +216,12 @@ impl<'a> IndexChange<'a> {
         retention: Retention,
         last_used: UnixMillis,
     ) -> Result<i64> {
-        let mut blob_row =
-            self.connection.prepare_cached("SELECT hash, len, disk FROM blobs WHERE id = ?1")?;
-        let (hash, len, disk) = blob_row.query_row([blob], |row| {
-            Ok((row.get::<_, [u8; 32]>(0)?, unsigned(row, 1)?, unsigned(row, 2)?))
+        let mut blob_row = self
+            .connection
+            .prepare_cached("SELECT hash, len, disk, pack, at, size, sum FROM blobs WHERE id = ?1")?;
+        let (hash, len, disk, place) = blob_row.query_row([blob], |row| {
+            let hash = BlobId::from(row.get::<_, [u8; 32]>(0)?);
+            Ok((hash, unsigned(row, 1)?, unsigned(row, 2)?, place(row, 3, hash)?))
         })?;
         let mut replaced = self.same_variant(new)?;
         let retention = retention | self.combined_retention(&replaced)?;
@@ -145,7 +233,7 @@ impl<'a> IndexChange<'a> {
         )?;
         self.delete_objects(&surplus)?;
         let queue = policy::initial_queue(self.connection, &new.key)?;
-        let mut entry = ObjectEntry { id: 0, retention, blob: hash.into(), len, disk, new: new.clone() };
+        let mut entry = ObjectEntry { id: 0, retention, blob: hash, len, disk, place, new: new.clone() };
         entry.id = self.insert(
             None,
             &entry,
@@ -303,14 +391,19 @@ impl<'a> IndexChange<'a> {
     pub(super) fn delete_unused_blobs(&mut self, found: &[ObjectRef]) -> Result<u64> {
         let mut delete = self.connection.prepare_cached(
             "DELETE FROM blobs WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM objects WHERE blob = ?1)
-             RETURNING hash, disk",
+             RETURNING hash, disk, pack, at, size, sum",
         )?;
         let mut bytes = 0;
         for object in found {
-            let deleted =
-                delete.query_row([object.blob], |row| Ok((row.get::<_, [u8; 32]>(0)?, unsigned(row, 1)?)));
-            if let Some((hash, disk)) = deleted.optional()? {
-                self.unreferenced.push(hash.into());
+            let deleted = delete.query_row([object.blob], |row| {
+                let hash = BlobId::from(row.get::<_, [u8; 32]>(0)?);
+                Ok((hash, unsigned(row, 1)?, place(row, 2, hash)?))
+            });
+            if let Some((hash, disk, place)) = deleted.optional()? {
+                match place {
+                    Some(place) => self.removed_records.push(place),
+                    None => self.unreferenced.push(hash),
+                }
                 bytes += disk;
             }
         }

@@ -22,6 +22,9 @@ use super::state::IndexState;
 use super::statements::{self, IndexChange};
 use crate::budget::{DiskBudget, allocated_size};
 use crate::folder::Folder;
+use crate::pack::PackPlace;
+use crate::packs::Packs;
+use crate::pending_sync::PendingSync;
 use crate::scratch::Scratch;
 use crate::stats::Counters;
 use crate::{BlobId, StoreError};
@@ -51,7 +54,7 @@ pub(super) enum Work {
 }
 
 /// A change to run; returns the work after the commit.
-pub(super) type Job = Box<dyn FnOnce(&Connection) -> PendingCommit + Send>;
+pub(super) type Job = Box<dyn FnOnce(&Connection, &mut Packs) -> PendingCommit + Send>;
 
 /// A change that has run and waits for the commit.
 pub(super) struct PendingCommit {
@@ -59,6 +62,10 @@ pub(super) struct PendingCommit {
     pub(super) unreferenced: Vec<BlobId>,
     /// Frames for the journal.
     pub(super) journal: Vec<u8>,
+    /// Records in packs that count only if the commit succeeds.
+    pub(super) appended: Vec<PackPlace>,
+    /// Records in packs to mark as removed after the commit.
+    pub(super) removed_records: Vec<PackPlace>,
     /// Answers the caller with the commit's failure, or with the removed files.
     pub(super) answer: Box<dyn FnOnce(Result<Vec<Scratch>, StoreError>)>,
 }
@@ -79,12 +86,14 @@ pub(super) struct WriterContext {
     pub(super) counters: Arc<Counters>,
     pub(super) state: Arc<IndexState>,
     pub(super) clock: Clock,
+    pub(super) pending_sync: Arc<PendingSync>,
 }
 
 /// State of the index thread.
 pub(super) struct IndexWriter {
     connection: Connection,
     journal: IndexJournal,
+    packs: Packs,
     context: WriterContext,
     not_before: Option<Instant>,
 }
@@ -93,9 +102,10 @@ impl IndexWriter {
     /// Opens or rebuilds the index.
     pub(super) fn open(context: WriterContext) -> Result<Self, StoreError> {
         let opened = rebuild::open(&context.folder, context.clock.now(), false)?;
-        publish_state(&opened, &context)?;
+        let packs = open_packs(&context)?;
+        publish_state(&opened, &packs, &context)?;
         let OpenedIndex { connection, journal, .. } = opened;
-        Ok(Self { connection, journal, context, not_before: None })
+        Ok(Self { connection, journal, packs, context, not_before: None })
     }
 
     /// Runs until every sender is gone.
@@ -129,23 +139,26 @@ impl IndexWriter {
                 drop(done.send(self.reopen()));
             }
             if let Some(done) = release.take() {
+                self.context.pending_sync.sync();
                 drop((queue, self));
                 // The caller may have gone away.
                 let _closed = done.send(());
                 return;
             }
         }
+        self.context.pending_sync.sync();
     }
 
     fn commit(&mut self, jobs: &mut Vec<Job>) {
         if jobs.is_empty() {
             return;
         }
-        let Self { connection, journal, context, .. } = self;
+        let Self { connection, journal, packs, context, .. } = self;
         let before = journal.len();
         let (committed, settled) = match connection.unchecked_transaction() {
             Ok(transaction) => {
-                let settled: Vec<PendingCommit> = jobs.drain(..).map(|job| job(&transaction)).collect();
+                let settled: Vec<PendingCommit> =
+                    jobs.drain(..).map(|job| job(&transaction, packs)).collect();
                 let appended = append_journal(journal, &settled, &transaction, &context.state);
                 let committed = appended.and_then(|()| transaction.commit());
                 // Otherwise a rebuilt index would contain changes that were reported as failed.
@@ -158,13 +171,18 @@ impl IndexWriter {
             }
             // Each savepoint is then a transaction of its own and reports its error.
             Err(_) => {
-                let settled: Vec<PendingCommit> = jobs.drain(..).map(|job| job(connection)).collect();
+                let settled: Vec<PendingCommit> = jobs.drain(..).map(|job| job(connection, packs)).collect();
                 (append_journal(journal, &settled, connection, &context.state), settled)
             }
         };
         context.state.journal.store(journal.len(), Ordering::Release);
+        if journal.len() != before {
+            context.pending_sync.add(journal.file());
+        }
         let mut answers = Vec::with_capacity(settled.len());
-        for PendingCommit { unreferenced, answer, .. } in settled {
+        for PendingCommit { unreferenced, appended, removed_records, answer, .. } in settled {
+            let removed_records = if committed.is_ok() { removed_records } else { appended };
+            removed_records.into_iter().for_each(|place| packs.mark_removed(place));
             let unused = unreferenced
                 .into_iter()
                 .filter(|id| matches!(statements::blob_row(connection, *id), Ok(None)));
@@ -174,7 +192,7 @@ impl IndexWriter {
             answers.push((removed_files.collect::<Vec<_>>(), answer));
         }
         // After the removed files are accounted for, before any caller learns of free room.
-        if let Err(error) = publish_totals(connection, context)
+        if let Err(error) = publish_totals(connection, packs, context)
             && !context.state.is_damaged()
         {
             tracing::warn!(%error, "cannot read the index totals; metrics of the store are stale");
@@ -212,7 +230,8 @@ impl IndexWriter {
     /// Switches to another folder's index at the same path.
     fn reopen(&mut self) -> Result<(), StoreError> {
         let opened = rebuild::open(&self.context.folder, self.context.clock.now(), false)?;
-        publish_state(&opened, &self.context)?;
+        self.packs = open_packs(&self.context)?;
+        publish_state(&opened, &self.packs, &self.context)?;
         close_replaced(std::mem::replace(&mut self.connection, opened.connection));
         self.journal = opened.journal;
         self.context.state.mark_replaced();
@@ -233,7 +252,7 @@ impl IndexWriter {
         let was_irreplaceable = state.irreplaceable.load(Ordering::Acquire);
         let intact = if was_irreplaceable { rebuild::open_sound(folder, now) } else { None };
         let opened = intact.map_or_else(|| rebuild::open(folder, now, true), Ok);
-        match opened.and_then(|opened| publish_state(&opened, &self.context).map(|()| opened)) {
+        match opened.and_then(|opened| publish_state(&opened, &self.packs, &self.context).map(|()| opened)) {
             Ok(opened) => {
                 self.connection = opened.connection;
                 self.journal = opened.journal;
@@ -260,18 +279,26 @@ fn close_replaced(connection: Connection) {
     }
 }
 
+fn open_packs(context: &WriterContext) -> Result<Packs, StoreError> {
+    Packs::open(Arc::clone(&context.folder), context.room.quota(), Arc::clone(&context.pending_sync))
+}
+
 /// Publishes the state of an index that was just opened.
-fn publish_state(opened: &OpenedIndex, context: &WriterContext) -> Result<(), StoreError> {
+fn publish_state(opened: &OpenedIndex, packs: &Packs, context: &WriterContext) -> Result<(), StoreError> {
     let state = &context.state;
     state.journal.store(opened.journal.len(), Ordering::Release);
     state.complete.store(opened.complete, Ordering::Release);
     state.reserve_unclaimed(opened.unclaimed.map(|bytes| context.room.reserve_existing(bytes)));
-    publish_totals(&opened.connection, context).map_err(|error| state.error(error.to_string()))
+    publish_totals(&opened.connection, packs, context).map_err(|error| state.error(error.to_string()))
 }
 
 /// Copies the index's totals to their frequent readers.
-fn publish_totals(connection: &Connection, context: &WriterContext) -> rusqlite::Result<()> {
-    let totals = statements::totals(connection)?;
+fn publish_totals(connection: &Connection, packs: &Packs, context: &WriterContext) -> rusqlite::Result<()> {
+    let mut totals = statements::totals(connection)?;
+    // Removed records take room until their pack is compacted.
+    let uncharged = packs.bytes().saturating_sub(totals.packed_bytes);
+    totals.disk_bytes += uncharged;
+    context.state.packs_due.store(uncharged > packs.capacity(), Ordering::Release);
     context.room.set_committed(totals.disk_bytes);
     context.counters.set_totals(&totals);
     Ok(())
@@ -314,6 +341,7 @@ pub(super) fn run_in_savepoint<T>(
         "RELEASE change"
     } else {
         change.journal.clear();
+        change.removed_records = std::mem::take(&mut change.appended);
         "ROLLBACK TO change; RELEASE change"
     };
     connection.execute_batch(end).map_err(map_error)?;

@@ -1,0 +1,330 @@
+//! Packs: small bodies cost no file of their own, and keep every promise that files keep.
+
+use super::*;
+use gupd_store::{BLOCK, CHUNK};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use std::os::unix::fs::FileExt;
+
+const KIB: u64 = 1 << 10;
+
+fn count(site: &Site, folder: &str) -> usize {
+    fs::read_dir(site.config.dir.join(folder)).unwrap().count()
+}
+
+/// Number of blobs with files of their own.
+fn blob_files(site: &Site) -> usize {
+    let dirs = fs::read_dir(site.config.dir.join("blobs")).unwrap().map(|dir| dir.unwrap().path());
+    dirs.map(|dir| fs::read_dir(dir).unwrap().count()).sum()
+}
+
+fn packs(site: &Site) -> Vec<PathBuf> {
+    let mut packs: Vec<_> =
+        fs::read_dir(site.config.dir.join("packs")).unwrap().map(|pack| pack.unwrap().path()).collect();
+    packs.sort();
+    packs
+}
+
+fn used_bytes(site: &Site) -> u64 {
+    site.files().iter().map(|size| size.next_multiple_of(4096)).sum()
+}
+
+async fn read_whole(store: &Store, key: &str) -> Result<Bytes, ReadError> {
+    let object = store.lookup(key).await.unwrap().remove(0);
+    let source = BodySource::Blob { id: object.blob, len: object.len };
+    read_from(store, &source, 0, object.len).await
+}
+
+#[test]
+fn small_body_costs_no_file_and_reads_back_after_a_restart() {
+    let site = Site::with(|config| config.memory = 0);
+    let sizes = [0, 1, 10, 4 * KIB, BLOCK - 1, BLOCK, BLOCK + 1, CHUNK, CHUNK + 1];
+    run(async {
+        let store = site.open();
+        for len in sizes {
+            let mut writer = InOrder::begin(&store, Some(len)).await.unwrap();
+            writer.write(vec![body(len, len)]).await.unwrap();
+            assert_eq!(count(&site, "partial"), usize::from(len > CHUNK), "{len} bytes before their commit");
+            writer.commit(response(&len.to_string())).await.unwrap();
+        }
+    });
+    assert_eq!(
+        (blob_files(&site), count(&site, "packs")),
+        (4, 1),
+        "only bodies of a block or more have files"
+    );
+    for _start in 0..2 {
+        run(async {
+            let store = site.open();
+            for len in sizes {
+                assert_eq!(
+                    read_whole(&store, &len.to_string()).await.unwrap(),
+                    body(len, len),
+                    "{len} bytes"
+                );
+            }
+        });
+        fs::remove_file(site.config.dir.join("index.db")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn body_in_memory_moves_to_a_file_when_it_must() {
+    let site = Site::with(|config| config.memory = 0);
+    let store = site.open();
+    let cases: [(&str, Option<u64>, u64, bool, usize); 6] = [
+        ("known and small", Some(BLOCK), BLOCK, false, 0),
+        ("known and small, without memory", Some(BLOCK), BLOCK, true, 1),
+        ("smaller than a block, without memory", Some(10), 10, true, 0),
+        ("a chunk", Some(CHUNK), CHUNK, false, 0),
+        ("open-ended and below a chunk", None, CHUNK - 1, false, 0),
+        ("open-ended and a chunk", None, CHUNK, false, 1),
+    ];
+    for (name, declared, len, is_short, files) in cases {
+        let charge = is_short.then(|| store.chunk_memory().charge(1 << 30));
+        let mut writer = InOrder::begin(&store, declared).await.unwrap();
+        writer.write(vec![body(1, len / 2)]).await.unwrap();
+        let partial = BodySource::Partial(writer.partial().clone());
+        writer.write(vec![body(1, len).slice(usize::try_from(len / 2).unwrap()..)]).await.unwrap();
+        assert_eq!(count(&site, "partial"), files, "{name}");
+        writer.end();
+        let mut expected = body(1, len / 2).to_vec();
+        expected.extend_from_slice(&body(1, len)[usize::try_from(len / 2).unwrap()..]);
+        assert_eq!(read_from(&store, &partial, 0, len).await.unwrap(), expected, "{name}");
+        writer.commit(response(name)).await.unwrap();
+        assert_eq!(read_from(&store, &partial, 0, len).await.unwrap(), expected, "{name}: after the commit");
+        assert_eq!(read_whole(&store, name).await.unwrap(), expected, "{name}: committed");
+        drop(charge);
+    }
+    assert_eq!(count(&site, "partial"), 0);
+}
+
+#[test]
+fn flipped_bit_in_a_pack_is_never_returned() {
+    let site = Site::with(|config| config.memory = 0);
+    let sizes = [1, 300, 5 * KIB];
+    run(async {
+        let store = site.open();
+        for len in sizes {
+            super::store(&store, &len.to_string(), &body(len, len)).await.unwrap();
+        }
+    });
+    let pack = packs(&site).remove(0);
+    let sound = fs::read(&pack).unwrap();
+    let flipped = |at: proptest::sample::Index| {
+        let mut bytes = sound.clone();
+        let bit = at.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&pack, bytes).unwrap();
+        run(async {
+            let store = site.open();
+            let mut damaged = 0;
+            for len in sizes {
+                match read_whole(&store, &len.to_string()).await {
+                    Ok(read) => assert_eq!(read, body(len, len)),
+                    Err(error) => {
+                        assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
+                        damaged += 1;
+                    }
+                }
+            }
+            assert!(damaged <= 1, "bit {bit}: {damaged} records");
+        });
+        Ok(())
+    };
+    let flips = any::<proptest::sample::Index>();
+    TestRunner::new(ProptestConfig::with_cases(100)).run(&flips, flipped).unwrap();
+}
+
+#[tokio::test]
+async fn truncated_or_missing_pack_is_reported_and_restored_by_the_next_fill() {
+    let site = Site::with(|config| config.memory = 0);
+    let committed = super::store(&site.open(), "key", &body(3, 5000)).await.unwrap();
+    let pack = packs(&site).remove(0);
+    let whole = fs::read(&pack).unwrap();
+    for cut in [whole.len() - 1, 5000, 47, 24, 0] {
+        fs::write(&pack, &whole[..cut]).unwrap();
+        let store = site.open();
+        let read = store.read(&committed.source, 0).await;
+        assert!(matches!(read, Err(ReadError::Damaged { .. })), "cut to {cut}: {read:?}");
+    }
+    fs::remove_file(&pack).unwrap();
+    let store = site.open();
+    assert!(matches!(store.read(&committed.source, 0).await, Err(ReadError::Gone { .. })));
+    let again = super::store(&store, "other", &body(3, 5000)).await.unwrap();
+    assert!(!again.deduplicated);
+    assert_eq!(read_whole(&store, "key").await.unwrap(), body(3, 5000));
+}
+
+#[tokio::test]
+async fn damaged_record_is_repaired_in_place() {
+    let site = Site::with(|config| config.memory = 0);
+    let store = site.open();
+    super::store(&store, "first", &body(1, 5000)).await.unwrap();
+    let committed = super::store(&store, "second", &body(2, 5000)).await.unwrap();
+    let pack = packs(&site).remove(0);
+    let end = fs::metadata(&pack).unwrap().len();
+    fs::File::options().write(true).open(&pack).unwrap().write_all_at(b"rot", end - 4000).unwrap();
+    assert!(matches!(store.read(&committed.source, 0).await, Err(ReadError::Damaged { .. })));
+    let (id, whole) = (committed.object.blob, body(2, 5000));
+    let fetch = |_, range: std::ops::Range<u64>| {
+        let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+        let bytes = whole.slice(range);
+        async move { Ok::<_, gupd_store::RepairError>(bytes) }
+    };
+    assert_eq!(store.repair_blob(id, fetch).await.unwrap(), 5000);
+    assert_eq!(read_whole(&store, "second").await.unwrap(), whole);
+    assert_eq!(read_whole(&store, "first").await.unwrap(), body(1, 5000));
+    // The same for a trailer, whose blob gets a file of its own.
+    fs::File::options().write(true).open(&pack).unwrap().write_all_at(b"rot", end - 40).unwrap();
+    drop(store);
+    let store = site.open();
+    assert!(matches!(store.read(&committed.source, 0).await, Err(ReadError::Damaged { .. })));
+    assert_eq!(store.restore_blob(id, fetch).await.unwrap(), 0, "the body is sound");
+    assert_eq!(read_whole(&store, "second").await.unwrap(), whole);
+    assert_eq!(blob_files(&site), 1);
+}
+
+#[test]
+fn compaction_frees_the_room_of_removed_records() {
+    let site = Site::with(|config| (config.memory, config.quota) = (0, 64 * MIB));
+    let kept = |key: u64| key.is_multiple_of(5);
+    run(async {
+        let store = site.open();
+        for key in 0..2000 {
+            super::store(&store, &key.to_string(), &body(key, 4 * KIB)).await.unwrap();
+        }
+        let before = used_bytes(&site);
+        for key in (0..2000).filter(|key| !kept(*key)) {
+            store.remove(&key.to_string()).await.unwrap();
+        }
+        assert!(used_bytes(&site) >= before, "records are not overwritten");
+        assert!(store.stats().disk_bytes + 4096 >= before, "removed records are charged");
+        store.maintain().await.unwrap();
+        // A pack that is at least half full stays; the one that is appended to is never compacted.
+        assert!(used_bytes(&site) < before * 3 / 5, "{} of {before} bytes are left", used_bytes(&site));
+        assert!(store.stats().disk_bytes >= used_bytes(&site));
+    });
+    for damage in ["", "index.db", "index.journal"] {
+        if !damage.is_empty() {
+            fs::remove_file(site.config.dir.join(damage)).unwrap();
+        }
+        run(async {
+            let store = site.open();
+            store.maintain().await.unwrap();
+            for key in 0..2000 {
+                match kept(key) {
+                    true => {
+                        assert_eq!(read_whole(&store, &key.to_string()).await.unwrap(), body(key, 4 * KIB))
+                    }
+                    false => assert!(store.lookup(&key.to_string()).await.unwrap().is_empty(), "{key}"),
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn removed_records_do_not_return_when_index_and_journal_are_lost() {
+    let site = Site::with(|config| config.memory = 0);
+    run(async {
+        let store = site.open();
+        for key in 0..50 {
+            super::store(&store, &key.to_string(), &body(key, 300)).await.unwrap();
+        }
+        for key in 0..25 {
+            store.remove(&key.to_string()).await.unwrap();
+        }
+    });
+    for file in ["index.db", "index.journal"] {
+        fs::remove_file(site.config.dir.join(file)).unwrap();
+    }
+    run(async {
+        let store = site.open();
+        store.maintain().await.unwrap();
+        assert_eq!(store.stats().objects, 25);
+        assert_eq!(read_whole(&store, "30").await.unwrap(), body(30, 300));
+    });
+}
+
+#[test]
+fn quota_holds_with_small_objects_and_is_used() {
+    const QUOTA: u64 = 8 * MIB;
+    let site = Site::with(|config| (config.memory, config.quota) = (0, QUOTA));
+    run(async {
+        let store = site.open();
+        for key in 0..4000 {
+            super::store(&store, &key.to_string(), &body(key, 4 * KIB)).await.unwrap();
+            if key % 50 == 0 {
+                assert!(used_bytes(&site) <= QUOTA, "{} bytes after {key}", used_bytes(&site));
+                assert!(store.stats().disk_bytes <= QUOTA, "{:?}", store.stats());
+            }
+        }
+        let stored = store.stats().objects * 4 * KIB;
+        assert!(stored > QUOTA / 2, "only {stored} bytes are stored");
+        assert_eq!(read_whole(&store, "3999").await.unwrap(), body(3999, 4 * KIB));
+    });
+}
+
+/// Bytes of a file that a power loss takes: its end, or the last bytes as zeros.
+fn lose(path: &Path, synced: u64, lost: u64, as_zeros: bool) {
+    let Ok(file) = fs::File::options().write(true).open(path) else { return };
+    let len = file.metadata().unwrap().len();
+    let keep = synced.max(len.saturating_sub(lost));
+    if keep < len {
+        file.set_len(keep).unwrap();
+        if as_zeros {
+            file.set_len(len).unwrap();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn power_loss_costs_unsynced_objects_only_and_makes_no_wrong_ones(
+        lost in proptest::collection::vec(0u64..40_000, 3), as_zeros in proptest::collection::vec(any::<bool>(), 3),
+    ) {
+        let site = Site::with(|config| config.memory = 0);
+        let put = async |store: &Arc<Store>, keys: std::ops::Range<u64>| {
+            for key in keys {
+                super::store(store, &key.to_string(), &body(key, 100 + key * 50)).await.unwrap();
+            }
+        };
+        // The end of a store syncs what is left.
+        run(async { put(&site.open(), 0..20).await });
+        let names = ["packs/1", "index.journal", "index.db-wal"];
+        let size = |site: &Site, name: &str| fs::metadata(site.config.dir.join(name)).map_or(0, |file| file.len());
+        let synced = names.map(|name| size(&site, name));
+        let store = site.open();
+        run(put(&store, 20..40));
+        let crashed = site.crashed();
+        for (at, name) in names.into_iter().enumerate() {
+            lose(&crashed.config.dir.join(name), synced[at], lost[at], as_zeros[at]);
+        }
+        drop(store);
+        run(async {
+            let store = crashed.open();
+            store.maintain().await.unwrap();
+            for key in 0..40 {
+                let name = key.to_string();
+                if store.lookup(&name).await.unwrap().is_empty() {
+                    assert!(key >= 20, "object {key} was synced");
+                    continue;
+                }
+                match read_whole(&store, &name).await {
+                    Ok(read) => assert_eq!(read, body(key, 100 + key * 50), "object {key}"),
+                    Err(error) => assert!(key >= 20, "object {key}: {error}"),
+                }
+            }
+            // Lost objects are stored again, beside those that were kept.
+            put(&store, 0..40).await;
+            for key in 0..40 {
+                let blob = store.lookup(&key.to_string()).await.unwrap()[0].blob;
+                if read_whole(&store, &key.to_string()).await.is_err() {
+                    store.discard_blob(blob).await.unwrap();
+                }
+            }
+        });
+    }
+}
