@@ -7,6 +7,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Age up to which the free space counts as known. The store itself writes a few MiB in this time.
+const FREE_RECENT: Duration = Duration::from_millis(20);
 
 /// Allocation unit of a file system: 4 KiB on ext4, xfs and btrfs.
 const ALLOCATION: u64 = 4 << 10;
@@ -136,6 +140,23 @@ impl DiskBudget {
 
     fn lock(&self) -> MutexGuard<'_, Account> {
         self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Free bytes of the file system at a recent moment, so that thousands of small fills do not each ask for them.
+#[derive(Debug, Default)]
+pub(super) struct RecentFreeSpace(Mutex<Option<(Instant, u64)>>);
+
+impl RecentFreeSpace {
+    /// Returns the free bytes if they are recent.
+    pub(super) fn recent(&self) -> Option<u64> {
+        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.filter(|(read, _)| read.elapsed() < FREE_RECENT).map(|(_, free)| free)
+    }
+
+    /// Records the free bytes of this moment.
+    pub(super) fn set(&self, free: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), free));
     }
 }
 

@@ -18,10 +18,20 @@ use super::id::BlobId;
 use super::index::{BATCH, RemovalTarget, RemovedObjects};
 use super::scratch::Scratch;
 use super::stats::{EvictionReason, RemovalStats};
-use super::{REMOVED_KEYS_MAX, Store};
+use super::{CHUNK, REMOVED_KEYS_MAX, Store};
 
 /// Maximum number of evicted pins queued for the caller, at about 200 bytes each; further ones are only counted.
 const EVICTED_PINS_MAX: usize = 4096;
+
+/// Maximum bytes of a reservation for which the free space need not be read anew.
+const SMALL: u64 = 4 * CHUNK;
+
+/// Result of one batch.
+struct EvictedBatch {
+    objects: u64,
+    /// Bytes that were charged for them, rows included.
+    charged: u64,
+}
 
 /// Keys and body lengths in order of eviction.
 // Locked to append and to take.
@@ -120,9 +130,14 @@ impl Store {
 
     /// Reserves bytes on disk, and evicts what is in the way.
     pub(super) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
-        let mut freed_disk = false;
+        let (mut freed_disk, mut is_known) = (false, bytes <= SMALL);
         loop {
-            match self.room.reserve(bytes, self.free_bytes().await?) {
+            let free = if std::mem::take(&mut is_known) {
+                self.recent_free_bytes().await?
+            } else {
+                self.free_bytes().await?
+            };
+            match self.room.reserve(bytes, free) {
                 Ok(reservation) => return Ok(reservation),
                 Err(Shortage::TooLarge { quota }) => return Err(StoreError::TooLarge { need: bytes, quota }),
                 // Terminates: each round removes something.
@@ -159,10 +174,11 @@ impl Store {
         while freed < bytes {
             let missing = bytes - freed;
             let removed = self.evict_batch(reason, move || RemovalTarget::Bytes(missing)).await?;
-            freed += removed.bytes;
+            freed += removed.charged;
             if self.index.are_packs_due() {
                 self.index.compact_packs().await?;
             }
+            self.index.compact().await?;
             if removed.objects == 0 {
                 break;
             }
@@ -174,13 +190,13 @@ impl Store {
         &self,
         reason: EvictionReason,
         target: impl FnOnce() -> RemovalTarget + Send + 'static,
-    ) -> Result<RemovalStats, StoreError> {
-        let RemovedObjects { keys, removed, evicted_pins } = self.remove_objects(target).await?;
+    ) -> Result<EvictedBatch, StoreError> {
+        let RemovedObjects { keys, removed, charged, evicted_pins } = self.remove_objects(target).await?;
         self.counters.count_evicted(reason, removed);
         self.report_evicted_pins(evicted_pins, reason);
         self.prefetches.mark_evicted(&keys);
         self.queue_removed_keys(keys);
-        Ok(removed)
+        Ok(EvictedBatch { objects: removed.objects, charged })
     }
 
     /// Queues the keys of removed objects for [`Store::take_removed_keys`].
@@ -200,6 +216,16 @@ impl Store {
         let (removed, gone) = self.health.observe(removed)?;
         delete_files(gone).await?;
         Ok(removed)
+    }
+
+    /// Returns the free bytes of the file system, as of a few milliseconds ago.
+    async fn recent_free_bytes(&self) -> Result<u64, StoreError> {
+        if let Some(free) = self.free_space.recent() {
+            return Ok(free);
+        }
+        let free = self.free_bytes().await?;
+        self.free_space.set(free);
+        Ok(free)
     }
 
     pub(super) async fn free_bytes(&self) -> Result<u64, StoreError> {

@@ -66,7 +66,7 @@ use gupd_config as config;
 use gupd_config::clock::{Clock, UnixMillis};
 
 use self::blob::OpenBlobs;
-use self::budget::DiskBudget;
+use self::budget::{DiskBudget, RecentFreeSpace};
 use self::evict::EvictedPins;
 use self::folder::{Folder, FolderLock};
 use self::health::HealthMonitor;
@@ -119,6 +119,7 @@ const REMOVED_KEYS_MAX: usize = 1 << 16;
 pub struct Store {
     folder: Arc<Folder>,
     room: Arc<DiskBudget>,
+    free_space: RecentFreeSpace,
     index: Index,
     memory: Arc<ChunkMemory>,
     open: Arc<OpenBlobs>,
@@ -161,6 +162,7 @@ impl Store {
             prefetches: PrefetchLedger::open(&folder),
             folder,
             room,
+            free_space: RecentFreeSpace::default(),
             index,
             memory: Arc::new(ChunkMemory::new(config.memory)),
             open: Arc::new(OpenBlobs::new()),

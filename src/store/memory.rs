@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 
-use super::CHUNK;
 use super::id::BlobId;
+use super::{BLOCK, CHUNK};
 
 /// Bytes that sockets and fills may hold besides `store.memory` before readers get pieces instead of chunks.
 pub const PINNED_MAX: u64 = 32 << 20;
@@ -131,10 +131,13 @@ impl ChunkMemory {
     }
 
     /// Caches a chunk and evicts at once. moka alone would evict some operations later, which is too late at 1
-    /// MiB each.
+    /// MiB each, and early enough for bodies below a block.
     pub(super) fn insert(&self, key: ChunkKey, bytes: Bytes) {
+        let is_large = bytes.len() as u64 >= BLOCK;
         self.chunks.insert(key, bytes);
-        self.chunks.run_pending_tasks();
+        if is_large {
+            self.chunks.run_pending_tasks();
+        }
     }
 
     /// Moves the chunks of `from` to `to`.

@@ -94,6 +94,8 @@ pub(super) struct Totals {
     pub(super) disk_bytes: u64,
     /// Part of `disk_bytes` charged for blobs in packs.
     pub(super) packed_bytes: u64,
+    /// Charged for the rows of objects.
+    pub(super) row_bytes: u64,
 }
 
 /// Counters behind [`StoreStats`].

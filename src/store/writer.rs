@@ -24,7 +24,7 @@ use super::draft::{Draft, DraftRoom, HashedPrefix};
 use super::error::{ReadError, StoreError};
 use super::folder::Folder;
 use super::id::BlobId;
-use super::index::IndexChange;
+use super::index::{BlobRow, IndexChange};
 use super::memory::{ChunkKey, MemoryId};
 use super::object::{NewObject, Object};
 use super::pack::{self, PACKED_BELOW};
@@ -41,6 +41,9 @@ use super::{BLOCK, CHUNK, Store, journal};
 /// that is allocated regardless of the memory limit. A few keep a disk busy; hundreds of fills that end together
 /// would take hundreds of MiB.
 pub(super) const DISK_WRITES: usize = 16;
+
+/// Row of an object that is in memory only; the index never gives it.
+const NO_ROW: i64 = 0;
 
 /// A blob being written.
 pub struct BlobWriter {
@@ -234,6 +237,21 @@ impl BlobWriter {
         store.health.observe(self.store_object(object).await)
     }
 
+    /// Ends a fill whose content stays in memory: it gets no row and no room on disk. The source of the returned object
+    /// holds its bytes.
+    ///
+    /// # Errors
+    /// When bytes are missing, or are not in memory.
+    pub fn keep_in_memory(self, object: NewObject) -> Result<CommittedObject, StoreError> {
+        let partial = Arc::clone(self.partial());
+        let len = partial.length().ok_or(StoreError::Broken)?;
+        if partial.body().file().is_some() || partial.first_gap(0..len).is_some() {
+            return Err(StoreError::Broken);
+        }
+        let object = object.into_object(NO_ROW, self.blob_id()?, len, self.draft.store.clock.now());
+        Ok(CommittedObject { object, source: BodySource::Partial(partial), deduplicated: false })
+    }
+
     async fn store_object(mut self, object: NewObject) -> Result<CommittedObject, StoreError> {
         let _write_token = self.draft.store.lease.begin_write()?;
         let len = self.finish().await?.map_err(|_| StoreError::Broken)?;
@@ -367,14 +385,14 @@ impl SealedBlob {
         self,
         change: &mut IndexChange<'_>,
         map_error: impl Fn(rusqlite::Error) -> StoreError,
-    ) -> Result<(i64, bool, DraftRoom), StoreError> {
+    ) -> Result<(BlobRow, bool, DraftRoom), StoreError> {
         let (id, len) = match &self {
             Self::File { id, len, .. } | Self::Packed { id, len, .. } => (*id, *len),
         };
         // Missing or truncated bytes are replaced; rotten ones are detected when they are read.
-        let found = change.blob_with_place(id).map_err(&map_error)?;
-        if let Some((row, place)) = found
-            && change.is_present(id, len, place)?
+        let found = change.find_blob(id).map_err(&map_error)?;
+        if let Some(row) = found
+            && change.is_present(id, len, row.place())?
         {
             return Ok((row, true, self.into_room()));
         }
@@ -391,7 +409,7 @@ impl SealedBlob {
             }
         };
         let row = match found {
-            Some((row, _)) => change.set_place(id, place).map(|_| row),
+            Some(row) => change.set_place(id, place).map(|_| row.at(place)),
             None => change.insert_blob(id, (len, charged), place),
         };
         Ok((row.map_err(map_error)?, false, room))

@@ -7,6 +7,9 @@ use proptest::prelude::*;
 /// Bytes on disk of a stored body of one block: the block and a small trailer, in units of 4 KiB.
 const STORED: u64 = BLOCK + (4 << 10);
 
+/// Room for the rows and the journal of a few objects, which count too.
+const INDEX: u64 = 16 << 10;
+
 /// Bytes that its fill reserves, including the largest response head.
 const RESERVED: u64 = 2 * BLOCK + (4 << 10);
 
@@ -175,7 +178,7 @@ async fn reconfigured_quota_applies_to_the_open_store() {
         super::store(&store, &key.to_string(), &body(key, BLOCK)).await.unwrap();
     }
     for (quota, kept) in [(20, 20), (19, 19), (12, 12), (500, 12), (3, 3), (0, 0), (9, 0)] {
-        let quota = quota * STORED;
+        let quota = quota * STORED + quota.min(1) * INDEX;
         store.reconfigure(&config::StoreSettings { quota, ..site.config.clone() });
         store.wait_until_reconfigured().await;
         assert_eq!(store.quota(), quota);
@@ -266,4 +269,34 @@ async fn lookups_and_changes_proceed_during_eviction() {
     }
     assert!(rounds > 2, "a change waits for at most one batch: {rounds} rounds in between");
     assert!(evicting.await.unwrap().len() >= 580);
+}
+
+#[tokio::test]
+async fn keys_and_heads_count_against_the_quota() {
+    // Many objects with one body: only their rows, keys and heads take room.
+    for (name, key_bytes, head_bytes) in [
+        ("long keys", 8_000, 0),
+        ("large heads", 20, 8_000),
+        ("both", 4_000, 4_000),
+        ("keys of a search", 300, 0),
+        ("short keys", 20, 0),
+    ] {
+        const QUOTA: u64 = 512 << 10;
+        let site = Site::with(|config| config.quota = QUOTA);
+        let store = site.open();
+        for number in 0..200 {
+            let mut new = response(&format!("{number} {}", "k".repeat(key_bytes)));
+            let field = HeaderValue::from_str(&"h".repeat(head_bytes)).unwrap();
+            new.headers.insert("x-field", field);
+            let mut writer = InOrder::begin(&store, Some(10)).await.unwrap();
+            writer.write(vec![body(1, 10)]).await.unwrap();
+            writer.commit(new).await.unwrap();
+        }
+        let kept = store.stats().objects;
+        drop(store);
+        let size = |name| fs::metadata(site.config.dir.join(name)).unwrap().len();
+        let bytes = size("index.db") + size("index.journal");
+        assert!(bytes <= QUOTA * 5 / 4, "{name}: {bytes} bytes of index and journal");
+        assert!(kept >= 5, "{name}: {kept} objects are kept");
+    }
 }

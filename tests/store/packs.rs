@@ -137,7 +137,7 @@ fn flipped_bit_in_a_pack_is_never_returned() {
 }
 
 #[tokio::test]
-async fn truncated_or_missing_pack_is_reported_and_restored_by_the_next_fill() {
+async fn truncated_or_missing_pack_is_reported_and_refilled() {
     let site = Site::with(|config| config.memory = 0);
     let committed = super::store(&site.open(), "key", &body(3, 5000)).await.unwrap();
     let pack = packs(&site).remove(0);
@@ -199,7 +199,7 @@ fn compaction_frees_the_room_of_removed_records() {
             store.remove(&key.to_string()).await.unwrap();
         }
         assert!(used_bytes(&site) >= before, "records are not overwritten");
-        assert!(store.stats().disk_bytes + 4096 >= before, "removed records are charged");
+        assert!(store.stats().disk_bytes >= before / 100 * 99, "removed records are charged");
         store.maintain().await.unwrap();
         // A pack that is at least half full stays; the one that is appended to is never compacted.
         assert!(used_bytes(&site) < before * 3 / 5, "{} of {before} bytes are left", used_bytes(&site));
@@ -215,7 +215,7 @@ fn compaction_frees_the_room_of_removed_records() {
             for key in 0..2000 {
                 match kept(key) {
                     true => {
-                        assert_eq!(read_whole(&store, &key.to_string()).await.unwrap(), body(key, 4 * KIB))
+                        assert_eq!(read_whole(&store, &key.to_string()).await.unwrap(), body(key, 4 * KIB));
                     }
                     false => assert!(store.lookup(&key.to_string()).await.unwrap().is_empty(), "{key}"),
                 }
@@ -225,7 +225,7 @@ fn compaction_frees_the_room_of_removed_records() {
 }
 
 #[test]
-fn removed_records_do_not_return_when_index_and_journal_are_lost() {
+fn removed_records_stay_removed_without_index_and_journal() {
     let site = Site::with(|config| config.memory = 0);
     run(async {
         let store = site.open();
@@ -282,7 +282,7 @@ fn lose(path: &Path, synced: u64, lost: u64, as_zeros: bool) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
-    fn power_loss_costs_unsynced_objects_only_and_makes_no_wrong_ones(
+    fn power_loss_costs_only_unsynced_objects(
         lost in proptest::collection::vec(0u64..40_000, 3), as_zeros in proptest::collection::vec(any::<bool>(), 3),
     ) {
         let site = Site::with(|config| config.memory = 0);

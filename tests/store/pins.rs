@@ -21,7 +21,8 @@ async fn fill(site: &Site, store: &Arc<Store>, keys: &[&str]) {
 
 /// Opens the store with a quota for `objects` objects and evicts the rest.
 async fn open_with_quota_for(site: &mut Site, objects: u64) -> Arc<Store> {
-    site.config.quota = objects * STORED;
+    // And a little for the rows and the journal.
+    site.config.quota = objects * STORED + (16 << 10);
     let store = site.open();
     store.maintain().await.unwrap();
     store

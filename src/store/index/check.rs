@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, Error, Result, ffi};
 
+use super::schema::row_charge;
 use super::{records, row};
 
 /// Maximum size in bytes of an index that is checked before use: some ten thousand objects, which most sites
@@ -29,9 +30,12 @@ pub(super) fn check_all(connection: &Connection) -> Result<()> {
         return Err(corruption(&result));
     }
     let totals_agree: bool = connection.query_row(
-        "SELECT (objects, object_bytes, small_bytes, held_bytes) = (
+        concat!(
+            "SELECT (objects, object_bytes, small_bytes, held_bytes, row_bytes) = (
                 SELECT count(*), coalesce(sum(len), 0), coalesce(sum(len * (queue = 0 AND pinned = 0)), 0),
-                    coalesce(sum(len * (pinned <> 0)), 0)
+                    coalesce(sum(len * (pinned <> 0)), 0), coalesce(sum(",
+            row_charge!(""),
+            "), 0)
                 FROM objects o JOIN blobs b ON b.id = o.blob)
             AND (blobs, blob_bytes, disk_bytes, packed_bytes) = (
                 SELECT count(*), coalesce(sum(len), 0), coalesce(sum(disk), 0),
@@ -39,7 +43,8 @@ pub(super) fn check_all(connection: &Connection) -> Result<()> {
             AND NOT EXISTS (SELECT 1 FROM packs p
                 LEFT JOIN (SELECT pack, sum(size) AS found FROM blobs GROUP BY pack) b ON b.pack = p.id
                 WHERE stored <> coalesce(found, 0))
-         FROM totals",
+         FROM totals"
+        ),
         [],
         |row| row.get(0),
     )?;

@@ -15,20 +15,18 @@ use super::writer::{CompactedJournal, Work};
 use super::{Index, journal, rebuild, records, row, statements};
 use crate::StoreError;
 
-/// Size in bytes below which a journal is never compacted.
-const SMALL: u64 = 16 << 20;
-
 /// Average journal bytes per object above which most of it is history; one entry has a few hundred.
-const PER_OBJECT: u64 = 2 << 10;
+const PER_OBJECT: u64 = 1 << 10;
 
 impl Index {
     /// Compacts the journal if that is due.
-    pub(super) async fn compact(&self) -> Result<(), StoreError> {
+    pub(crate) async fn compact(&self) -> Result<(), StoreError> {
         let generation = self.state.generation.load(Ordering::Acquire);
         let from = self.state.journal.load(Ordering::Acquire);
         let complete = self.state.complete.load(Ordering::Acquire);
         // An index that still lacks objects must not become the only record.
-        if self.state.adopting.load(Ordering::Acquire) || (complete && from <= SMALL) {
+        let small = self.state.small_journal.load(Ordering::Relaxed);
+        if self.state.adopting.load(Ordering::Acquire) || (complete && from <= small) {
             return Ok(());
         }
         let objects = self.read(|connection| Ok(statements::totals(connection)?.objects)).await?;

@@ -3,7 +3,7 @@
 
 use rusqlite::Connection;
 
-use super::schema::{HOLDS, NAMED, PACKS, QUEUES, SCHEMA, recount, set_version};
+use super::schema::{HOLDS, NAMED, PACKS, QUEUES, ROWS, SCHEMA, recount, set_version};
 use super::statements::IndexChange;
 
 /// Version 1 had last uses only. Its objects count as used before, in that order.
@@ -38,16 +38,20 @@ const FROM_3: &str = "
     ALTER TABLE blobs ADD COLUMN size INTEGER;
     ALTER TABLE blobs ADD COLUMN sum INTEGER;
     ALTER TABLE totals ADD COLUMN packed_bytes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE totals ADD COLUMN row_bytes INTEGER NOT NULL DEFAULT 0;
     DROP TRIGGER blob_in;
     DROP TRIGGER blob_out;
+    DROP TRIGGER IF EXISTS object_in;
+    DROP TRIGGER IF EXISTS object_out;
 ";
 
 pub(super) fn from_1(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    for change in [FROM_1, QUEUES, HOLDS, NAMED, FROM_3, PACKS] {
+    for change in [FROM_1, QUEUES, HOLDS, NAMED, FROM_3, PACKS, ROWS] {
         transaction.execute_batch(change)?;
     }
     IndexChange::new(&transaction).add_checksums()?;
+    recount(&transaction)?;
     set_version(&transaction)?;
     transaction.commit()?;
     log_migration(1);
@@ -56,7 +60,7 @@ pub(super) fn from_1(connection: &mut Connection) -> rusqlite::Result<()> {
 
 pub(super) fn from_2(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    for change in [FROM_2, HOLDS, NAMED, FROM_3, PACKS] {
+    for change in [FROM_2, HOLDS, NAMED, FROM_3, PACKS, ROWS] {
         transaction.execute_batch(change)?;
     }
     recount(&transaction)?;
@@ -68,9 +72,10 @@ pub(super) fn from_2(connection: &mut Connection) -> rusqlite::Result<()> {
 
 pub(super) fn from_3(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    for change in [FROM_3, PACKS] {
+    for change in [FROM_3, PACKS, ROWS] {
         transaction.execute_batch(change)?;
     }
+    recount(&transaction)?;
     set_version(&transaction)?;
     transaction.commit()?;
     log_migration(3);

@@ -8,6 +8,7 @@
 mod check;
 mod compact;
 mod journal;
+mod key_filter;
 mod migrate;
 mod pack_compaction;
 mod policy;
@@ -46,7 +47,7 @@ use gupd_config::clock::Clock;
 pub(super) use self::journal::NAMED_MAX;
 pub(super) use self::records::NamedValue;
 pub(super) use self::row::{ROW, object, place_of, unsigned};
-pub(super) use self::statements::{BATCH, IndexChange, RemovalTarget, RemovedObjects};
+pub(super) use self::statements::{BATCH, BlobRow, IndexChange, RemovalTarget, RemovedObjects};
 
 /// Maximum number of queued changes; further callers wait.
 const QUEUE: usize = 1024;
@@ -125,6 +126,7 @@ impl Index {
 
     /// Commits queued changes and closes the file for changes: later ones fail. Reads still work.
     pub(super) async fn release(&self) {
+        self.state.keys.clear();
         let (done, reply) = oneshot::channel();
         if self.send(Work::Release(done)).await.is_ok() {
             // A thread that ended early has closed the file too.
@@ -147,11 +149,33 @@ impl Index {
             self.read(check::check_all).await?;
             self.checked.store(true, Ordering::Relaxed);
         }
+        if self.state.keys.is_due() {
+            self.build_key_filter().await?;
+        }
         self.compact().await
+    }
+
+    /// Builds the filter of keys from the whole index.
+    async fn build_key_filter(&self) -> Result<(), StoreError> {
+        let state = Arc::clone(&self.state);
+        let map_error = self.error_mapper();
+        // On the index thread: every change is committed before the read below, or adds its keys.
+        let begin = move |change: &mut IndexChange<'_>| {
+            let objects = statements::totals(change.connection).map_err(map_error)?.objects;
+            Ok(state.keys.begin(objects))
+        };
+        let (bits, _) = self.change(begin).await?;
+        let filled = Arc::clone(&bits);
+        self.read(move |connection| row::for_each_key(connection, |key| filled.add(key))).await?;
+        self.state.keys.finish(bits);
+        Ok(())
     }
 
     /// Returns all variants of a key, newest first.
     pub(super) async fn find(&self, key: &str) -> Result<Vec<Object>, StoreError> {
+        if !self.state.is_damaged() && !self.state.keys.may_have(key) {
+            return Ok(Vec::new());
+        }
         let key = key.to_owned();
         self.read(move |connection| row::find(connection, &key)).await
     }
@@ -210,7 +234,7 @@ impl Index {
         let (answer, reply) = oneshot::channel();
         let state = Arc::clone(&self.state);
         let job = move |connection: &Connection, packs: &mut Packs| {
-            let mut change = IndexChange::with_packs(connection, packs);
+            let mut change = IndexChange::for_store(connection, packs, &state.keys);
             let result = writer::run_in_savepoint(&mut change, work, |error| state.map_error(&error));
             PendingCommit {
                 unreferenced: change.unreferenced,

@@ -34,8 +34,8 @@ impl IndexChange<'_> {
             }
             return Ok(false);
         }
-        let row = self.insert_blob(blob, (len, disk), place)?;
-        self.insert_object(new, row, now)?;
+        let blob = self.insert_blob(blob, (len, disk), place)?;
+        self.insert_object(new, blob, now)?;
         Ok(true)
     }
 
@@ -59,7 +59,7 @@ impl IndexChange<'_> {
         let blob = match self.blob_row(entry.blob)? {
             Some(row) => Some(row),
             None if is_present(entry) => {
-                Some(self.insert_blob(entry.blob, (entry.len, entry.disk), entry.place)?)
+                Some(self.insert_blob(entry.blob, (entry.len, entry.disk), entry.place)?.row())
             }
             None => None,
         };

@@ -38,6 +38,16 @@ pub(super) fn page(connection: &Connection, after: i64, limit: usize) -> Result<
     statement.query_map(params![after, limit as i64], object)?.collect()
 }
 
+/// Passes the key of every object to `visit`. Reads a whole index.
+pub(super) fn for_each_key(connection: &Connection, mut visit: impl FnMut(&str)) -> Result<()> {
+    let mut statement = connection.prepare("SELECT key FROM objects INDEXED BY objects_by_key")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        visit(row.get_ref(0)?.as_str()?);
+    }
+    Ok(())
+}
+
 /// Returns the keys of all copies.
 pub(super) fn copies(connection: &Connection) -> Result<Vec<ObjectKey>> {
     let mut statement = connection

@@ -62,7 +62,8 @@ const TABLES: &str = "
         held_bytes  INTEGER NOT NULL DEFAULT 0,  -- of retained objects
         journal     INTEGER NOT NULL DEFAULT 9223372036854775807, -- journal position of this index
         adopting    INTEGER NOT NULL DEFAULT 0,  -- files without a row may be lost objects
-        packed_bytes INTEGER NOT NULL DEFAULT 0  -- charged for blobs in packs
+        packed_bytes INTEGER NOT NULL DEFAULT 0, -- charged for blobs in packs
+        row_bytes    INTEGER NOT NULL DEFAULT 0  -- charged for the rows of objects
     ) STRICT;
     INSERT INTO totals (objects, object_bytes, blobs, blob_bytes, disk_bytes) VALUES (0, 0, 0, 0, 0);
     CREATE UNIQUE INDEX objects_by_key ON objects (key, selecting);
@@ -79,20 +80,6 @@ pub(super) const QUEUES: &str = "
 /// Additions of version 3.
 pub(super) const HOLDS: &str = "
     CREATE INDEX objects_kept ON objects (last_used) WHERE pinned = 2;
-    CREATE TRIGGER object_in AFTER INSERT ON objects BEGIN
-        UPDATE totals SET objects = objects + 1,
-            object_bytes = object_bytes + (SELECT len FROM blobs WHERE id = NEW.blob),
-            small_bytes = small_bytes
-                + (NEW.queue = 0 AND NEW.pinned = 0) * (SELECT len FROM blobs WHERE id = NEW.blob),
-            held_bytes = held_bytes + (NEW.pinned <> 0) * (SELECT len FROM blobs WHERE id = NEW.blob);
-    END;
-    CREATE TRIGGER object_out AFTER DELETE ON objects BEGIN
-        UPDATE totals SET objects = objects - 1,
-            object_bytes = object_bytes - (SELECT len FROM blobs WHERE id = OLD.blob),
-            small_bytes = small_bytes
-                - (OLD.queue = 0 AND OLD.pinned = 0) * (SELECT len FROM blobs WHERE id = OLD.blob),
-            held_bytes = held_bytes - (OLD.pinned <> 0) * (SELECT len FROM blobs WHERE id = OLD.blob);
-    END;
     CREATE TRIGGER object_moves AFTER UPDATE OF queue, pinned ON objects BEGIN
         UPDATE totals SET
             small_bytes = small_bytes + ((NEW.queue = 0 AND NEW.pinned = 0) - (OLD.queue = 0 AND OLD.pinned = 0))
@@ -101,6 +88,47 @@ pub(super) const HOLDS: &str = "
                 * (SELECT len FROM blobs WHERE id = NEW.blob);
     END;
 ";
+
+/// Bytes charged for the row of an object: twice its key, which an index has too, its head, and the rest.
+macro_rules! row_charge {
+    ($of:literal) => {
+        concat!(
+            "(512 + 2 * length(CAST(",
+            $of,
+            "key AS BLOB)) + length(CAST(",
+            $of,
+            "selecting AS BLOB)) + length(",
+            $of,
+            "headers))"
+        )
+    };
+}
+pub(super) use row_charge;
+
+/// Changes of version 4: totals of objects, with the charge for rows, in one statement for each change.
+pub(super) const ROWS: &str = concat!(
+    "
+    CREATE TRIGGER object_in AFTER INSERT ON objects BEGIN
+        UPDATE totals SET objects = objects + 1, object_bytes = object_bytes + b.len,
+            small_bytes = small_bytes + (NEW.queue = 0 AND NEW.pinned = 0) * b.len,
+            held_bytes = held_bytes + (NEW.pinned <> 0) * b.len, row_bytes = row_bytes + ",
+    row_charge!("NEW."),
+    "
+            FROM (SELECT len FROM blobs WHERE id = NEW.blob) AS b;
+    END;
+    CREATE TRIGGER object_out AFTER DELETE ON objects BEGIN
+        UPDATE totals SET objects = objects - 1, object_bytes = object_bytes - b.len,
+            small_bytes = small_bytes - (OLD.queue = 0 AND OLD.pinned = 0) * b.len,
+            held_bytes = held_bytes - (OLD.pinned <> 0) * b.len, row_bytes = row_bytes - ",
+    row_charge!("OLD."),
+    "
+            FROM (SELECT len FROM blobs WHERE id = OLD.blob) AS b;
+    END;
+    CREATE TRIGGER row_changes AFTER UPDATE OF headers ON objects BEGIN
+        UPDATE totals SET row_bytes = row_bytes + length(NEW.headers) - length(OLD.headers);
+    END;
+"
+);
 
 /// Additions of version 4. The stored bytes of each pack, records with their headers.
 pub(super) const PACKS: &str = "
@@ -204,7 +232,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, IndexFault> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    connection.pragma_update(None, "cache_size", -4096)?; // KiB
+    connection.pragma_update(None, "cache_size", -8192)?; // KiB
+    // A checkpoint syncs twice; the log has the size below by then.
+    connection.pragma_update(None, "wal_autocheckpoint", 4000)?;
     connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
     let value = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     match (value("user_version")?, value("application_id")?) {
@@ -244,18 +274,21 @@ pub(super) fn create(path: &Path) -> rusqlite::Result<Connection> {
 pub(super) fn finish(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(QUEUES)?;
     connection.execute_batch(HOLDS)?;
+    connection.execute_batch(ROWS)?;
     recount(connection)?;
     set_version(connection)
 }
 
 /// Recomputes the totals of objects from the rows.
 pub(super) fn recount(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch(
-        "UPDATE totals SET (objects, object_bytes, small_bytes, held_bytes) = (
+    connection.execute_batch(concat!(
+        "UPDATE totals SET (objects, object_bytes, small_bytes, held_bytes, row_bytes) = (
             SELECT count(*), coalesce(sum(len), 0), coalesce(sum(len * (queue = 0 AND pinned = 0)), 0),
-                coalesce(sum(len * (pinned <> 0)), 0)
+                coalesce(sum(len * (pinned <> 0)), 0), coalesce(sum(",
+        row_charge!(""),
+        "), 0)
             FROM objects o JOIN blobs b ON b.id = o.blob)",
-    )
+    ))
 }
 
 /// Opens a reading connection to an index that [`open`] accepted.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::check;
+use super::key_filter::KeyFilter;
 use crate::StoreError;
 use crate::budget::Reservation;
 use crate::folder::Folder;
@@ -18,6 +19,8 @@ pub(crate) struct IndexState {
     damaged: AtomicBool,
     /// The damaged file could not be replaced; a failing disk may be the cause.
     pub(super) irreplaceable: AtomicBool,
+    /// The keys that the index may have.
+    pub(super) keys: KeyFilter,
     /// Number of times the file was replaced; connections to earlier files are not reused.
     pub(super) generation: AtomicU64,
     /// Length of the journal after the last transaction.
@@ -26,6 +29,8 @@ pub(crate) struct IndexState {
     pub(super) compacted: AtomicU64,
     /// Removed records take more room than is charged for them.
     pub(super) packs_due: AtomicBool,
+    /// Length up to which the journal is never compacted.
+    pub(super) small_journal: AtomicU64,
     /// The journal has every object.
     pub(super) complete: AtomicBool,
     /// Files without a row may be objects of a lost index.
@@ -43,10 +48,12 @@ impl IndexState {
             folder,
             damaged: AtomicBool::new(false),
             irreplaceable: AtomicBool::new(false),
+            keys: KeyFilter::default(),
             generation: AtomicU64::new(0),
             journal: AtomicU64::new(0),
             compacted: AtomicU64::new(0),
             packs_due: AtomicBool::new(false),
+            small_journal: AtomicU64::new(u64::MAX),
             complete: AtomicBool::new(false),
             adopting: AtomicBool::new(false),
             unswept: AtomicBool::new(true),
@@ -112,6 +119,7 @@ impl IndexState {
 
     /// Marks the file replaced by a valid one.
     pub(super) fn mark_replaced(&self) {
+        self.keys.clear();
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.irreplaceable.store(false, Ordering::Release);
         self.damaged.store(false, Ordering::Release);

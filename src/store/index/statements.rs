@@ -6,9 +6,11 @@ use http::HeaderMap;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use super::journal::{self, ObjectEntry};
+use super::key_filter::KeyFilter;
 use super::policy::{self, Queue};
 use super::retention::Retention;
 use super::row::{ROW, checksum, decode_verified, place, place_checksum, unsigned};
+use super::schema::row_charge;
 use crate::ObjectKey;
 use crate::object::encode_headers;
 use crate::pack::PackPlace;
@@ -29,10 +31,37 @@ pub(crate) struct IndexChange<'a> {
     pub(super) journal: Vec<u8>,
     /// The packs; `None` while a lost index is restored.
     pub(super) packs: Option<&'a mut Packs>,
+    /// The filter that gets new keys; `None` while a lost index is restored.
+    keys: Option<&'a KeyFilter>,
     /// Records appended by this change.
     pub(super) appended: Vec<PackPlace>,
     /// Records whose blobs this change removed; marked after the commit.
     pub(super) removed_records: Vec<PackPlace>,
+}
+
+/// A blob's row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlobRow {
+    row: i64,
+    id: BlobId,
+    len: u64,
+    disk: u64,
+    place: Option<PackPlace>,
+}
+
+impl BlobRow {
+    /// Returns the place of the blob in a pack; `None` for a file of its own.
+    pub(crate) fn place(self) -> Option<PackPlace> {
+        self.place
+    }
+
+    pub(super) fn row(self) -> i64 {
+        self.row
+    }
+
+    pub(crate) fn at(self, place: Option<PackPlace>) -> Self {
+        Self { place, ..self }
+    }
 }
 
 /// Reference to an object to be removed.
@@ -54,6 +83,8 @@ impl ObjectRef {
 pub(crate) struct RemovedObjects {
     pub(crate) keys: Vec<ObjectKey>,
     pub(crate) removed: RemovalStats,
+    /// Bytes that were charged for them, rows included.
+    pub(crate) charged: u64,
     /// Pinned ones among them, and the lengths of their bodies.
     pub(crate) evicted_pins: Vec<(ObjectKey, u64)>,
 }
@@ -64,6 +95,7 @@ impl RemovedObjects {
         self.evicted_pins.extend(other.evicted_pins);
         self.removed.objects += other.removed.objects;
         self.removed.bytes += other.removed.bytes;
+        self.charged += other.charged;
     }
 }
 
@@ -81,7 +113,7 @@ pub(crate) enum RemovalTarget {
 
 pub(super) fn totals(connection: &Connection) -> Result<Totals> {
     let mut statement = connection.prepare_cached(
-        "SELECT objects, object_bytes, blobs, blob_bytes, disk_bytes, packed_bytes FROM totals",
+        "SELECT objects, object_bytes, blobs, blob_bytes, disk_bytes, packed_bytes, row_bytes FROM totals",
     )?;
     statement.query_row([], |row| {
         Ok(Totals {
@@ -91,6 +123,7 @@ pub(super) fn totals(connection: &Connection) -> Result<Totals> {
             blob_bytes: unsigned(row, 3)?,
             disk_bytes: unsigned(row, 4)?,
             packed_bytes: unsigned(row, 5)?,
+            row_bytes: unsigned(row, 6)?,
         })
     })
 }
@@ -108,13 +141,15 @@ impl<'a> IndexChange<'a> {
             unreferenced: Vec::new(),
             journal: Vec::new(),
             packs: None,
+            keys: None,
             appended: Vec::new(),
             removed_records: Vec::new(),
         }
     }
 
-    pub(super) fn with_packs(connection: &'a Connection, packs: &'a mut Packs) -> Self {
-        Self { packs: Some(packs), ..Self::new(connection) }
+    /// A change of the index of an open store.
+    pub(super) fn for_store(connection: &'a Connection, packs: &'a mut Packs, keys: &'a KeyFilter) -> Self {
+        Self { packs: Some(packs), keys: Some(keys), ..Self::new(connection) }
     }
 
     /// Writes unchanged data; the success of its commit tells the state of the disk.
@@ -133,11 +168,11 @@ impl<'a> IndexChange<'a> {
         id: BlobId,
         (len, disk): (u64, u64),
         place: Option<PackPlace>,
-    ) -> Result<i64> {
+    ) -> Result<BlobRow> {
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO blobs (hash, len, disk, pack, at, size, sum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
-        insert.insert(params![
+        let row = insert.insert(params![
             id.as_bytes(),
             len as i64,
             disk as i64,
@@ -145,14 +180,20 @@ impl<'a> IndexChange<'a> {
             place.map(|place| place.at as i64),
             place.map(|place| place.size),
             place.map(|place| place_checksum(id, place)),
-        ])
+        ])?;
+        Ok(BlobRow { row, id, len, disk, place })
     }
 
-    /// Returns a blob's row and its place in a pack.
-    pub(crate) fn blob_with_place(&self, id: BlobId) -> Result<Option<(i64, Option<PackPlace>)>> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT id, pack, at, size, sum FROM blobs WHERE hash = ?1")?;
-        statement.query_row([id.as_bytes()], |row| Ok((row.get(0)?, place(row, 1, id)?))).optional()
+    /// Returns a blob's row.
+    pub(crate) fn find_blob(&self, id: BlobId) -> Result<Option<BlobRow>> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT id, len, disk, pack, at, size, sum FROM blobs WHERE hash = ?1")?;
+        let decode = |row: &Row<'_>| {
+            let (len, disk) = (unsigned(row, 1)?, unsigned(row, 2)?);
+            Ok(BlobRow { row: row.get(0)?, id, len, disk, place: place(row, 3, id)? })
+        };
+        statement.query_row([id.as_bytes()], decode).optional()
     }
 
     /// Records a blob's place; `None` for a file of its own. Returns false if it has no row.
@@ -205,45 +246,43 @@ impl<'a> IndexChange<'a> {
     }
 
     /// Inserts an object, replacing the same variant and variants beyond [`MAX_VARIANTS`], and returns its row.
-    pub(crate) fn insert_object(&mut self, new: &NewObject, blob: i64, now: UnixMillis) -> Result<i64> {
+    pub(crate) fn insert_object(&mut self, new: &NewObject, blob: BlobRow, now: UnixMillis) -> Result<i64> {
         self.insert_with_retention(new, blob, Retention::default(), now)
     }
 
     fn insert_with_retention(
         &mut self,
         new: &NewObject,
-        blob: i64,
+        blob: BlobRow,
         retention: Retention,
         last_used: UnixMillis,
     ) -> Result<i64> {
-        let mut blob_row = self
-            .connection
-            .prepare_cached("SELECT hash, len, disk, pack, at, size, sum FROM blobs WHERE id = ?1")?;
-        let (hash, len, disk, place) = blob_row.query_row([blob], |row| {
-            let hash = BlobId::from(row.get::<_, [u8; 32]>(0)?);
-            Ok((hash, unsigned(row, 1)?, unsigned(row, 2)?, place(row, 3, hash)?))
-        })?;
-        let mut replaced = self.same_variant(new)?;
+        // Most new keys have no row to look for.
+        let is_new = self.keys.is_some_and(|keys| !keys.may_have(&new.key));
+        let mut replaced = if is_new { Vec::new() } else { self.same_variant(new)? };
         let retention = retention | self.combined_retention(&replaced)?;
         self.delete_objects(&replaced)?;
-        let surplus = self.select(
-            "SELECT id, key, blob FROM objects WHERE key = ?1
-             ORDER BY response_time DESC, id DESC LIMIT -1 OFFSET ?2",
-            params![&*new.key, MAX_VARIANTS as i64 - 1],
-        )?;
-        self.delete_objects(&surplus)?;
+        if !is_new {
+            let surplus = self.select(
+                "SELECT id, key, blob FROM objects WHERE key = ?1
+                 ORDER BY response_time DESC, id DESC LIMIT -1 OFFSET ?2",
+                params![&*new.key, MAX_VARIANTS as i64 - 1],
+            )?;
+            self.delete_objects(&surplus)?;
+            replaced.extend(surplus);
+        }
         let queue = policy::initial_queue(self.connection, &new.key)?;
-        let mut entry = ObjectEntry { id: 0, retention, blob: hash, len, disk, place, new: new.clone() };
+        let BlobRow { row, id, len, disk, place } = blob;
+        let mut entry = ObjectEntry { id: 0, retention, blob: id, len, disk, place, new: new.clone() };
         entry.id = self.insert(
             None,
             &entry,
-            blob,
+            row,
             (queue, policy::next_position(self.connection, queue)?),
             last_used,
         )?;
         entry.encode(&mut self.journal);
         // Only now: the new object often has the blob of the replaced one.
-        replaced.extend(surplus);
         self.delete_unused_blobs(&replaced)?;
         Ok(entry.id)
     }
@@ -253,7 +292,7 @@ impl<'a> IndexChange<'a> {
         let Some(entry) = self.object(copy.object)?.filter(|entry| entry.blob == copy.blob) else {
             return Ok(None);
         };
-        let Some(blob) = self.blob_row(copy.blob)? else { return Ok(None) };
+        let Some(blob) = self.find_blob(copy.blob)? else { return Ok(None) };
         let new = NewObject { key: copy.key.clone(), ..entry.new };
         self.insert_with_retention(&new, blob, Retention { permanent: true, pinned: false }, copy.last_used)
             .map(Some)
@@ -267,6 +306,9 @@ impl<'a> IndexChange<'a> {
         (queue, entered): (Queue, i64),
         now: UnixMillis,
     ) -> Result<i64> {
+        if let Some(keys) = self.keys {
+            keys.add(&entry.new.key);
+        }
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO objects (id, key, selecting, status, headers, content_type, upstream, request_time,
                                   response_time, last_used, blob, queue, entered, pinned, sum)
@@ -372,19 +414,24 @@ impl<'a> IndexChange<'a> {
     }
 
     pub(super) fn delete(&mut self, found: Vec<ObjectRef>) -> Result<RemovedObjects> {
-        self.delete_objects(&found)?;
+        let rows = self.delete_objects(&found)?;
         let removed = RemovalStats { objects: found.len() as u64, bytes: self.delete_unused_blobs(&found)? };
+        let charged = rows + removed.bytes;
         let keys = found.into_iter().map(|object| object.key).collect();
-        Ok(RemovedObjects { keys, removed, evicted_pins: Vec::new() })
+        Ok(RemovedObjects { keys, removed, charged, evicted_pins: Vec::new() })
     }
 
-    pub(super) fn delete_objects(&mut self, found: &[ObjectRef]) -> Result<()> {
-        let mut delete = self.connection.prepare_cached("DELETE FROM objects WHERE id = ?1")?;
+    /// Deletes objects, and returns the bytes that were charged for their rows.
+    pub(super) fn delete_objects(&mut self, found: &[ObjectRef]) -> Result<u64> {
+        let mut delete = self
+            .connection
+            .prepare_cached(concat!("DELETE FROM objects WHERE id = ?1 RETURNING ", row_charge!("")))?;
+        let mut charged = 0;
         for object in found {
-            delete.execute([object.id])?;
+            charged += delete.query_row([object.id], |row| unsigned(row, 0)).optional()?.unwrap_or(0);
             journal::encode_remove(object.id, &mut self.journal);
         }
-        Ok(())
+        Ok(charged)
     }
 
     /// Deletes blobs without other objects, and returns their bytes on disk.

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::journal::IndexJournal;
 use super::rebuild::{self, OpenedIndex};
+use super::row;
 use super::schema::INCOMPLETE;
 use super::state::IndexState;
 use super::statements::{self, IndexChange};
@@ -32,6 +33,15 @@ use gupd_config::clock::Clock;
 
 /// Maximum number of changes in one transaction.
 const GROUP: usize = 256;
+
+/// Parts of the quota of which the index and its journal may have one without a charge.
+const INDEX_SHARE: u64 = 64;
+
+/// Maximum size in bytes below which a journal is never compacted.
+const SMALL_JOURNAL: u64 = 16 << 20;
+
+/// Maximum number of keys read at start: some ten milliseconds.
+const KEYS_AT_START: u64 = 10_000;
 
 /// Minimum time between two replacements of a damaged index: the next one may be damaged at once.
 const REPLACE_EVERY: Duration = Duration::from_secs(10);
@@ -105,6 +115,8 @@ impl IndexWriter {
         let packs = open_packs(&context)?;
         publish_state(&opened, &packs, &context)?;
         let OpenedIndex { connection, journal, .. } = opened;
+        fill_small_key_filter(&connection, &context.state)
+            .map_err(|error| context.state.error(error.to_string()))?;
         Ok(Self { connection, journal, packs, context, not_before: None })
     }
 
@@ -229,6 +241,7 @@ impl IndexWriter {
 
     /// Switches to another folder's index at the same path.
     fn reopen(&mut self) -> Result<(), StoreError> {
+        self.context.state.keys.clear();
         let opened = rebuild::open(&self.context.folder, self.context.clock.now(), false)?;
         self.packs = open_packs(&self.context)?;
         publish_state(&opened, &self.packs, &self.context)?;
@@ -279,6 +292,17 @@ fn close_replaced(connection: Connection) {
     }
 }
 
+/// Builds the filter of keys of a small index; that of a large one is built behind the start.
+fn fill_small_key_filter(connection: &Connection, state: &IndexState) -> rusqlite::Result<()> {
+    let objects = statements::totals(connection)?.objects;
+    if objects <= KEYS_AT_START {
+        let bits = state.keys.begin(objects);
+        row::for_each_key(connection, |key| bits.add(key))?;
+        state.keys.finish(bits);
+    }
+    Ok(())
+}
+
 fn open_packs(context: &WriterContext) -> Result<Packs, StoreError> {
     Packs::open(Arc::clone(&context.folder), context.room.quota(), Arc::clone(&context.pending_sync))
 }
@@ -299,7 +323,10 @@ fn publish_totals(connection: &Connection, packs: &Packs, context: &WriterContex
     let uncharged = packs.bytes().saturating_sub(totals.packed_bytes);
     totals.disk_bytes += uncharged;
     context.state.packs_due.store(uncharged > packs.capacity(), Ordering::Release);
-    context.room.set_committed(totals.disk_bytes);
+    let free_of_charge = context.room.quota() / INDEX_SHARE;
+    context.state.small_journal.store(SMALL_JOURNAL.min(free_of_charge), Ordering::Relaxed);
+    let index_bytes = totals.row_bytes.saturating_add(context.state.journal.load(Ordering::Relaxed));
+    context.room.set_committed(totals.disk_bytes.saturating_add(index_bytes.saturating_sub(free_of_charge)));
     context.counters.set_totals(&totals);
     Ok(())
 }
@@ -335,15 +362,14 @@ pub(super) fn run_in_savepoint<T>(
     map_error: impl Fn(rusqlite::Error) -> StoreError,
 ) -> Result<T, StoreError> {
     let connection = change.connection;
-    connection.execute_batch("SAVEPOINT change").map_err(&map_error)?;
+    let execute = |sql| connection.prepare_cached(sql).and_then(|mut one| one.execute([])).map(drop);
+    execute("SAVEPOINT change").map_err(&map_error)?;
     let result = work(change);
-    let end = if result.is_ok() {
-        "RELEASE change"
-    } else {
+    if result.is_err() {
         change.journal.clear();
         change.removed_records = std::mem::take(&mut change.appended);
-        "ROLLBACK TO change; RELEASE change"
-    };
-    connection.execute_batch(end).map_err(map_error)?;
+        execute("ROLLBACK TO change").map_err(&map_error)?;
+    }
+    execute("RELEASE change").map_err(map_error)?;
     result
 }
