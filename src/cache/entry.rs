@@ -40,6 +40,8 @@ pub struct CacheEntry {
     pub classification: Classification,
     /// Fields as clients receive them, built on first use: a hit copies a map instead of building one.
     pub client_headers: OnceLock<HeaderMap>,
+    /// Location of the bytes of a negative entry.
+    body: Option<BodySource>,
     recorded_use: AtomicI64,
     used: AtomicBool,
     /// Time of the last revalidation at a client's request.
@@ -58,6 +60,7 @@ impl CacheEntry {
             freshness,
             selecting,
             client_headers: OnceLock::new(),
+            body: None,
             recorded_use: AtomicI64::new(object.last_used()),
             used: AtomicBool::new(false),
             last_reload: AtomicI64::new(object.response_time),
@@ -67,9 +70,20 @@ impl CacheEntry {
         }
     }
 
+    /// Makes the entry that of a response without content, with its body in memory.
+    pub(crate) fn with_body(self, body: BodySource) -> Self {
+        Self { body: Some(body), ..self }
+    }
+
+    /// Returns true for a response without content, which is in memory only.
+    pub(crate) fn is_negative(&self) -> bool {
+        self.body.is_some()
+    }
+
     /// Location of the bytes.
     pub fn body_source(&self) -> BodySource {
-        BodySource::Blob { id: self.object.blob, len: self.object.len }
+        let stored = || BodySource::Blob { id: self.object.blob, len: self.object.len };
+        self.body.clone().unwrap_or_else(stored)
     }
 
     /// Marks the entry as used, and returns true on the first use since it became hot.

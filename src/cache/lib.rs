@@ -7,8 +7,10 @@
 pub mod digest;
 mod entry;
 pub mod fill;
+mod negative;
 mod selection;
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,9 +25,10 @@ use gupd_config::policy::Classification;
 use gupd_config::{self as config, Class};
 use gupd_http::storable::check_storable;
 use gupd_http::{Freshness, SelectingRequest, UnstorableReason, VaryFields};
-use gupd_store::{BlobId, Object, ObjectKey, RemovalStats, Store, StoreError};
+use gupd_store::{BlobId, BodySource, Object, ObjectKey, RemovalStats, Store, StoreError};
 
 pub use self::entry::CacheEntry;
+use self::negative::NegativeEntries;
 pub use self::selection::{ObjectSelection, PathGlob, age};
 
 /// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB that a relay may use beyond
@@ -61,6 +64,7 @@ pub enum CacheLookup {
 #[derive(Debug)]
 pub struct Cache {
     hot: moka::sync::Cache<ObjectKey, Variants>,
+    negative: NegativeEntries,
     unstorable: moka::sync::Cache<ObjectKey, UnstorableReason>,
     store: Arc<Store>,
     rules: ArcSwap<config::CacheSettings>,
@@ -104,6 +108,7 @@ impl Cache {
         let rules = ArcSwap::from_pointee(rules);
         Self {
             hot,
+            negative: NegativeEntries::new(),
             unstorable,
             store,
             rules,
@@ -134,8 +139,10 @@ impl Cache {
 
     /// Looks up hot entries only, without locks or I/O. `None` if no hot entry matches the request.
     pub fn find_hot(&self, key: &str, request: SelectingRequest<'_>) -> Option<Arc<CacheEntry>> {
-        let variants = self.hot.get(key)?;
-        variants.iter().find(|entry| entry.selecting.selects(request, &entry.object.headers)).cloned()
+        let select = |variants: Variants| {
+            variants.iter().find(|entry| entry.selecting.selects(request, &entry.object.headers)).cloned()
+        };
+        self.hot.get(key).and_then(select).or_else(|| self.negative.find(key, request))
     }
 
     /// Looks up hot entries, then the index.
@@ -150,6 +157,9 @@ impl Cache {
     ) -> Result<CacheLookup, StoreError> {
         #[cfg(debug_assertions)]
         self.lookups.fetch_add(1, Ordering::Relaxed);
+        if let Some(entry) = self.find_negative(key, request, classification) {
+            return Ok(CacheLookup::Hit(entry));
+        }
         let variants = match self.hot.get(&**key) {
             Some(variants) => variants,
             None => self.load(key, classification).await?,
@@ -167,6 +177,24 @@ impl Cache {
         })
     }
 
+    /// Looks up negative entries, and makes those of earlier settings anew.
+    fn find_negative(
+        &self,
+        key: &str,
+        request: SelectingRequest<'_>,
+        classification: &Classification,
+    ) -> Option<Arc<CacheEntry>> {
+        if let Some((variants, client)) = self.negative.outdated(key) {
+            for old in variants.iter() {
+                let Object { headers, request_time, response_time, .. } = &old.object;
+                let object = old.object.with_head(headers.clone(), *request_time, *response_time);
+                let entry = self.entry(object, old.selecting.clone(), classification.clone());
+                self.negative.insert(&Arc::new(entry.with_body(old.body_source())), client);
+            }
+        }
+        self.negative.find(key, request)
+    }
+
     /// Makes a stored response available to lookups.
     pub fn insert(
         &self,
@@ -175,6 +203,7 @@ impl Cache {
         classification: Classification,
     ) -> Arc<CacheEntry> {
         let entry = Arc::new(self.entry(object, selecting, classification));
+        self.negative.remove(&entry.object.key);
         self.hot.entry(entry.object.key.clone()).and_compute_with(|present| {
             let present = present.map(moka::Entry::into_value);
             let others = present.iter().flat_map(|variants| variants.iter());
@@ -182,6 +211,39 @@ impl Cache {
             Op::Put(std::iter::once(&entry).chain(others).take(gupd_store::MAX_VARIANTS).cloned().collect())
         });
         entry
+    }
+
+    /// Makes a response without content available to lookups, unless `client` has its part of the memory for such
+    /// responses. `body` is in memory.
+    pub(crate) fn insert_negative(
+        &self,
+        (object, body): (Object, BodySource),
+        selecting: VaryFields,
+        classification: Classification,
+        client: Option<IpAddr>,
+    ) -> Arc<CacheEntry> {
+        let entry = Arc::new(self.entry(object, selecting, classification).with_body(body));
+        self.negative.insert(&entry, client);
+        self.hot.invalidate(&*entry.object.key);
+        entry
+    }
+
+    /// Removes the negative entries of matching objects and returns their number.
+    pub(crate) fn remove_negative_if(&self, matches: impl Fn(&Object) -> bool) -> u64 {
+        self.negative.remove_if(matches)
+    }
+
+    /// Removes stored content under a key, after a negative entry has taken its place in memory.
+    ///
+    /// # Errors
+    /// Returns an error if the index cannot be written.
+    pub(crate) async fn remove_content(&self, key: &str) -> Result<(), StoreError> {
+        // A lookup that overlaps the removal must not make the content hot.
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.store.remove(key).await?;
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.hot.invalidate(key);
+        Ok(())
     }
 
     /// Records the fields of a stored response as updated by a `304` (RFC 9111 §4.3.4). The caller inserts the returned
@@ -283,6 +345,7 @@ impl Cache {
         self.rules.store(Arc::new(rules));
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.hot.invalidate_all();
+        self.negative.outdate();
         self.unstorable.invalidate_all();
     }
 
@@ -362,6 +425,7 @@ impl Cache {
         self.changes.fetch_add(1, Ordering::AcqRel);
         for key in keys {
             self.hot.invalidate(&**key);
+            self.negative.remove(key);
         }
     }
 }

@@ -56,7 +56,10 @@ async fn response_for_shared_caches_is_stored_without_its_cookie() {
         assert_eq!(cookies(&first), vec!["session=0"; names.len()], "{case}");
         assert_eq!(first.expect_body(), b"x", "{case}");
         site.wait_for_fills().await;
-        site.restart();
+        // A negative entry is in memory only.
+        if case != "404" {
+            site.restart();
+        }
         for request in [Request::get(FILE), Request::head(FILE), Request::get(FILE).range("0-0")] {
             let hit = site.send(request).await;
             assert_eq!((hit.cache_status(), cookies(&hit)), ("gupd; hit", vec![]), "{case}");

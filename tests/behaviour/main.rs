@@ -38,6 +38,7 @@ mod hostile;
 mod invalidation;
 mod limits;
 mod loops;
+mod negative;
 mod next_upstream;
 mod offline;
 mod pages;

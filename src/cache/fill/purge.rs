@@ -39,6 +39,7 @@ impl Fills {
             store.discard_unfinished_if(|object, len| unfinished.matches_unfinished(object, len, now));
         };
         spawn_blocking(discard).await?;
+        report.objects += context.cache.remove_negative_if(|object| selection.matches(object, now));
         let mut after = 0;
         loop {
             let page = context.store.page(after).await?;

@@ -26,7 +26,7 @@ use gupd_http::key;
 use gupd_http::validator::{add_validators, matches_stored};
 use gupd_http::{VaryFields, update};
 use gupd_net::upstream::{CurrentUpstream, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
-use gupd_store::{CHUNK, CommittedObject, Object};
+use gupd_store::{BodySource, CHUNK, CommittedObject, Object};
 
 /// Task of one fill.
 pub(super) struct FillTask {
@@ -254,9 +254,9 @@ impl FillTask {
 
     /// Publishes the committed object.
     async fn finish_stored(&self, content: &FillContent, committed: CommittedObject) -> FillOutcome {
-        let CommittedObject { object, deduplicated, .. } = committed;
+        let CommittedObject { object, source, deduplicated } = committed;
         tracing::debug!(key = &*self.request.key, blob = %object.blob, len = object.len, "stored");
-        match self.publish(object, &content.head.selecting, &content.head.classification).await {
+        match self.publish((object, source), &content.head.selecting, &content.head.classification).await {
             Some(entry) => self.set_phase(Phase::Stored { entry }),
             // Followers read to the end from the phase `Complete`.
             None => return FillOutcome::Outdated,
@@ -285,7 +285,10 @@ impl FillTask {
             },
         };
         StepOutcome::Done(match refreshed {
-            Ok(object) => match self.publish(object, &stale.selecting, &stale.classification).await {
+            Ok(object) => match self
+                .publish((object, stale.body_source()), &stale.selecting, &stale.classification)
+                .await
+            {
                 Some(entry) => {
                     self.set_phase(Phase::NotModified { entry });
                     FillOutcome::NotModified
@@ -356,14 +359,20 @@ impl FillTask {
     /// and the object is invalidated, if an unsafe request changed it during the fill (RFC 9111 §4.4).
     async fn publish(
         &self,
-        object: Object,
+        (object, source): (Object, BodySource),
         selecting: &VaryFields,
         classification: &Classification,
     ) -> Option<Arc<CacheEntry>> {
         let entry = {
             let mut running = self.context.lock();
-            self.remove_from(&mut running)
-                .then(|| self.context.cache.insert(object, selecting.clone(), classification.clone()))
+            let (cache, selecting, classification) =
+                (&self.context.cache, selecting.clone(), classification.clone());
+            self.remove_from(&mut running).then(|| match source {
+                BodySource::Blob { .. } => cache.insert(object, selecting, classification),
+                BodySource::Partial(_) => {
+                    cache.insert_negative((object, source), selecting, classification, self.request.client)
+                }
+            })
         };
         if entry.is_none()
             && let Err(error) = self.context.cache.invalidate(&self.request.key).await

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 
 use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
+use tokio::task::yield_now;
 
 use super::{FillTask, StepOutcome};
 use crate::digest::{CompleteContent, DigestVerdict, Expectation, Subject};
@@ -20,6 +21,7 @@ use crate::fill::resumption::{MAX_CHANGES, ResumeAttempt, ResumeOutcome, Resumpt
 use crate::fill::run::RunSource;
 use crate::fill::transfer::Transfer;
 use crate::fill::{BackgroundFetch, FillContent, FillError, FillOutcome, Phase, UnsharedReason};
+use crate::negative;
 use gupd_config::policy::plausibility;
 use gupd_config::{Class, FinishPolicy, UpstreamId};
 use gupd_http::range::RequestedPart;
@@ -27,7 +29,7 @@ use gupd_http::storable::check_length;
 use gupd_http::{UnstorableReason, VaryFields};
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::UpstreamResponse;
-use gupd_store::{BlobWriter, BodySource, CHUNK, StoreError, UnfinishedFill};
+use gupd_store::{BLOCK, BlobWriter, BodySource, CHUNK, StoreError, UnfinishedFill};
 
 /// Maximum number of restarts with changed content before the fill fails. A middlebox may break off each transfer while
 /// the managers differ; without a limit, the content would cross the WAN for ever and for no client.
@@ -139,10 +141,11 @@ impl FillTask {
         if content.length == Some(0) && content.head.kept.is_ok() {
             content.head.mark_replaced();
         }
-        self.set_phase(Phase::Receiving { content: content.clone(), arrived });
         let fetch = self.content_fetch(&content, arrived);
         let check_limit = |bytes| self.check_open_ended(bytes);
-        match fetch.run(&mut writer, first, transfer, check_limit, &*self).await {
+        let run = fetch.run(&mut writer, first, transfer, check_limit, &*self);
+        let ((), fetched) = tokio::join!(biased; self.announce(&content, arrived), run);
+        match fetched {
             ContentFetchResult::All { length } => self.finish_content(content, writer, length).await,
             ContentFetchResult::Changed(answer) => {
                 writer.discard();
@@ -165,6 +168,24 @@ impl FillTask {
                 StepOutcome::Done(self.fail(error))
             }
         }
+    }
+
+    /// Publishes the head. A small body often arrives with it: its followers are woken once, for both.
+    async fn announce(&self, content: &Arc<FillContent>, arrived: u64) {
+        let head = Phase::Receiving { content: content.clone(), arrived };
+        if content.length.is_none_or(|length| length >= BLOCK) {
+            return self.set_phase(head);
+        }
+        self.phase.send_if_modified(|phase| {
+            *phase = head;
+            false
+        });
+        // The connection's task passes the body on.
+        yield_now().await;
+        yield_now().await;
+        self.phase.send_if_modified(
+            |phase| matches!(phase, Phase::Receiving { arrived: now, .. } if *now == arrived),
+        );
     }
 
     /// Remembers an upstream whose backends have different validators for the same content.
@@ -255,6 +276,9 @@ impl FillTask {
             self.unregister();
             return StepOutcome::Done(FillOutcome::HandedOver);
         }
+        if negative::is_negative(content.head.status) && length < negative::MAX_BODY {
+            return StepOutcome::Done(self.keep_negative(&content, writer).await);
+        }
         StepOutcome::Done(self.commit(&content, writer).await)
     }
 
@@ -278,6 +302,22 @@ impl FillTask {
             Ok(DigestVerdict::GiveUp) => StepOutcome::Done(self.fail(FillError::Corrupt { upstream })),
             Err(error) => StepOutcome::Done(self.fail(error.into())),
         }
+    }
+
+    /// Keeps a response without content in memory. It takes the place of stored content, but none of its room.
+    async fn keep_negative(&self, content: &FillContent, writer: BlobWriter) -> FillOutcome {
+        let committed = match writer.keep_in_memory(content.head.to_object(&self.request)) {
+            Ok(committed) => committed,
+            Err(error) => return self.end_uncommitted(&error),
+        };
+        let outcome = self.finish_stored(content, committed).await;
+        // A background fetch may not know the stored content.
+        let has_content =
+            self.replaced.as_ref().map_or(self.request.background.is_some(), |old| !old.is_negative());
+        if has_content && let Err(error) = self.context.cache.remove_content(&self.request.key).await {
+            tracing::debug!(%error, key = &*self.request.key, "cannot remove content that its manager lacks");
+        }
+        outcome
     }
 
     /// Returns true if the first bytes of complete content show a page in place of a file.
@@ -311,20 +351,23 @@ impl FillTask {
     async fn commit(&self, content: &FillContent, writer: BlobWriter) -> FillOutcome {
         match writer.commit(content.head.to_object(&self.request)).await {
             Ok(committed) => self.finish_stored(content, committed).await,
-            Err(error) => {
-                // Followers have, or can still read, the right bytes; only later clients must fetch them again.
-                let key = &*self.request.key;
-                // A degraded store is logged once, not by each fill that ends while it lasts.
-                let is_logged = matches!(error, StoreError::IndexDamaged { .. } | StoreError::Released);
-                if is_logged || self.context.store.degradation().is_some() {
-                    tracing::debug!(%error, key, "content was served but could not be stored");
-                } else {
-                    tracing::error!(%error, key, "content was served but could not be stored");
-                }
-                self.unregister();
-                FillOutcome::Store
-            }
+            Err(error) => self.end_uncommitted(&error),
         }
+    }
+
+    /// Ends the fill of complete content that the store refused. Followers have, or can still read, the right bytes;
+    /// only later clients must fetch them again.
+    fn end_uncommitted(&self, error: &StoreError) -> FillOutcome {
+        let key = &*self.request.key;
+        // A degraded store is logged once, not by each fill that ends while it lasts.
+        let is_logged = matches!(error, StoreError::IndexDamaged { .. } | StoreError::Released);
+        if is_logged || self.context.store.degradation().is_some() {
+            tracing::debug!(%error, key, "content was served but could not be stored");
+        } else {
+            tracing::error!(%error, key, "content was served but could not be stored");
+        }
+        self.unregister();
+        FillOutcome::Store
     }
 
     async fn verify(
