@@ -1,6 +1,6 @@
-//! The stream of a client connection, with a stall time-out: a client that receives nothing for too long is
+//! The stream of a client connection, with a stall time-out: a client that receives next to nothing for too long is
 //! disconnected, so that it holds neither memory nor a slot. One timer, armed only while a write waits; a client that
-//! reads costs nothing. The stream outlives the HTTP state of an idle connection, and gives back the bytes that state
+//! reads costs nothing. The complication: the stream outlives the HTTP state of an idle connection, and gives back the bytes that state
 //! had read ahead.
 
 use std::io;
@@ -18,13 +18,21 @@ use super::connection::TcpBased;
 use super::connection_state::ConnectionState;
 use super::half_close::HalfCloseWatch;
 
+/// Minimum rate in bytes a second of a client that keeps writes waiting, over `server.stall_timeout` of such waits. The
+/// slowest lines of sites have ten times as much.
+const MIN_RATE: f64 = 1024.0;
+
 /// A client's stream.
 pub(super) struct ClientStream<S> {
     stream: S,
     stall_timeout: Duration,
     activity: Arc<ConnectionActivity>,
     timer: Option<Pin<Box<Sleep>>>,
-    is_waiting: bool,
+    /// When a write began to wait; `None` while none does.
+    waiting_since: Option<Instant>,
+    /// Time that writes have waited since the client last kept the minimum rate, and bytes written in that period.
+    waited: Duration,
+    written: usize,
     /// Bytes read before, which come first.
     read_ahead: Bytes,
     /// `None` over TLS, where the end of the sending side is a record that hyper has to read.
@@ -34,8 +42,17 @@ pub(super) struct ClientStream<S> {
 impl<S> ClientStream<S> {
     /// Wraps `stream`; reads and writes are recorded in `activity`.
     pub(super) fn new(stream: S, stall_timeout: Duration, activity: Arc<ConnectionActivity>) -> Self {
-        let (timer, is_waiting, read_ahead, half_close) = (None, false, Bytes::new(), None);
-        Self { stream, stall_timeout, activity, timer, is_waiting, read_ahead, half_close }
+        Self {
+            stream,
+            stall_timeout,
+            activity,
+            timer: None,
+            waiting_since: None,
+            waited: Duration::ZERO,
+            written: 0,
+            read_ahead: Bytes::new(),
+            half_close: None,
+        }
     }
 
     /// Serves a client that closes its sending side.
@@ -60,7 +77,8 @@ impl<S> ClientStream<S> {
     }
 
     fn record_write(&mut self, written: &Poll<io::Result<usize>>) {
-        if matches!(written, Poll::Ready(Ok(1..))) {
+        if let Poll::Ready(Ok(bytes @ 1..)) = *written {
+            self.note_progress(bytes);
             self.activity.record_write();
             self.half_close.iter_mut().for_each(HalfCloseWatch::note_write);
         }
@@ -68,21 +86,40 @@ impl<S> ClientStream<S> {
 
     fn check_stall<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            if self.is_waiting {
-                self.is_waiting = false;
-                self.activity.set_write_blocked(false);
-            }
+            self.end_wait();
             return written;
         }
-        let deadline = Instant::now() + self.stall_timeout;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.stall_timeout)));
-        if !self.is_waiting {
-            self.is_waiting = true;
+        let left = self.stall_timeout.saturating_sub(self.waited);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(left)));
+        if self.waiting_since.is_none() {
+            let now = Instant::now();
+            self.waiting_since = Some(now);
             self.activity.set_write_blocked(true);
-            timer.as_mut().reset(deadline);
+            timer.as_mut().reset(now + left);
         }
         ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "client stalled: it receives nothing")))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "client stalled: it receives next to nothing",
+        )))
+    }
+
+    fn end_wait(&mut self) {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += since.elapsed();
+            self.activity.set_write_blocked(false);
+        }
+    }
+
+    /// Counts written bytes, and begins a new period once they are as many as the minimum rate asks for.
+    fn note_progress(&mut self, bytes: usize) {
+        self.end_wait();
+        if self.waited > Duration::ZERO {
+            self.written = self.written.saturating_add(bytes);
+            if self.written as f64 >= MIN_RATE * self.stall_timeout.as_secs_f64() {
+                (self.waited, self.written) = (Duration::ZERO, 0);
+            }
+        }
     }
 }
 
@@ -152,9 +189,56 @@ impl<S: AsyncWrite + TcpBased + Unpin> AsyncWrite for ClientStream<S> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test ends by a panic")]
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::net::TcpStream;
 
     use super::*;
+
+    impl TcpBased for DuplexStream {
+        const READS_AHEAD: bool = false;
+
+        fn tcp(&self) -> &TcpStream {
+            unreachable!("only half-closed connections are asked")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn client_below_minimum_rate_is_disconnected() {
+        // Bytes that the client reads, every so many seconds, and whether it may keep its connection.
+        for (bytes, pause, is_kept) in [
+            (1, 1, false),
+            (1, 59, false),
+            (500, 1, false),
+            (0, 1, false),
+            (2048, 1, true),
+            (65_536, 50, true),
+        ] {
+            let (mut client, stream) = duplex(1024);
+            let mut stream = ClientStream::new(stream, Duration::from_secs(60), Arc::default());
+            let writing = async {
+                loop {
+                    stream.write_all(&[0; 512]).await?;
+                }
+            };
+            let reading = async {
+                let mut into = vec![0; bytes];
+                for _ in 0..200 {
+                    tokio::time::sleep(Duration::from_secs(pause)).await;
+                    client.read_exact(&mut into).await.unwrap();
+                }
+            };
+            let begun = Instant::now();
+            let end: Option<io::Result<()>> = tokio::select! {
+                end = writing => Some(end),
+                () = reading => None,
+            };
+            assert_eq!(end.is_none(), is_kept, "{bytes} bytes in {pause} s");
+            if let Some(end) = end {
+                assert_eq!(end.unwrap_err().kind(), io::ErrorKind::TimedOut);
+                assert!(begun.elapsed() <= Duration::from_secs(121), "{:?}", begun.elapsed());
+            }
+        }
+    }
 
     #[tokio::test]
     async fn unread_bytes_come_before_those_of_the_client() {
