@@ -1,7 +1,8 @@
 //! Packs: append-only files of small blobs, so that a small object costs no file of its own. A record describes itself:
 //! a header for scans, then the bytes that the blob's own file would have (body, trailer, footer). The index thread
 //! alone appends, marks and removes. Records are never overwritten; a mark in the header of a removed one keeps a scan
-//! from restoring it. Pure format here; see `packs` for the files.
+//! from restoring it. A blob that contains a record's magic has a file of its own: behind damage, a scan would take
+//! what a server wrote there for a record. Pure format here; see `packs` for the files.
 //!
 //! ```text
 //! magic (8) · size of the image (4) · XXH3-64 of the size, lower half (4) · state (1) · zero (7) | image
@@ -11,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use memchr::memmem;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::BLOCK;
@@ -68,6 +70,11 @@ pub(super) const fn charged_bytes(bytes: u64) -> u64 {
 pub(super) struct ScannedRecord {
     pub(super) place: PackPlace,
     pub(super) is_removed: bool,
+}
+
+/// Returns true if a record of this blob could be mistaken for several.
+pub(super) fn contains_magic(body: &[u8], object: &[u8]) -> bool {
+    [body, object].iter().any(|bytes| memmem::find(bytes, &MAGIC).is_some())
 }
 
 /// Encodes a blob of one object as a record.

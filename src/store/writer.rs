@@ -269,12 +269,16 @@ impl BlobWriter {
             DraftRoom::File(_) => None,
         };
         let sealed = match (room, &body) {
-            (DraftRoom::Memory(reservation), Some(body)) if len < PACKED_BELOW => SealedBlob::Packed {
-                id,
-                len,
-                record: pack::encode(id, body, &checksums, &record),
-                reservation,
-            },
+            (DraftRoom::Memory(reservation), Some(body))
+                if len < PACKED_BELOW && !pack::contains_magic(body, &record) =>
+            {
+                SealedBlob::Packed {
+                    id,
+                    len,
+                    record: pack::encode(id, body, &checksums, &record),
+                    reservation,
+                }
+            }
             (room, body) => {
                 let (trailer, body) = (trailer::encode(id, len, &checksums, &record), body.clone());
                 self.seal_file((id, len), room, body, trailer).await?

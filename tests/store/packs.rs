@@ -69,6 +69,24 @@ fn small_body_costs_no_file_and_reads_back_after_a_restart() {
 }
 
 #[tokio::test]
+async fn body_that_looks_like_a_record_has_its_own_file() {
+    let site = Site::with(|config| config.memory = 0);
+    let store = site.open();
+    let magic = b"gupdpack";
+    for (number, (before, after)) in
+        [(0, 0), (1, 0), (0, 1), (300, 300), (60_000, 4000)].into_iter().enumerate()
+    {
+        let bytes = Bytes::from([vec![0; before], magic.to_vec(), vec![0; after]].concat());
+        let key = number.to_string();
+        super::store(&store, &key, &bytes).await.unwrap();
+        assert_eq!((blob_files(&site), count(&site, "packs")), (number + 1, 0));
+        assert_eq!(read_whole(&store, &key).await.unwrap(), bytes);
+    }
+    super::store(&store, "other", &Bytes::from_static(b"gupdpac")).await.unwrap();
+    assert_eq!(count(&site, "packs"), 1);
+}
+
+#[tokio::test]
 async fn body_in_memory_moves_to_a_file_when_it_must() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
