@@ -26,6 +26,7 @@ mod lan;
 mod limit;
 mod log;
 mod networks;
+mod octets;
 mod overrides;
 pub mod pattern;
 mod peer;

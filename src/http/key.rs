@@ -1,26 +1,30 @@
 //! Keys of responses: the route, the binding of the client's group unless the class is payload, and the normalized path
 //! and query:
 //! `<route> /<path>` or `<route> ~<binding> /<path>`. Equivalent spellings are one object; the client's spelling
-//! still goes upstream. Paths that a manager may read differently are refused before routes and rules see
-//! them.
+//! still goes upstream. Routes and rules judge the canonical form of the path; paths with dot segments are refused
+//! before.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use http::uri::PathAndQuery;
 
 use gupd_config::Class;
+use gupd_config::pattern;
 use gupd_config::policy::{Policy, RevisionFile};
 use gupd_config::profile::QuerySelection;
 
 /// Reason to refuse a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathError {
-    /// `.` or `..` as a segment, also percent-encoded or behind a backslash.
+    /// `.` or `..` as a segment, also percent-encoded, behind a backslash or with parameters (`..;x`).
     DotSegment,
     /// A control character or a backslash in the path, raw or percent-encoded; in the query a raw control character.
     ControlCharacter,
     /// `%` without two hexadecimal digits in the path.
     PercentEncoding,
+    /// A path that some servers take for another one, where that one is content.
+    AmbiguousSpelling,
 }
 
 /// Normalizes a path and query for keys, routes and rules. Unneeded percent-encoding is decoded (RFC 3986 §6.2.2.2),
@@ -35,7 +39,7 @@ pub fn normalize(path: &str, query: Option<&str>) -> Result<NormalizedTarget, Pa
     let mut text = String::with_capacity(path.len() + query.map_or(0, |query| query.len() + 1));
     append_normalized(path, Part::Path, &mut text)?;
     let length = text.len();
-    check_segments(&text)?;
+    let is_plain = check_segments(&text)?;
     lowercase_guids(&mut text);
     if let Some(query) = query {
         text.push('?');
@@ -47,7 +51,7 @@ pub fn normalize(path: &str, query: Option<&str>) -> Result<NormalizedTarget, Pa
             appended => appended?,
         }
     }
-    Ok(NormalizedTarget { text, path: length })
+    Ok(NormalizedTarget { text, path: length, is_plain })
 }
 
 /// Separator of route and binding.
@@ -99,12 +103,23 @@ pub struct KeyBinding<'a> {
 pub struct NormalizedTarget {
     text: String,
     path: usize,
+    is_plain: bool,
 }
 
 impl NormalizedTarget {
     /// Returns the path.
     pub fn path(&self) -> &str {
         &self.text[..self.path]
+    }
+
+    /// Returns true if every server reads the path alike.
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
+    /// Returns the path that selects the route: the path itself unless some servers take it for another one.
+    pub fn canonical_path(&self) -> Cow<'_, str> {
+        if self.is_plain { self.path().into() } else { pattern::fold(self.path()).into() }
     }
 
     /// Returns the query.
@@ -183,17 +198,15 @@ fn append_normalized(text: &str, part: Part, output: &mut String) -> Result<(), 
     Ok(())
 }
 
-/// A manager that reads `%2F` or a backslash as `/` must see no dot segment either.
-fn check_segments(path: &str) -> Result<(), PathError> {
-    let is_dots = |segment: &str| matches!(segment, "." | "..");
-    if path.split('/').any(is_dots) {
+/// Refuses segments that a lenient manager reads as dot segments, and backslashes. Returns true if the path is plain.
+fn check_segments(path: &str) -> Result<bool, PathError> {
+    if pattern::is_plain(path) {
+        return Ok(true);
+    }
+    if pattern::has_dot_segment(path) {
         return Err(PathError::DotSegment);
     }
-    let has_backslash = path.contains('\\');
-    if (has_backslash || path.contains('%')) && path.replace("%2F", "/").split(['/', '\\']).any(is_dots) {
-        return Err(PathError::DotSegment);
-    }
-    if has_backslash { Err(PathError::ControlCharacter) } else { Ok(()) }
+    if path.contains('\\') { Err(PathError::ControlCharacter) } else { Ok(false) }
 }
 
 /// GUIDs appear in mixed case, and the managers' file system ignores case.
@@ -331,7 +344,19 @@ mod tests {
 
     #[test]
     fn ambiguous_paths_are_refused() {
-        for path in ["/a/../b", "/..", "/%2e%2E/b", "/a\\..\\b", "/a%5c..%5Cb", "/./a", "/a%2f..%2Fb"] {
+        for path in [
+            "/a/../b",
+            "/..",
+            "/%2e%2E/b",
+            "/a\\..\\b",
+            "/a%5c..%5Cb",
+            "/./a",
+            "/a%2f..%2Fb",
+            "/a/..;x/b",
+            "/a/%2e.%3B/b",
+            "/a/%252e%252e/b",
+            "/a/%c0%ae%c0%ae/b",
+        ] {
             assert_eq!(key(path), Err(PathError::DotSegment), "{path}");
         }
         for path in ["/a%00", "/a%0d%0aSet-Cookie:x", "/a\u{7f}", "/a%5cb"] {

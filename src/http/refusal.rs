@@ -49,7 +49,7 @@ pub enum SlotRefusalReason {
 
 impl Refusal {
     /// Every refusal, for metrics that exist before the first one.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Connect,
         Self::Trace,
         Self::ForeignTarget,
@@ -59,6 +59,7 @@ impl Refusal {
         Self::Path(PathError::DotSegment),
         Self::Path(PathError::ControlCharacter),
         Self::Path(PathError::PercentEncoding),
+        Self::Path(PathError::AmbiguousSpelling),
         Self::UriTooLong,
         Self::NoRoute,
         Self::Loop,
@@ -79,6 +80,7 @@ impl Refusal {
             Self::Path(PathError::DotSegment) => "dot-segment",
             Self::Path(PathError::ControlCharacter) => "control-character",
             Self::Path(PathError::PercentEncoding) => "percent-encoding",
+            Self::Path(PathError::AmbiguousSpelling) => "ambiguous-spelling",
             Self::UriTooLong => "uri-too-long",
             Self::NoRoute => "no-route",
             Self::Loop => "loop",
@@ -119,6 +121,9 @@ impl Refusal {
             }
             Self::Path(PathError::PercentEncoding) => {
                 "gupd: path refused: it has a % without two hexadecimal digits\n"
+            }
+            Self::Path(PathError::AmbiguousSpelling) => {
+                "gupd: path refused: some servers take it for another one: send it without //, ;, %2F and %25\n"
             }
             Self::UriTooLong => "gupd: request target refused: too long\n",
             Self::NoRoute => "gupd: no route for this host and path\n",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 
-use crate::key::{self, KeyBinding, NormalizedTarget};
+use crate::key::{self, KeyBinding, NormalizedTarget, PathError};
 use crate::refusal::Refusal;
 use gupd_config::policy::{Classification, Policy, Route, UpstreamBinding};
 use gupd_config::{Class, PublicName, UpstreamId};
@@ -124,11 +124,17 @@ impl Target {
             return Err(Refusal::TargetForm);
         }
         let normalized = key::normalize(original.path(), original.query())?;
-        let (policy, path) = (rules.policy, normalized.path());
-        let route = policy.route(host.as_deref(), path).ok_or(Refusal::NoRoute)?;
-        let route =
-            policy.origin_route(route, path, normalized.query()).map_err(|_| Refusal::ForeignTarget)?.clone();
-        let classification = route.selects_query().then(|| policy.classify(&route, path));
+        let (policy, path) = (rules.policy, normalized.canonical_path());
+        let route = policy.route(host.as_deref(), &path).ok_or(Refusal::NoRoute)?;
+        let route = policy
+            .origin_route(route, &path, normalized.query())
+            .map_err(|_| Refusal::ForeignTarget)?
+            .clone();
+        if !normalized.is_plain() && policy.is_ambiguous(&route, &path) {
+            return Err(PathError::AmbiguousSpelling.into());
+        }
+        let classification = route.selects_query().then(|| policy.classify(&route, &path));
+        drop(path);
         let normalized = match &classification {
             Some(rule) => normalized.with_query(rule.key_query()),
             None => normalized,

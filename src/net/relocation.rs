@@ -87,7 +87,9 @@ impl Relocation<'_> {
         let Ok(normalized) = key::normalize(target.path(), target.query()) else { return false };
         let own = Authority::try_from(self.own_authority()).ok();
         let host = own.map(|own| normalize_host(own.host()));
-        let Some(route) = self.policy.route(host.as_deref(), normalized.path()) else { return false };
+        let Some(route) = self.policy.route(host.as_deref(), &normalized.canonical_path()) else {
+            return false;
+        };
         let order = self.target.bound_upstreams().unwrap_or(&route.upstreams);
         let is_at = |scheme| self.upstreams.has_authority_among(order, scheme, &url.authority);
         url.scheme.map_or_else(|| is_at("http") || is_at("https"), is_at)

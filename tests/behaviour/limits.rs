@@ -144,6 +144,33 @@ async fn narrower_limit_holds_only_its_own_paths() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn odd_spelling_has_the_limit_of_its_file() {
+    let rate = 1_000 * KIB;
+    let site = Site::for_manager(Manager::start(), |config| {
+        config.routes[0].profile =
+            gupd_config::Profiles::built_in().unwrap().find("generic").unwrap().clone();
+        config.wan_limits = vec![gupd_config::WanLimit {
+            name: "packages".to_owned(),
+            matches: gupd_config::WanMatch::Pattern("/packages/*.zip".to_owned()),
+            limit: constant_rate(rate),
+        }];
+    });
+    let body = bytes(1, 300 << 10);
+    for path in [
+        "//packages/a.zip",
+        "/packages%2Fa.zip",
+        "/packages;x/a.zip",
+        "/packages/a.zip.",
+        "/PACKAGES/a%252ezip",
+    ] {
+        site.manager.put(path, Resource::new(body.clone()));
+        let begun = Instant::now();
+        assert!(site.get(path).await.expect_body() == body);
+        assert!(begun.elapsed() >= shortest_time(body.len() as u64, rate), "{path}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn limited_upload_is_no_upstream_timeout() {
     let site = Site::with_config(|config| {
         config.wan.limit = constant_rate(KIB);

@@ -58,6 +58,7 @@ mod rollout;
 mod scrub;
 mod sharing;
 mod sparse;
+mod spellings;
 mod starvation;
 mod targets;
 mod tls;

@@ -8,6 +8,7 @@ use gupd_config::clock::UnixMillis;
 use gupd_config::policy::window::client_offset;
 use gupd_config::{Config, GroupSettings, Overrides};
 
+use crate::spellings::{odd_spellings, plain_spellings, put_at_all};
 use crate::support::{PAYLOAD, Request, Resource, Response, Site, WireClient, bytes};
 
 const DELTA: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261120001.dax";
@@ -99,6 +100,18 @@ async fn windows_defer_only_payload_downloads() {
     assert_eq!(get_from(FREE, &site, PAYLOAD).await.status, 200);
     assert_eq!(retry_after(&site.get(PAYLOAD).await), 8 * 3600);
     assert_eq!(retry_after(&site.send(Request::get(PAYLOAD).range("5-9")).await), 8 * 3600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_spelling_of_a_payload_evades_its_window() {
+    let site = site("windows = \"mon-fri 20:00-06:00\"");
+    let (odd, plain) = (odd_spellings(PAYLOAD), plain_spellings(PAYLOAD));
+    for (targets, status) in [(odd, 400), (plain, 503)] {
+        put_at_all(&site, &targets, &Resource::new("content"));
+        for target in targets {
+            assert_eq!(site.get(&target).await.status, status, "{target}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -128,7 +128,7 @@ impl Explanation {
                 flags.path
             ))
         })?;
-        let path = normal.path();
+        let path = &*normal.canonical_path();
         let route = policy.route(flags.host.as_deref(), path).ok_or_else(|| {
             CommandError::Failed(format!(
                 "--path {path}: no route matches and clients get 404: pass --host, or add a [[route]]"
@@ -140,6 +140,12 @@ impl Explanation {
                 flags.path
             ))
         })?;
+        if !normal.is_plain() && policy.is_ambiguous(route, path) {
+            return Err(CommandError::Failed(format!(
+                "--path {}: the relay answers 400, because some servers take it for {path}: pass that path",
+                flags.path
+            )));
+        }
         let classification = policy.classify(route, path);
         let client = flags.client.to_canonical();
         let names = flags.certificate.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());

@@ -156,7 +156,7 @@ impl Policy {
     }
 
     /// Returns the route of a request: by `host` (the authority; a port is ignored), then by the longest prefix of
-    /// `path`.
+    /// `path`, in its canonical form if it is not plain.
     pub fn route(&self, host: Option<&str>, path: &str) -> Option<&Arc<Route>> {
         self.routes.find(host, path)
     }
@@ -196,6 +196,23 @@ impl Policy {
         let Match { class, form, rule, format } = route.rules.find(&path);
         let content_type = Arc::clone(self.content_types.find(&path, class, rule.as_deref()));
         Classification { class, form, content_type, rule, format }
+    }
+
+    /// Returns true if a path that is not [plain](pattern::is_plain) must be refused: its canonical form is content with
+    /// a class, type or revision by a rule, and a server may or may not take it for that. `canonical` is that form.
+    pub fn is_ambiguous(&self, route: &Route, canonical: &str) -> bool {
+        if route.profile.revisions.iter().any(|pattern| pattern.find(canonical).is_some()) {
+            return true;
+        }
+        let is_known = || {
+            let Classification { class, content_type, .. } = self.classify(route, canonical);
+            match class {
+                Class::Payload | Class::Catalog => true,
+                Class::Generic => *content_type != *content::name_for_class(class),
+                Class::Private => false,
+            }
+        };
+        route.profile.refuses_ambiguous_paths && is_known()
     }
 
     /// Returns the group of a client: the first that matches it, else the default group.

@@ -44,6 +44,8 @@ pub struct Profile {
     pub name: String,
     /// Description for people.
     pub title: String,
+    /// True to refuse paths that some servers take for the path of content.
+    pub refuses_ambiguous_paths: bool,
     /// Rules of paths; the first that matches decides.
     pub paths: Vec<PathRule>,
     /// Locations of revision numbers in paths.

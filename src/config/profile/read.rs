@@ -17,7 +17,7 @@ use crate::document::{Document, Section};
 use crate::file::Block;
 use crate::pattern;
 use crate::problem::{Location, Problem, Problems};
-use crate::reader::{choice, label, line, number, parameter, time_within};
+use crate::reader::{boolean, choice, label, line, number, parameter, time_within};
 
 /// Maximum number of fields that select a response.
 const MAX_KEY_FIELDS: usize = 4;
@@ -68,6 +68,7 @@ fn read_profile(document: &mut Document, file: &Arc<str>) -> Option<ProfileFile>
     let name = s.read_required("name", label);
     let title = s.read_required("title", line);
     let includes = s.read_list("include", label).unwrap_or_default();
+    let refuses_ambiguous_paths = s.read("refuse_ambiguous_paths", boolean).unwrap_or_default();
     let location = s.location().cloned().unwrap_or_else(|| Location::File(Arc::clone(file), None));
     document.close(s);
     let paths = read_paths(document);
@@ -78,7 +79,18 @@ fn read_profile(document: &mut Document, file: &Arc<str>) -> Option<ProfileFile>
     let clients = read_clients(document);
     let vectors = read_vectors(document);
     let (name, title) = (name?, title?);
-    let profile = Profile { name, title, paths, revisions, origin, guids, formats, clients, vectors };
+    let profile = Profile {
+        name,
+        title,
+        refuses_ambiguous_paths,
+        paths,
+        revisions,
+        origin,
+        guids,
+        formats,
+        clients,
+        vectors,
+    };
     Some(ProfileFile { profile, includes, location })
 }
 

@@ -106,6 +106,7 @@ impl ProfileFile {
             match all.iter().find(|other| other.profile.name == *name) {
                 Some(other) if other.includes.is_empty() => {
                     let included = other.profile.clone();
+                    profile.refuses_ambiguous_paths |= included.refuses_ambiguous_paths;
                     profile.paths.extend(included.paths);
                     profile.revisions.extend(included.revisions);
                     profile.origin = profile.origin.or(included.origin);

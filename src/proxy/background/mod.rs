@@ -117,7 +117,7 @@ impl Background {
         let normal = key::normalize(path.path(), path.query()).map_err(|_| refused())?;
         let generation = self.generations.load();
         let policy = &generation.policy;
-        let route = policy.route(None, normal.path()).ok_or_else(refused)?;
+        let route = policy.route(None, &normal.canonical_path()).ok_or_else(refused)?;
         let classified = policy.classify(route, normal.path());
         let (class, normal) = (classified.class, normal.with_query(classified.key_query()));
         let key = |bound| ObjectKey::from(normal.key(&route.name, bound));
