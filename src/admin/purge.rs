@@ -8,8 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::auth::authorize;
-use super::request_body::{check_author, read_body};
+use super::request_body::{check_author, read_authorized};
 use super::{AdminApi, ErrorMessage, internal_error, json_response, text_response};
 use gupd_cache::ObjectSelection;
 use gupd_cache::fill::PurgeReport;
@@ -44,10 +43,7 @@ pub(super) async fn purge(
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    if let Err(refusal) = authorize(api.token_file.clone(), request.headers()).await {
-        return text_response(refusal);
-    }
-    let body = match read_body(request).await {
+    let body = match read_authorized(&api, request).await {
         Ok(body) => body,
         Err(refusal) => return text_response(refusal),
     };

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use tokio::time::timeout;
 
-use super::ErrorMessage;
+use super::auth::authorize;
+use super::{AdminApi, ErrorMessage};
 
 /// Maximum bytes of a command, many times the longest one.
 const MAX_COMMAND: usize = 16 << 10;
@@ -22,7 +23,9 @@ const MAX_BY: usize = 100;
 /// Maximum characters of `reason`.
 pub(super) const MAX_REASON: usize = 1_000;
 
-pub(super) async fn read_body(request: Request) -> Result<Bytes, ErrorMessage> {
+/// Returns the body of a command whose sender has the admin token.
+pub(super) async fn read_authorized(api: &AdminApi, request: Request) -> Result<Bytes, ErrorMessage> {
+    authorize(api.token_file.clone(), request.headers()).await?;
     let body = Limited::new(request.into_body(), MAX_COMMAND).collect();
     match timeout(BODY_TIMEOUT, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),

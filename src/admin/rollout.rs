@@ -11,12 +11,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 
-use super::auth::authorize;
-use super::request_body::{check_author, read_body};
+use super::request_body::{check_author, read_authorized};
 use super::{AdminApi, internal_error, json_response, query_pairs, text_response};
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
 use gupd_rollout::command::{AttributedCommand, RolloutCommand};
-use gupd_rollout::dry_run::KnownClient;
 use gupd_rollout::engine::ExecuteError;
 use gupd_rollout::rings::Rings;
 use gupd_rollout::status::{Status, ViewStatus};
@@ -83,10 +81,7 @@ pub(super) async fn command(
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    if let Err(refusal) = authorize(api.token_file.clone(), request.headers()).await {
-        return text_response(refusal);
-    }
-    let body = match read_body(request).await {
+    let body = match read_authorized(&api, request).await {
         Ok(body) => body,
         Err(refusal) => return text_response(refusal),
     };
@@ -107,7 +102,6 @@ pub(super) async fn command(
 async fn answer_dry_run(api: &AdminApi, command: RolloutCommand) -> Response {
     let (rollouts, now) = (api.rollouts.clone(), api.clock.now());
     let clients = rollouts.clients().list(&ClientFilter::default(), MAX_LISTED).await;
-    let clients: Vec<KnownClient> = clients.iter().map(KnownClient::from).collect();
     match spawn_blocking(move || rollouts.dry_run(&command, &clients, now)).await {
         Ok(Ok(dry_run)) => json_response(&dry_run),
         Ok(Err(error)) => command_error(&error),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::defaults;
 use crate::document::{Document, Section};
@@ -51,7 +52,8 @@ pub struct RingSettings {
 }
 
 /// `ring.gate`: the condition that opens a ring after its delay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Gate {
     /// The ring before has no trouble.
     Auto,
@@ -59,7 +61,17 @@ pub enum Gate {
     Manual,
 }
 
-const GATES: [(&str, Gate); 2] = [("auto", Gate::Auto), ("manual", Gate::Manual)];
+const GATES: [(&str, Gate); 2] = [(Gate::Auto.as_str(), Gate::Auto), (Gate::Manual.as_str(), Gate::Manual)];
+
+impl Gate {
+    /// Its name in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Manual => "manual",
+        }
+    }
+}
 
 /// Clients that a ring moves at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]

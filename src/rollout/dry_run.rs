@@ -2,7 +2,6 @@
 //! complete. Pure: a comparison of the views before and after.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -68,30 +67,18 @@ pub struct VisibleChange {
     pub otherwise: Option<RevisionNumber>,
 }
 
-/// A known client.
-#[derive(Clone, Debug)]
-pub struct KnownClient {
-    /// Its address, or the name in its certificate.
-    pub client: String,
-    /// Address of its latest request.
-    pub address: IpAddr,
-    /// Its group at that time.
-    pub group: GroupId,
-}
-
-impl From<&ClientReport> for KnownClient {
-    fn from(client: &ClientReport) -> Self {
-        Self { client: client.client.to_string(), address: client.address, group: client.group.clone() }
-    }
-}
-
 impl VisibleChange {
     /// Returns true if the command makes a difference.
     pub fn is_different(&self) -> bool {
         self.before != self.after || self.eventually != self.otherwise
     }
 
-    fn of_client(before: &RevisionView, after: &RevisionView, client: &KnownClient, now: UnixMillis) -> Self {
+    fn of_client(
+        before: &RevisionView,
+        after: &RevisionView,
+        client: &ClientReport,
+        now: UnixMillis,
+    ) -> Self {
         let visible = |view: &RevisionView, at| {
             view.visible_revision(&client.group, client.address, at).map(|revision| revision.number)
         };
@@ -115,7 +102,7 @@ impl DryRun {
         outcome: CommandOutcome,
         (before, after): (&RevisionView, &RevisionView),
         groups: impl Iterator<Item = &'a GroupId>,
-        clients: &[KnownClient],
+        clients: &[ClientReport],
         now: UnixMillis,
     ) -> Self {
         let mut counts: BTreeMap<(&GroupId, VisibleChange), u64> = BTreeMap::new();
@@ -124,7 +111,7 @@ impl DryRun {
             let visible = VisibleChange::of_client(before, after, client, now);
             *counts.entry((&client.group, visible)).or_default() += 1;
             if visible.is_different() {
-                let (client, group) = (client.client.clone(), client.group.clone());
+                let (client, group) = (client.client.to_string(), client.group.clone());
                 changed.push(ClientChange { client, group, visible });
             }
         }

@@ -76,7 +76,7 @@ pub struct RingStatus {
     /// The ring that it follows.
     pub after: Option<String>,
     /// Its gate.
-    pub gate: RingGate,
+    pub gate: Gate,
     /// Its groups.
     pub groups: Vec<GroupId>,
     /// Revisions visible to its clients that are neither held nor released: the newest first, down to one that all of
@@ -84,16 +84,6 @@ pub struct RingStatus {
     pub sees: Vec<RingProgress>,
     /// Its clients.
     pub clients: ClientCounts,
-}
-
-/// Gate of a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RingGate {
-    /// The ring opens when it is due.
-    Auto,
-    /// An administrator promotes the ring.
-    Manual,
 }
 
 /// Progress of a revision in a ring.
@@ -187,25 +177,6 @@ pub struct ClientCounts {
 /// A time in the form of RFC 3339.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UtcTime(pub UnixMillis);
-
-impl RingGate {
-    /// Its name in the configuration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Manual => "manual",
-        }
-    }
-}
-
-impl From<Gate> for RingGate {
-    fn from(gate: Gate) -> Self {
-        match gate {
-            Gate::Auto => Self::Auto,
-            Gate::Manual => Self::Manual,
-        }
-    }
-}
 
 impl ClientCounts {
     /// Adds other clients.

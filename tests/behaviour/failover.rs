@@ -7,7 +7,7 @@ use gupd_config::Config;
 use gupd_config::FinishPolicy;
 
 use crate::support::site::read_clock;
-use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, Site, WireClient, bytes};
+use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 /// Site with two managers; the first one is asked first and may go away.
 fn pair(change: impl FnOnce(&mut Config)) -> (Site, Manager) {
@@ -24,15 +24,6 @@ fn pair(change: impl FnOnce(&mut Config)) -> (Site, Manager) {
     (site, first)
 }
 
-/// Client that has received a number of bytes of a response.
-async fn start_download(site: &Site, some: usize) -> (WireClient, Response) {
-    let mut client = WireClient::connect(site.address()).await;
-    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.read_head().await.unwrap();
-    response.body = client.read_bytes(some).await.unwrap();
-    (client, response)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn failover_continues_same_content_unseen() {
     let (site, first) = pair(|_| {});
@@ -41,7 +32,7 @@ async fn failover_continues_same_content_unseen() {
     let dated = |date: &str| Resource::new(body.clone()).header("Last-Modified", date);
     first.put(PAYLOAD, dated("Sat, 01 Aug 2026 01:02:03 GMT").stalled(2_000_000, &gate));
     site.manager.put(PAYLOAD, dated("Sun, 02 Aug 2026 04:05:06 GMT"));
-    let (mut client, mut response) = start_download(&site, 2_000_000).await;
+    let (mut client, mut response) = site.start_download(PAYLOAD, 2_000_000).await;
     let first_bytes = first.body_bytes();
     drop(first);
     gate.open();
@@ -87,7 +78,7 @@ async fn failover_never_appends_other_content() {
 /// A client whose manager goes away has only the beginning of the old content, and gets all of the new content on its
 /// next request.
 async fn break_off_and_restart(site: &Site, first: Manager, gate: &Gate, [old, new]: [&[u8]; 2]) {
-    let (mut client, mut response) = start_download(site, 1_000_000).await;
+    let (mut client, mut response) = site.start_download(PAYLOAD, 1_000_000).await;
     drop(first);
     gate.open();
     client.read_rest("GET", &mut response).await;
@@ -151,7 +142,7 @@ async fn partial_fill_is_resumed_at_another_manager() {
     let (body, gate) = (bytes(99, 5_000_000), Gate::default());
     first.put(PAYLOAD, Resource::new(body.clone()).stalled(3_000_000, &gate));
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    let (client, _) = start_download(&site, 3_000_000).await;
+    let (client, _) = site.start_download(PAYLOAD, 3_000_000).await;
     drop(client);
     site.wait_for_fills().await;
     drop(first);
@@ -254,10 +245,7 @@ async fn transfer_from_relay_resumes_by_etag_alone() {
         site.manager.put(PAYLOAD, resource.stalled(700_000, &gate));
         // The client has bytes before the break; otherwise the fill could restart unnoticed.
         let path = format!("{PAYLOAD}?{ending:?}");
-        let mut client = WireClient::connect(site.address()).await;
-        client.write_request(&Request::get(&path)).await.unwrap();
-        let mut response = client.read_head().await.unwrap();
-        response.body = client.read_bytes(500_000).await.unwrap();
+        let (mut client, mut response) = site.start_download(&path, 500_000).await;
         gate.open();
         client.read_rest("GET", &mut response).await;
         assert_eq!(response.ending, ending);

@@ -30,10 +30,7 @@ async fn fill_streams_to_every_client_while_manager_sends() {
     let body = bytes(2, 3_000_000);
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(2_000_000, &gate));
-    let mut first = WireClient::connect(site.address()).await;
-    first.write_request(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = first.read_head().await.unwrap();
-    head.body = first.read_bytes(2_000_000).await.unwrap();
+    let (mut first, mut head) = site.start_download(PAYLOAD, 2_000_000).await;
     // A late client reads the running fill from its first byte.
     let mut late = WireClient::connect(site.address()).await;
     late.write_request(&Request::get(PAYLOAD)).await.unwrap();
@@ -52,10 +49,7 @@ async fn slow_reader_delays_no_other() {
     let site = Site::new();
     let body = bytes(3, 30 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    let mut slow = WireClient::connect(site.address()).await;
-    slow.write_request(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = slow.read_head().await.unwrap();
-    head.body = slow.read_bytes(1000).await.unwrap();
+    let (mut slow, mut head) = site.start_download(PAYLOAD, 1000).await;
     // The slow client's socket fills up long before the end; the other clients still finish.
     assert!(site.get(PAYLOAD).await.expect_body() == body);
     slow.read_rest("GET", &mut head).await;
@@ -122,10 +116,7 @@ async fn bytes_of_two_versions_never_mix() {
     let (old, new) = (bytes(8, 3_000_000), bytes(9, 3_000_000));
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(old.clone()).stalled(1_000_000, &gate).cut(1_500_000, 1));
-    let mut early = WireClient::connect(site.address()).await;
-    early.write_request(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = early.read_head().await.unwrap();
-    head.body = early.read_bytes(1_000_000).await.unwrap();
+    let (mut early, mut head) = site.start_download(PAYLOAD, 1_000_000).await;
     site.manager.put(PAYLOAD, Resource::new(new.clone()));
     gate.open();
     early.read_rest("GET", &mut head).await;
@@ -143,10 +134,7 @@ async fn broken_transfer_without_validator_is_not_resumed() {
     let gate = Gate::default();
     let resource = Resource::new(body.clone()).without("ETag");
     site.manager.put(PAYLOAD, resource.stalled(900_000, &gate).cut(1_000_000, 1));
-    let mut client = WireClient::connect(site.address()).await;
-    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
-    let mut broken = client.read_head().await.unwrap();
-    broken.body = client.read_bytes(900_000).await.unwrap();
+    let (mut client, mut broken) = site.start_download(PAYLOAD, 900_000).await;
     gate.open();
     client.read_rest("GET", &mut broken).await;
     assert_eq!(broken.ending, Ending::Broken);

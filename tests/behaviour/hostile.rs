@@ -25,10 +25,7 @@ async fn break_off_at_half(site: &Site, body: &[u8], then: Resource) -> crate::s
     let gate = Gate::default();
     let half = body.len() / 2;
     site.manager.put(PAYLOAD, Resource::new(body).etag("\"old\"").stalled(half, &gate).cut(half, 1));
-    let mut client = WireClient::connect(site.address()).await;
-    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.read_head().await.unwrap();
-    response.body = client.read_bytes(half).await.unwrap();
+    let (mut client, mut response) = site.start_download(PAYLOAD, half).await;
     site.manager.put(PAYLOAD, then);
     gate.open();
     client.read_rest("GET", &mut response).await;

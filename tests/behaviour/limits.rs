@@ -91,10 +91,7 @@ async fn lifted_limit_releases_running_transfers_at_once() {
     });
     let body = bytes(1, 12 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    let mut client = WireClient::connect(site.address()).await;
-    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.read_head().await.unwrap();
-    response.body = client.read_bytes(100).await.unwrap();
+    let (mut client, mut response) = site.start_download(PAYLOAD, 100).await;
     let mut config = site.config.clone();
     config.wan.limit = RateSchedule::unlimited();
     config.lan.limit = RateSchedule::unlimited();
@@ -114,10 +111,7 @@ async fn limit_follows_weekly_schedule() {
     site.restart();
     let body = bytes(1, 4 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    let mut client = WireClient::connect(site.address()).await;
-    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.read_head().await.unwrap();
-    response.body = client.read_bytes(100).await.unwrap();
+    let (mut client, mut response) = site.start_download(PAYLOAD, 100).await;
     site.clock.advance(Duration::from_secs(60 * 31));
     client.read_rest("GET", &mut response).await;
     assert!(response.ending == Ending::Complete && response.body == body);

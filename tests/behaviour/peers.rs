@@ -106,10 +106,7 @@ async fn running_fill_is_streamed_to_peer() {
     one.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1 << 20, &gate));
     let first = tokio::spawn(get(one.address(), PAYLOAD));
     one.manager.wait_for_requests(PAYLOAD, 1).await;
-    let mut second = WireClient::connect(other.address()).await;
-    second.write_request(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = second.read_head().await.unwrap();
-    response.body = second.read_bytes(900_000).await.unwrap();
+    let (mut second, mut response) = other.start_download(PAYLOAD, 900_000).await;
     gate.open();
     second.read_rest("GET", &mut response).await;
     assert!(response.expect_body() == body && first.await.unwrap().expect_body() == body);

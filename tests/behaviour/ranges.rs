@@ -181,10 +181,7 @@ async fn range_on_running_fill_streams_as_bytes_arrive() {
     let body = bytes(7, 3_000_000);
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1_500_000, &gate));
-    let mut filling = WireClient::connect(site.address()).await;
-    filling.write_request(&Request::get(PAYLOAD)).await.unwrap();
-    let mut whole = filling.read_head().await.unwrap();
-    whole.body = filling.read_bytes(1_500_000).await.unwrap();
+    let (mut filling, mut whole) = site.start_download(PAYLOAD, 1_500_000).await;
     for (range, part) in [
         ("0-99", 0..100),
         ("1048570-1048585", 1_048_570..1_048_586),

@@ -41,10 +41,7 @@ async fn readers_far_apart_do_not_wait_for_each_other() {
     let gate = Gate::default();
     // The reader of the complete content stops at 3 MiB until the gate opens.
     site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(3 * MIB, &gate));
-    let mut whole = WireClient::connect(site.address()).await;
-    whole.write_request(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = whole.read_head().await.unwrap();
-    head.body = whole.read_bytes(2 * MIB).await.unwrap();
+    let (mut whole, mut head) = site.start_download(PAYLOAD, 2 * MIB).await;
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     for segment in (8..32).step_by(4) {
         let range = format!("{}-{}", segment * MIB, (segment + 2) * MIB - 1);

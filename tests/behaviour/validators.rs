@@ -8,7 +8,7 @@ use gupd_site::{OriginServer, Random, mix};
 use tokio::task::JoinSet;
 
 use crate::digests::sha256;
-use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, Site, WireClient, bytes};
+use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, Site, bytes};
 
 const DATE: &str = "Sat, 28 Nov 2026 08:00:00 GMT";
 
@@ -41,15 +41,6 @@ async fn get_parts(site: &Site, path: &str, parts: &[Range<usize>]) -> Vec<Respo
     let mut responses = clients.join_all().await;
     responses.sort_by_key(|(index, _)| *index);
     responses.into_iter().map(|(_, response)| response).collect()
-}
-
-/// Starts a download and reads `some` bytes of it.
-async fn start_download(site: &Site, some: usize) -> (WireClient, Response) {
-    let mut client = WireClient::connect(site.address()).await;
-    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.read_head().await.unwrap();
-    response.body = client.read_bytes(some).await.unwrap();
-    (client, response)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,7 +110,7 @@ async fn other_bytes_of_equal_date_and_length_never_mix() {
         }))
         .unwrap();
         let site = site_of(&manager);
-        let (mut client, mut response) = start_download(&site, 1_000_000).await;
+        let (mut client, mut response) = site.start_download(PAYLOAD, 1_000_000).await;
         gate.open();
         client.read_rest("GET", &mut response).await;
         assert_eq!(response.ending, Ending::Broken, "{differs_at}");
@@ -190,7 +181,7 @@ async fn corrupt_tail_is_replaced_under_a_running_download() {
     }))
     .unwrap();
     let site = site_of(&manager);
-    let (mut client, mut response) = start_download(&site, 1_000_000 - (64 << 10)).await;
+    let (mut client, mut response) = site.start_download(PAYLOAD, 1_000_000 - (64 << 10)).await;
     gate.open();
     client.read_rest("GET", &mut response).await;
     assert!(response.expect_body() == body);

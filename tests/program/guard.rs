@@ -5,8 +5,6 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::time::Instant;
 
-use tokio::net::TcpStream;
-
 use crate::guarded::{
     Catalog, Load, exchange, guarded, is_running, kill, signal, suspend, wait_for_worker, workers,
 };
@@ -293,13 +291,11 @@ async fn worker_of_killed_guard_drains_and_exits() {
     client.write_request(&Request::get(PAYLOAD)).await.unwrap();
     let mut head = client.read_head().await.unwrap();
     relay.process.kill();
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(relay.address).await.is_ok() {
-        assert!(Instant::now() < deadline, "the relay still accepts connections");
-    }
+    relay.wait_until_refusing().await;
     gate.open();
     client.read_rest("GET", &mut head).await;
     assert!(head.expect_body() == bytes(1, 3_000_000));
+    let deadline = Instant::now() + PATIENCE;
     while is_running(worker) {
         assert!(Instant::now() < deadline, "the worker still runs");
         tokio::task::yield_now().await;
@@ -323,10 +319,7 @@ async fn guard_passes_signals_on() {
     let mut head = client.read_head().await.unwrap();
     relay.process.signal("TERM");
     relay.process.wait_for_log("draining");
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(relay.address).await.is_ok() {
-        assert!(Instant::now() < deadline, "the relay still accepts connections");
-    }
+    relay.wait_until_refusing().await;
     gate.open();
     client.read_rest("GET", &mut head).await;
     assert!(head.expect_body() == bytes(1, 3_000_000));

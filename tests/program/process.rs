@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::net::TcpStream;
 
 pub(crate) use crate::support::PATIENCE;
 use crate::support::{Manager, Response, get};
@@ -214,6 +215,14 @@ impl Relay {
     /// The metrics as text.
     pub(crate) async fn metrics(&self) -> String {
         String::from_utf8(get(self.admin, "/metrics").await.expect_body()).unwrap()
+    }
+
+    /// Waits until its address refuses connections.
+    pub(crate) async fn wait_until_refusing(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(self.address).await.is_ok() {
+            assert!(Instant::now() < deadline, "the relay still accepts connections");
+        }
     }
 
     /// Waits until no fill runs: its partial file is committed or removed, and it is counted.

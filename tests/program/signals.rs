@@ -4,11 +4,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
 
-use tokio::net::TcpStream;
-
-use crate::process::{PATIENCE, Relay, gupd, serve};
+use crate::process::{Relay, gupd, serve};
 use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, WireClient, bytes, get};
 
 const LENGTH: usize = 3_000_000;
@@ -42,13 +39,6 @@ fn serve_file(file: &Path, text: &str, store: &Path) -> Command {
     let mut command = gupd(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"]);
     command.arg(file).arg("--store").arg(store).env("GUPD_STORE_MIN_FREE", "0");
     command
-}
-
-async fn wait_until_refusing(relay: &Relay) {
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(relay.address).await.is_ok() {
-        assert!(Instant::now() < deadline, "the relay still accepts connections");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +115,7 @@ async fn drain_finishes_downloads_and_accepts_none() {
 
     relay.process.signal("TERM");
     relay.process.wait_for_log("draining");
-    wait_until_refusing(&relay).await;
+    relay.wait_until_refusing().await;
     assert!(idle.is_closed().await);
     assert_eq!(get(relay.admin, "/readyz").await.status, 503);
     assert_eq!(get(relay.admin, "/healthz").await.status, 200);

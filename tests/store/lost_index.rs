@@ -133,16 +133,19 @@ fn damaged_index_is_kept_aside_until_the_next_one() {
     }
 }
 
+/// Overwrites the index in place, as a failing disk does, except for the header, which is in memory by now.
+fn overwrite_index(site: &Site) {
+    let file = fs::File::options().write(true).open(index(site)).unwrap();
+    let rot = vec![0x5a; usize::try_from(file.metadata().unwrap().len()).unwrap() - 4096];
+    std::os::unix::fs::FileExt::write_all_at(&file, &rot, 4096).unwrap();
+}
+
 #[test]
 fn index_damaged_while_serving_is_rebuilt() {
     let (site, known) = filled();
-    let sound = fs::read(index(&site)).unwrap();
     run(async {
         let store = site.open();
-        // Overwritten in place, as by a failing disk, except for the header, which is in memory by now.
-        let file = fs::File::options().write(true).open(index(&site)).unwrap();
-        let rot = vec![0x5a; sound.len() - 4096];
-        std::os::unix::fs::FileExt::write_all_at(&file, &rot, 4096).unwrap();
+        overwrite_index(&site);
         let first = store.lookup("first").await;
         assert!(matches!(first, Err(StoreError::IndexDamaged { .. })), "{first:?}");
         // Queued after the rebuild on the index thread.
@@ -157,12 +160,9 @@ fn index_damaged_while_serving_is_rebuilt() {
 #[test]
 fn damage_found_by_a_write_is_repaired() {
     let (site, known) = filled();
-    let sound = fs::read(index(&site)).unwrap();
     run(async {
         let store = site.open();
-        let file = fs::File::options().write(true).open(index(&site)).unwrap();
-        let rot = vec![0x5a; sound.len() - 4096];
-        std::os::unix::fs::FileExt::write_all_at(&file, &rot, 4096).unwrap();
+        overwrite_index(&site);
         // The writing connection has cached all pages at the start; this one makes it drop them.
         let other = rusqlite::Connection::open(index(&site)).unwrap();
         drop(other.execute_batch("PRAGMA user_version = 4"));

@@ -129,6 +129,15 @@ impl Site {
         FAILING.iter().for_each(|path| self.manager.put(path, resource.clone()));
     }
 
+    /// Starts a download and reads its head and `some` bytes of its body.
+    pub async fn start_download(&self, target: &str, some: usize) -> (WireClient, Response) {
+        let mut client = WireClient::connect(self.address()).await;
+        client.write_request(&Request::get(target)).await.unwrap();
+        let mut response = client.read_head().await.unwrap();
+        response.body = client.read_bytes(some).await.unwrap();
+        (client, response)
+    }
+
     /// Value of a metric by its name with labels, as in the exposition; 0 if it does not exist.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = String::from_utf8(get(self.relay().admin(), "/metrics").await.expect_body()).unwrap();

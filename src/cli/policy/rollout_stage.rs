@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::super::CommandError;
 use super::super::admin_client::{AdminClient, AdminRequest};
-use gupd_config::{Config, Steps};
+use gupd_config::{Config, Gate, Steps};
 use gupd_rollout::rings::{Ring, Rings};
-use gupd_rollout::status::{RingGate, ViewStatus};
+use gupd_rollout::status::ViewStatus;
 
 /// Timeout for the relay, which is on this machine or near.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ pub(super) struct RolloutStage {
     pub(super) ring: String,
     /// Ring that the ring follows.
     pub(super) after: Option<String>,
-    pub(super) gate: RingGate,
+    pub(super) gate: Gate,
     /// From 1.
     pub(super) step: usize,
     pub(super) steps: usize,
@@ -55,7 +55,7 @@ impl RolloutStage {
         Ok(Some(Self {
             ring: ring.settings.name.clone(),
             after: after.map(|after| after.settings.name.clone()),
-            gate: ring.settings.gate.into(),
+            gate: ring.settings.gate,
             step: step + 1,
             steps: ring.step_count(),
             moves: moves(ring, step),

@@ -15,9 +15,9 @@ pub use self::rules::RolloutRules;
 use self::rules::RulesSwitch;
 pub use self::task::RolloutTask;
 use super::audit::{AuditError, AuditLog};
-use super::clients::{ClientTracker, VisibleRevision, VisibleRevisionOf};
+use super::clients::{ClientReport, ClientTracker, VisibleRevision, VisibleRevisionOf};
 use super::command::{AttributedCommand, CommandOutcome, CommandRefusal, RolloutCommand};
-use super::dry_run::{DryRun, KnownClient};
+use super::dry_run::DryRun;
 use super::record::{self, NewerVersion, PREFIX};
 use super::revision::RevisionNumber;
 use super::rings::Rings;
@@ -213,7 +213,7 @@ impl Rollouts {
     pub fn dry_run(
         &self,
         command: &RolloutCommand,
-        clients: &[KnownClient],
+        clients: &[ClientReport],
         now: UnixMillis,
     ) -> Result<DryRun, ExecuteError> {
         let before = self.0.snapshot.load();

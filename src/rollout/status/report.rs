@@ -51,7 +51,7 @@ impl Status {
         let ring = |(id, ring): (RingId, &Arc<Ring>)| RingStatus {
             name: ring.settings.name.clone(),
             after: ring.settings.after.map(|after| rings.name_of(after).to_owned()),
-            gate: ring.settings.gate.into(),
+            gate: ring.settings.gate,
             groups: ring.groups.clone(),
             sees: state.visible_in_ring(id, ring, rings, now),
             clients: count_groups(clients, &ring.groups),

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::super::{ClientCounts, PinnedRevision, Status, UtcTime, ViewStatus};
 use super::RolloutSnapshot;
-use crate::clients::Trouble;
+use crate::clients::{ClientReport, ClientStatus, Trouble};
 use crate::command::RolloutCommand;
-use crate::dry_run::{DryRun, KnownClient};
+use crate::dry_run::DryRun;
 use crate::progress::no_trouble;
 use crate::rings::Rings;
 use crate::state::{CollectedCatalog, RolloutState, SourceCatalogs};
@@ -161,6 +161,25 @@ fn status_survives_json() {
     assert!(text.contains(r#""published":"2026-05-28T20:26:40Z""#), "{text}");
 }
 
+/// A client of the group `pilot`.
+fn pilot(number: u8) -> ClientReport {
+    ClientReport {
+        client: format!("pc-{number}").parse().unwrap(),
+        address: [10, 1, 0, number].into(),
+        group: "pilot".into(),
+        status: ClientStatus::Green,
+        sees: None,
+        revision: None,
+        revision_since: None,
+        first_seen: UtcTime(T0),
+        last_seen: UtcTime(T0),
+        bytes: 0,
+        errors: 0,
+        errors_in_a_row: 0,
+        trouble: Vec::new(),
+    }
+}
+
 #[test]
 fn dry_run_has_revisions_before_after_and_eventually() {
     let rings = rings();
@@ -168,13 +187,7 @@ fn dry_run_has_revisions_before_after_and_eventually() {
     let hold = RolloutCommand::Hold { group: "pilot".to_owned(), revision: "1".to_owned() };
     let outcome = state.apply(&hold, &rings, T0 + HOUR).unwrap();
     let [was, is] = [&before, &state].map(|state| state.view(&rings, T0 + HOUR));
-    let clients: Vec<KnownClient> = (0..40)
-        .map(|number| KnownClient {
-            client: format!("pc-{number}"),
-            address: [10, 1, 0, number].into(),
-            group: "pilot".into(),
-        })
-        .collect();
+    let clients: Vec<ClientReport> = (0..40).map(pilot).collect();
     let report = DryRun::new(outcome, (&was, &is), rings.groups(), &clients, T0 + HOUR);
     assert_eq!(report.clients.len(), 40, "all would have come to see revision 2");
     let of_pilot: u64 =
