@@ -29,6 +29,7 @@ mod faults;
 mod fitness;
 mod freshclam;
 mod guard;
+mod guard_process;
 mod guarded;
 mod hints;
 mod log;
