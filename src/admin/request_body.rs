@@ -23,7 +23,7 @@ const MAX_BY: usize = 100;
 /// Maximum characters of `reason`.
 pub(super) const MAX_REASON: usize = 1_000;
 
-/// Returns the body of a command whose sender has the admin token.
+/// Returns the body of a command, if its sender has the admin token.
 pub(super) async fn read_authorized(api: &AdminApi, request: Request) -> Result<Bytes, ErrorMessage> {
     authorize(api.token_file.clone(), request.headers()).await?;
     let body = Limited::new(request.into_body(), MAX_COMMAND).collect();

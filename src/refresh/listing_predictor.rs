@@ -1,6 +1,6 @@
 //! Prediction of the payloads of a new LiveUpdate catalog: clients will request the listed files with the names of
-//! files that they requested before. Names compare without the number at their beginning, whose digits the profile
-//! states. Pure and bounded.
+//! files that they requested before. Names compare without the number at their beginning; the profile states its
+//! digits. Pure and bounded.
 
 use std::collections::BTreeMap;
 

@@ -113,7 +113,7 @@ pub struct CollectedCatalog {
 
 #[cfg(test)]
 impl CollectedCatalog {
-    /// A catalog whose content stands for a version.
+    /// A catalog with content that stands for a version.
     pub(super) fn of_version(version: u8) -> Self {
         Self { object: 0, blob: [version; 32].into(), len: 1, last_used: 0 }
     }

@@ -13,7 +13,7 @@ use crate::support::{Ending, Manager, PAYLOAD, Request, Resource, Site, bytes};
 
 const DOUBTED: &str = "gupd; fwd=uri-miss; detail=digest-mismatch";
 
-/// A manager whose responses `respond` computes from their number, from 0.
+/// A manager with responses that `respond` computes from their number, from 0.
 fn manager(respond: impl Fn(usize) -> Resource + Send + Sync + 'static) -> Manager {
     let number = AtomicUsize::new(0);
     let computed = move |_: &_| Some(respond(number.fetch_add(1, Ordering::SeqCst)));

@@ -75,7 +75,7 @@ async fn failover_never_appends_other_content() {
     }
 }
 
-/// A client whose manager goes away has only the beginning of the old content, and gets all of the new content on its
+/// A client of a manager that goes away has only the beginning of the old content, and gets all of the new content on its
 /// next request.
 async fn break_off_and_restart(site: &Site, first: Manager, gate: &Gate, [old, new]: [&[u8]; 2]) {
     let (mut client, mut response) = site.start_download(PAYLOAD, 1_000_000).await;

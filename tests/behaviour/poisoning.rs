@@ -103,7 +103,7 @@ async fn unsafe_request_leaves_payloads_and_catalogs() {
     }
 }
 
-/// A site whose manager computes its resources.
+/// A site with a manager that computes its resources.
 fn site_of(respond: impl Fn(&RecordedRequest) -> Option<Resource> + Send + Sync + 'static) -> Site {
     Site::for_manager(Manager::with_origin(OriginServer::computed(respond)).unwrap(), |_| {})
 }

@@ -49,7 +49,7 @@ async fn malformed_no_store_of_client_is_obeyed() {
     assert_eq!(site.metric("gupd_store_objects").await, 0.0);
 }
 
-/// A site whose manager computes its resources.
+/// A site with a manager that computes its resources.
 fn site_of(respond: impl Fn(&RecordedRequest) -> Option<Resource> + Send + Sync + 'static) -> Site {
     Site::for_manager(Manager::with_origin(OriginServer::computed(respond)).unwrap(), |_| {})
 }

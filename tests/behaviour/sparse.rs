@@ -14,7 +14,7 @@ use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Site, Wi
 
 const MIB: usize = 1 << 20;
 
-/// Site whose relay fetches only the ranges that clients wait for.
+/// Site with a relay that fetches only the ranges that clients wait for.
 fn site_without_background_fetch() -> Site {
     Site::with_config(|config| config.fill.finish = FinishPolicy::Never)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use gupd_config::policy::Policy;
 use gupd_config::{Class, Config, Overrides};
 
-/// A site whose only route has the profile `name`, and these files in the folder of profiles.
+/// A site with one route, of the profile `name`, and these files in the folder of profiles.
 struct Site {
     folder: tempfile::TempDir,
     config: PathBuf,

@@ -1,5 +1,5 @@
 //! Fills over a network in memory and in paused time: the test controls each connection, byte and break. A seed
-//! repeats its run, except for the store, whose disk is real, and the time that it takes.
+//! repeats its run, except for the store: its disk is real, and so is the time that it takes.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by a panic")]
 

@@ -4,7 +4,7 @@
 
 use gupd_store::BlobId;
 
-/// Number of downloads whose bytes are remembered, at 32 bytes each.
+/// Number of downloads of which the hash is remembered, at 32 bytes each.
 const MAX_BLOBS: usize = 16;
 
 /// Downloads that differ from the announced digest.

@@ -13,9 +13,9 @@ use crate::{Class, Config, RouteSettings, Rule, pattern};
 #[derive(Debug)]
 pub(super) struct Rules {
     patterns: GlobSet,
-    /// Classes of the configured rules, whose patterns stand first.
+    /// Classes of the configured rules; their patterns stand first.
     configured: Vec<Class>,
-    /// Rules of the profile, whose patterns follow.
+    /// Rules of the profile; their patterns follow.
     of_profile: Vec<Arc<PathRule>>,
     /// File formats; the first with the path's extension is its format.
     formats: Vec<Arc<FileFormat>>,

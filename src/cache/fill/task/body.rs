@@ -188,7 +188,7 @@ impl FillTask {
         );
     }
 
-    /// Remembers an upstream whose backends have different validators for the same content.
+    /// Remembers an upstream with backends that have different validators for the same content.
     fn note_disagreement(&self, content: &FillContent, answer: &UpstreamResponse) {
         let response = &answer.response;
         let length = response.body().size_hint().exact();
@@ -282,7 +282,7 @@ impl FillTask {
         StepOutcome::Done(self.commit(&content, writer).await)
     }
 
-    /// Ends or repeats a fill whose content does not match its digests. Unverifiable content gets no clean end.
+    /// Ends or repeats a fill with content that does not match its digests. Unverifiable content gets no clean end.
     fn reject(
         &mut self,
         content: Arc<FillContent>,
