@@ -64,6 +64,7 @@ impl RequestMetrics {
         let counters = |name, help, labels: &[&str]| {
             register_int_counter_vec_with_registry!(name, help, labels, registry)
         };
+        let counter = |name, help| register_int_counter_with_registry!(name, help, registry);
         let gauge = |name, help| register_int_gauge_with_registry!(name, help, registry);
         let seconds = |name: &str, help: &str| {
             let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
@@ -71,9 +72,8 @@ impl RequestMetrics {
         };
         let responses = counters("gupd_responses_total", "Responses by status class.", &["status"])?;
         let broken = counters("gupd_broken_transfers_total", "Responses that broke off, by side.", &["by"])?;
-        for by in [ResponseEnd::Client, ResponseEnd::Upstream] {
-            broken.with_label_values(&[by.as_str()]);
-        }
+        let _series =
+            [ResponseEnd::Client, ResponseEnd::Upstream].map(|by| broken.with_label_values(&[by.as_str()]));
         Ok(Self {
             requests: by_class(
                 registry,
@@ -109,19 +109,15 @@ impl RequestMetrics {
                 "Requests for content that the policy denies to the client: policy, not failure.",
                 &["group", "content_type"],
             )?,
-            downloads: gauge(
-                "gupd_downloads",
-                "Downloads that hold a slot now; 0 while no limit is configured.",
-            )?,
+            downloads: gauge("gupd_downloads", "Downloads that hold a slot now; 0 without a limit.")?,
             queued: gauge("gupd_queued_requests", "Requests that wait for a download slot now.")?,
             queue_seconds: seconds(
                 "gupd_queue_seconds",
                 "Time that requests waited for a download slot, until they had one or were rejected.",
             )?,
-            saved_bytes: register_int_counter_with_registry!(
+            saved_bytes: counter(
                 "gupd_saved_bytes_total",
-                "Bytes that clients got from the store or from a running fill, and that did not cross the WAN again.",
-                registry
+                "Bytes that clients got from the store or a running fill, and that did not cross the WAN again.",
             )?,
         })
     }
