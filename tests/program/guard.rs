@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
-use crate::guarded::{Catalog, Load, exchange, guarded, kill, suspend, wait_for_worker};
+use crate::guarded::{Catalog, Load, client_address, exchange, guarded, kill, suspend, wait_for_worker};
 use crate::process::{Relay, gupd};
 use crate::support::connection_auth::{ConnectionAuthServer, ask};
 use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, WireClient, bytes, get};
@@ -251,8 +251,8 @@ async fn relaying_guard_takes_little_memory() {
         kill(&relay).await;
     }
     let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
-        let mut client = WireClient::connect(relay.address).await;
+    for number in 0..CLIENTS {
+        let mut client = WireClient::connect_from(client_address(number), relay.address).await;
         client.write_request(&Request::get(PAYLOAD)).await.unwrap();
         clients.push(client);
     }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -25,6 +25,11 @@ pub(crate) fn guarded(manager: &Manager, store: &Path) -> Command {
 /// Sends a request on a connection of its own, which must succeed.
 pub(crate) async fn exchange(address: SocketAddr, request: &Request) -> io::Result<Response> {
     WireClient::connect(address).await.send(request).await
+}
+
+/// Address of one of 250 clients. A guard gives few of its places to one client.
+pub(crate) fn client_address(number: usize) -> IpAddr {
+    Ipv4Addr::new(127, 0, 2, u8::try_from(number % 250).unwrap() + 1).into()
 }
 
 /// Running child processes of a guard.
@@ -138,15 +143,16 @@ impl Load {
         let catalog = Arc::new(catalog);
         let mut tasks = JoinSet::new();
         for number in 0..clients {
-            let (shared, catalog, address) = (shared.clone(), catalog.clone(), relay.address);
+            let (shared, catalog) = (shared.clone(), catalog.clone());
+            let route = (client_address(number), relay.address);
             tasks.spawn(async move {
                 let (path, body) = &catalog.0[number % catalog.0.len()];
                 while shared.ended.load(Ordering::SeqCst) == 0 {
                     let disturbed = shared.disturbed.load(Ordering::SeqCst);
                     shared.began[number].store(disturbed, Ordering::SeqCst);
-                    if !shared.download(address, path, body).await {
+                    if !shared.download(route, path, body).await {
                         shared.broken.fetch_add(1, Ordering::SeqCst);
-                        let again = shared.download(address, path, body).await;
+                        let again = shared.download(route, path, body).await;
                         assert!(again, "client {number}: the retry of {path} broke off");
                     }
                     shared.downloads.fetch_add(1, Ordering::SeqCst);
@@ -189,8 +195,9 @@ impl Load {
 
 impl LoadState {
     /// Returns true if a download is complete. Received bytes are right in any case.
-    async fn download(&self, address: SocketAddr, path: &str, body: &[u8]) -> bool {
-        let Ok(mut response) = exchange(address, &Request::get(path)).await else { return false };
+    async fn download(&self, (client, relay): (IpAddr, SocketAddr), path: &str, body: &[u8]) -> bool {
+        let mut connection = WireClient::connect_from(client, relay).await;
+        let Ok(mut response) = connection.send(&Request::get(path)).await else { return false };
         if response.status == 307 {
             self.redirected.fetch_add(1, Ordering::SeqCst);
             let place = response.header("location").unwrap().strip_prefix("http://").unwrap().to_owned();
