@@ -3,6 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::process::ProcessMetrics;
 use gupd_store::{StoreMetrics, StoreStats};
 use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
 
@@ -14,6 +15,8 @@ const TEXT_BYTES: usize = 16 << 10;
 pub struct Exposition {
     registry: Registry,
     connections: IntGauge,
+    draining: IntGauge,
+    process: ProcessMetrics,
     // Locked for the duration of a scrape.
     store: Mutex<StoreMetrics>,
 }
@@ -25,16 +28,27 @@ impl Exposition {
     /// When the registry already has the store's metrics.
     pub fn new(registry: Registry, connections: IntGauge) -> Result<Self, prometheus::Error> {
         let store = Mutex::new(StoreMetrics::register(&registry)?);
-        Ok(Self { registry, connections, store })
+        let draining =
+            IntGauge::new("gupd_draining", "1 while the relay drains or stops: /readyz answers 503.")?;
+        registry.register(Box::new(draining.clone()))?;
+        let process = ProcessMetrics::register(&registry)?;
+        Ok(Self { registry, connections, draining, process, store })
     }
 
-    /// Returns the text format, with the store's figures as given.
+    /// Returns the text format, with these figures of the store.
     ///
     /// # Errors
     /// When a metric cannot be encoded.
-    pub fn encode(&self, facts: &StoreStats, quota: u64) -> Result<Vec<u8>, prometheus::Error> {
+    pub fn encode(
+        &self,
+        facts: &StoreStats,
+        quota: u64,
+        is_draining: bool,
+    ) -> Result<Vec<u8>, prometheus::Error> {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         store.update(facts, quota);
+        self.process.update();
+        self.draining.set(is_draining.into());
         let mut text = Vec::with_capacity(TEXT_BYTES);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

@@ -11,6 +11,7 @@ mod auth;
 mod clients;
 mod commands;
 mod exposition;
+mod process;
 mod purge;
 mod request_body;
 mod rollout;
@@ -74,6 +75,15 @@ pub struct AdminApi {
 type ErrorMessage = (StatusCode, String);
 
 impl AdminApi {
+    /// Returns true if new clients should use another relay.
+    fn is_draining(&self) -> bool {
+        match (*self.stage.borrow(), self.drain.get()) {
+            (LifecycleStage::Serving, DrainMode::Off) => false,
+            (LifecycleStage::Serving, DrainMode::Unready | DrainMode::Redirecting)
+            | (LifecycleStage::Leaving | LifecycleStage::Draining | LifecycleStage::Stopped, _) => true,
+        }
+    }
+
     /// Serves `listener` until the relay has stopped or has handed over to another process.
     ///
     /// # Errors
@@ -106,7 +116,7 @@ impl AdminApi {
 }
 
 async fn metrics(State(api): State<AdminApi>) -> Response {
-    match api.exposition.encode(&api.store.stats(), api.store.quota()) {
+    match api.exposition.encode(&api.store.stats(), api.store.quota(), api.is_draining()) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
         }
@@ -121,12 +131,9 @@ async fn healthz() -> &'static str {
 
 /// Readiness: new clients are welcome. A failing disk does not change that, because content is passed through.
 async fn readyz(State(api): State<AdminApi>) -> (StatusCode, String) {
-    let (status, word) = match (*api.stage.borrow(), api.drain.get()) {
-        (LifecycleStage::Serving, DrainMode::Off) => (StatusCode::OK, "serving"),
-        (LifecycleStage::Serving, DrainMode::Unready | DrainMode::Redirecting)
-        | (LifecycleStage::Leaving | LifecycleStage::Draining | LifecycleStage::Stopped, _) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "draining")
-        }
+    let (status, word) = match api.is_draining() {
+        false => (StatusCode::OK, "serving"),
+        true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
     };
     let text = match api.store.degradation() {
         None => format!("{word}\n"),

@@ -72,6 +72,7 @@ fn log_warnings(config: &Config) {
 fn reload(relay: &mut Relay, flags: &CommonFlags) -> Result<String, String> {
     const REFUSED: &str = "reload refused; the old configuration stays in force";
     let config = flags.load().map_err(|problems| {
+        relay.metrics().record_refused_reload();
         problems.iter().for_each(|problem| tracing::error!(%problem, "{REFUSED}"));
         format!("{REFUSED}\n{problems}")
     })?;

@@ -80,6 +80,8 @@ pub struct NetMetrics {
     pub peer_healthy: IntGaugeVec,
     /// Bytes of response bodies from peers, by peer.
     pub peer_bytes: IntCounterVec,
+    /// Expiry of certificates, by use and upstream.
+    pub certificate_expiry: IntGaugeVec,
 }
 
 impl NetMetrics {
@@ -142,6 +144,12 @@ impl NetMetrics {
                 "gupd_peer_received_bytes_total",
                 "Bytes of response bodies received from peers over the LAN.",
                 &["peer"],
+            )?,
+            certificate_expiry: register_int_gauge_vec_with_registry!(
+                "gupd_certificate_expiry_timestamp_seconds",
+                "Expiry of the earliest certificate, by use and by name of the upstream or peer.",
+                &["certificate", "upstream"],
+                registry
             )?,
         })
     }

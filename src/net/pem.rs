@@ -86,6 +86,22 @@ pub fn read_validity(path: &Path) -> Result<Validity, PemError> {
     Ok(Validity { from: millis(validity.not_before), until: millis(validity.not_after) })
 }
 
+/// Reads the time at which the first of a file's certificates expires, in milliseconds since 1970.
+///
+/// # Errors
+/// If the file cannot be read or has no certificate.
+pub fn read_earliest_expiry(path: &Path) -> Result<UnixMillis, PemError> {
+    let reason = || "none of them can be parsed".to_owned();
+    let unusable = || PemError::Certificate { path: path.to_owned(), reason: reason() };
+    read_certificates(path)?.iter().filter_map(|certificate| expiry(certificate)).min().ok_or_else(unusable)
+}
+
+/// Returns the time at which a certificate (DER) expires, in milliseconds since 1970; `None` if it cannot be read.
+pub fn expiry(certificate: &[u8]) -> Option<UnixMillis> {
+    let (_, parsed) = parse_x509_certificate(certificate).ok()?;
+    Some(parsed.validity().not_after.timestamp().saturating_mul(1_000))
+}
+
 /// Reads a certificate chain and its key, and builds a `T` of them.
 ///
 /// # Errors

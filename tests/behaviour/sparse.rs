@@ -291,6 +291,7 @@ async fn object_larger_than_quota_is_passed_through_and_annotated() {
     let part = site.send(Request::get(PAYLOAD).range("2000000-2000009")).await;
     assert!(part.expect_body() == body[2_000_000..2_000_010]);
     assert_eq!(site.metric("gupd_store_bytes").await, 0.0);
+    assert_eq!(site.metric("gupd_fill_oversized_total").await, 3.0);
 }
 
 /// Step of the test below.

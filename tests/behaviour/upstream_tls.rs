@@ -157,6 +157,52 @@ async fn reload_reads_tls_files_again() {
     assert_eq!(site.get(PAYLOAD).await.expect_body(), b"content");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn certificate_expiries_are_exposed() {
+    let manager = Manager::start();
+    manager.put(PAYLOAD, Resource::new("content"));
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let (expired, client) = (Identity::self_signed(), authority.issue("relay"));
+    let (cert, key) = client.write_files(folder.path());
+    let (files, ca) = (CertificateFiles { cert, key }, file(&folder, "ca.pem", &authority.pem()));
+    // The earliest of a file's certificates counts.
+    let both = file(&folder, "both.pem", &format!("{}{}", authority.pem(), expired.pem()));
+    let pin = expired.pin();
+    let front = Front::start(manager.address(), expired).await;
+    let url = front.url();
+    let mut site = Site::for_manager(manager, |config| {
+        config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
+        config.upstreams[0].trust =
+            Trust { pins: vec![pin], client: Some(files.clone()), ..Trust::default() };
+        config.server.client_ca = Some(both);
+    });
+    let name = site.config.upstreams[0].name.clone();
+    let series = |certificate: &str, upstream: &str| {
+        let labels = format!("certificate=\"{certificate}\",upstream=\"{upstream}\"");
+        format!("gupd_certificate_expiry_timestamp_seconds{{{labels}}}")
+    };
+    let in_2001 = 978_307_200.0;
+    let of_client = (gupd_net::pem::expiry(&client.certificate).unwrap() / 1_000) as f64;
+    assert_eq!(site.metric(&series("client_ca", "")).await, in_2001);
+    assert_eq!(site.metric(&series("upstream_client", &name)).await, of_client);
+    for unknown in [series("listener", ""), series("upstream_ca", &name), series("upstream", &name)] {
+        assert_eq!(site.metric(&unknown).await, 0.0, "{unknown}");
+    }
+    let server = reach(&url, Trust { pins: vec![pin], ..Trust::default() }).await;
+    assert_eq!(server, Ok(()));
+    site.get(PAYLOAD).await;
+    assert_eq!(site.metric(&series("upstream", &name)).await, in_2001, "seen at the first connection");
+
+    site.config.upstreams[0].trust = Trust { ca: Some(ca), pins: vec![pin], client: None };
+    site.config.server.tls = Some(files);
+    let config = site.config.clone();
+    site.relay_mut().reload(config).unwrap();
+    assert!(site.metric(&series("upstream_ca", &name)).await > in_2001);
+    assert_eq!(site.metric(&series("listener", "")).await, of_client);
+    assert_eq!(site.metric(&series("upstream_client", &name)).await, 0.0, "no longer configured");
+    assert_eq!(site.metric(&series("upstream", &name)).await, in_2001);
+}
+
 #[test]
 fn bad_tls_file_is_one_error_line() {
     let folder = tempfile::tempdir().unwrap();

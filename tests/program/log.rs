@@ -108,3 +108,22 @@ async fn access_line_has_group_upstream_agent_and_range() {
     relay.process.signal("TERM");
     assert!(relay.process.wait_for_exit().status.success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn object_larger_than_quota_is_logged_once() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let content = bytes(1, 70 << 20);
+    let paths = ["/files/a.bin", "/files/b.bin", "/files/c.bin"];
+    for path in paths {
+        manager.put(path, Resource::new(content.clone()).header("Cache-Control", "max-age=1000"));
+    }
+    let mut relay = Relay::start(serve(&manager, folder.path()).env("GUPD_STORE_QUOTA", "64MiB"));
+    for path in paths.iter().cycle().take(3 * paths.len()) {
+        let answer = Request::get(path).range("5-9").send(relay.address).await;
+        assert_eq!(answer.expect_body(), content[5..10]);
+    }
+    assert!(relay.metrics().await.contains("gupd_fill_oversized_total 9\n"));
+    relay.process.signal("TERM");
+    relay.process.wait_for_log("stopped");
+    assert_eq!(relay.process.count_log("passing through uncached"), paths.len());
+}

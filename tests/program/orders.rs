@@ -47,6 +47,10 @@ async fn reload_prints_its_result() {
         assert_eq!(refused.status.code(), Some(1));
         assert!(refused.errors.contains("gupd.toml") && refused.errors.contains("attempts"), "{refused:#?}");
         assert!(refused.errors.contains("the old configuration stays in force"), "{refused:#?}");
+        assert!(relay.metrics().await.contains("gupd_config_last_reload_successful 0\n"));
+        configured(folder.path(), &manager, "");
+        assert!(reload().status.success());
+        assert!(relay.metrics().await.contains("gupd_config_last_reload_successful 1\n"));
     }
 }
 
@@ -64,6 +68,7 @@ async fn draining_relay_redirects_new_requests_and_finishes_downloads() {
 
     let drained = order(&relay, folder.path(), &["drain", "--redirect"]);
     assert_eq!(drained.lines, ["draining: new requests are redirected to the manager; open connections: 1"]);
+    assert!(relay.metrics().await.contains("gupd_draining 1\n"));
     let ready = get(relay.admin, "/readyz").await;
     assert_eq!((ready.status, ready.expect_body()), (503, b"draining\n".to_vec()));
     let target = format!("{PAYLOAD}?a=b");
@@ -80,6 +85,7 @@ async fn draining_relay_redirects_new_requests_and_finishes_downloads() {
     assert!(running.expect_body() == body);
 
     assert_eq!(order(&relay, folder.path(), &["drain", "--end"]).lines, ["serving"]);
+    assert!(relay.metrics().await.contains("gupd_draining 0\n"));
     assert_eq!(get(relay.admin, "/readyz").await.status, 200);
     assert!(relay.get(PAYLOAD).await.expect_body() == body);
 }

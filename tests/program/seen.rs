@@ -34,6 +34,10 @@ async fn known_series_exist_before_the_first_event() {
         ("gupd_accept_failures_total", ""),
         ("gupd_store_bytes", ""),
         ("gupd_store_deduplicated_bytes", ""),
+        ("gupd_draining", ""),
+        ("gupd_fill_oversized_total", ""),
+        ("gupd_content_type_sent_bytes_total", r#"{content_type="virus-definitions-32"}"#),
+        ("gupd_content_type_sent_bytes_total", r#"{content_type="catalog"}"#),
     ] {
         let family_samples = families.get(family).unwrap_or_else(|| panic!("no {family} in {text}"));
         assert_eq!(family_samples.samples.get(&format!("{family}{series}")), Some(&0.0), "{family}{series}");
@@ -41,7 +45,7 @@ async fn known_series_exist_before_the_first_event() {
     for histogram in ["gupd_response_head_seconds", "gupd_request_seconds"] {
         assert_eq!(families[histogram].kind, "histogram");
     }
-    assert!(families.keys().all(|name| name.starts_with("gupd_")));
+    assert!(families.keys().all(|name| name.starts_with("gupd_") || name.starts_with("process_")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,4 +97,35 @@ async fn events_increment_their_series() {
     assert_eq!(value(r#"gupd_fills_total{outcome="stored"}"#), 1.0);
     assert_eq!(value(r#"gupd_refused_total{reason="connect"}"#), 1.0);
     assert_eq!(value("gupd_store_objects"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn build_and_process_are_described() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let relay = Relay::start(&mut serve(&manager, folder.path()));
+    let families = parse(&relay.metrics().await);
+    let (labels, one) = families["gupd_build_info"].samples.first_key_value().unwrap();
+    assert_eq!(*one, 1.0);
+    for label in [concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), "revision=\"", "rustc=\"1."] {
+        assert!(labels.contains(label), "{label} in {labels}");
+    }
+    let value = |name: &str| families[name].samples[name];
+    let near = |name: &str, actual: u64| {
+        let value = value(name);
+        assert!(
+            (actual as f64 / 3.0..actual as f64 * 3.0).contains(&value),
+            "{name} is {value}, not {actual}"
+        );
+    };
+    near("process_resident_memory_bytes", relay.process.resident_memory());
+    assert!(value("process_virtual_memory_bytes") > value("process_resident_memory_bytes"));
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", relay.process.id())).unwrap().count();
+    near("process_open_fds", descriptors as u64);
+    assert!(value("process_max_fds") >= value("process_open_fds"));
+    assert!(value("process_cpu_seconds_total") >= 0.0);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let age = now - value("process_start_time_seconds");
+    assert!((-2.0..300.0).contains(&age), "{age} s");
+    assert_eq!(value("gupd_config_last_reload_successful"), 1.0);
+    assert!((now - value("gupd_config_last_reload_success_timestamp_seconds")).abs() < 300.0);
 }

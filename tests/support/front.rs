@@ -123,6 +123,10 @@ impl Identity {
         Pin::for_certificate(&self.certificate)
     }
 
+    pub fn pem(&self) -> String {
+        pem(&self.certificate)
+    }
+
     /// Writes certificate and key to files.
     pub fn write_files(&self, folder: &Path) -> (PathBuf, PathBuf) {
         let (cert, key) = (folder.join("client.pem"), folder.join("client.key"));

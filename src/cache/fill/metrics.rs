@@ -18,6 +18,8 @@ pub struct FillMetrics {
     pub failovers: IntCounter,
     /// Content that differs from its announced digest, by announcer and consequence.
     pub digest_mismatches: IntCounterVec,
+    /// Responses larger than the quota of the store.
+    pub oversized: IntCounter,
 }
 
 impl FillMetrics {
@@ -42,6 +44,11 @@ impl FillMetrics {
             resumes: register_int_counter_with_registry!(
                 "gupd_fill_resumes_total",
                 "Broken upstream transfers that were resumed.",
+                registry
+            )?,
+            oversized: register_int_counter_with_registry!(
+                "gupd_fill_oversized_total",
+                "Responses larger than store.quota, passed through uncached.",
                 registry
             )?,
             digest_mismatches: register_int_counter_vec_with_registry!(

@@ -85,6 +85,8 @@ struct FillContext {
     store: Arc<Store>,
     cache: Arc<Cache>,
     digests: Digests,
+    /// Keys of content larger than the quota, each of which is logged once.
+    oversized: moka::sync::Cache<ObjectKey, ()>,
     /// Names of upstreams that gave the same content different validators.
     disagreeing: moka::sync::Cache<Arc<str>, ()>,
     metrics: Arc<FillMetrics>,
@@ -104,6 +106,9 @@ struct FillKey {
 /// Time for which content of an upstream is fetched from one connection, after its backends gave the same content
 /// different validators. Parts from several connections would not fit together.
 const REMEMBER_DISAGREEMENT: Duration = Duration::from_secs(3600);
+
+/// Maximum number of objects remembered as larger than the quota.
+const MAX_OVERSIZED: u64 = 1_000;
 
 /// Maximum number of upstreams remembered for disagreeing validators.
 const MAX_DISAGREEING: u64 = 1_000;
@@ -132,6 +137,7 @@ impl Fills {
             queue_timeout: config.fill.total_timeout,
             stopping: CancellationToken::new(),
             digests: Digests::new(cache.clone(), metrics.digest_mismatches.clone()),
+            oversized: moka::sync::Cache::new(MAX_OVERSIZED),
             disagreeing: moka::sync::Cache::builder()
                 .max_capacity(MAX_DISAGREEING)
                 .time_to_live(REMEMBER_DISAGREEMENT)

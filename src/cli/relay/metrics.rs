@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::process_metrics::{ReloadMetrics, register_build_info};
 use gupd_admin::Exposition;
 use gupd_cache::fill::metrics::FillMetrics;
 use gupd_guard::metrics::{GuardMetrics, GuardStats};
@@ -27,6 +28,7 @@ pub struct RelayMetrics {
     pub rollout: Arc<RolloutMetrics>,
     /// Exposition of all metrics, including those of the store.
     pub exposition: Arc<Exposition>,
+    pub(super) reload: ReloadMetrics,
     guard: OnceLock<GuardMetrics>,
 }
 
@@ -37,6 +39,7 @@ impl RelayMetrics {
     /// When two metrics have one name, which a test excludes.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
+        register_build_info(&registry)?;
         let net = Arc::new(NetMetrics::register(&registry)?);
         Ok(Self {
             fills: Arc::new(FillMetrics::register(&registry)?),
@@ -45,9 +48,15 @@ impl RelayMetrics {
             rollout: Arc::new(RolloutMetrics::register(&registry)?),
             exposition: Arc::new(Exposition::new(registry.clone(), net.connections.clone())?),
             net,
+            reload: ReloadMetrics::register(&registry)?,
             guard: OnceLock::new(),
             registry,
         })
+    }
+
+    /// Records that a configuration could not be read; the old one stays in force.
+    pub fn record_refused_reload(&self) {
+        self.reload.record_refusal();
     }
 
     /// Sets the counts of the guard.

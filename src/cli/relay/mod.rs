@@ -8,6 +8,7 @@ mod generation;
 mod limits;
 mod metrics;
 mod prepare;
+mod process_metrics;
 mod shutdown;
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ pub(crate) use self::generation::GenerationBuilder;
 pub use self::limits::SharedLimits;
 pub use self::metrics::RelayMetrics;
 pub use self::prepare::PreparedRelay;
+use self::process_metrics::update_certificates;
 pub use self::shutdown::LivenessProbe;
 use gupd_cache::Cache;
 use gupd_config::clock::Clock;
@@ -108,6 +110,15 @@ impl Relay {
     /// # Errors
     /// When the configuration is invalid; the old one stays in force then.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, SetupError> {
+        let applied = self.apply(config);
+        match &applied {
+            Ok(_) => self.metrics.reload.record_success(&self.builder.clock),
+            Err(_) => self.metrics.reload.record_refusal(),
+        }
+        applied
+    }
+
+    fn apply(&self, config: Config) -> Result<Vec<&'static str>, SetupError> {
         let current = self.generations.load_full();
         let mut effective = config.clone();
         effective.server = ServerSettings {
@@ -135,6 +146,7 @@ impl Relay {
         let next = self.builder.build(effective, Some(&current.upstreams))?;
         // Nothing has changed so far, and nothing after this fails.
         self.server.reload_certificate(&next.config.server)?;
+        update_certificates(&next.config, Some(&current.config), &self.metrics.net);
         self.generations.store(next);
         Ok(sections.into_iter().filter_map(|(name, needs_restart)| needs_restart.then_some(name)).collect())
     }

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::background::BackgroundTasks;
 use super::generation::LongLivedParts;
+use super::process_metrics::update_certificates;
 use super::{GenerationBuilder, Relay, RelayMetrics, SharedLimits, StartError};
 use gupd_admin::{AdminApi, ProcessCommands};
 use gupd_cache::Cache;
@@ -50,6 +51,8 @@ impl Relay {
     pub fn prepare(config: Config, clock: Clock, sockets: Sockets) -> Result<PreparedRelay, StartError> {
         let tls = tls::load_acceptor(&config.server).map_err(SetupError::from)?;
         let Foundation { metrics, builder, generation, store, control } = Foundation::open(&config, &clock)?;
+        update_certificates(&generation.config, None, &metrics.net);
+        metrics.reload.record_success(&clock);
         let (health, health_task) = HealthChecks::new(generation.upstreams.clone());
         let (rollouts, rollout_task) = open_rollouts(&generation, &store, &metrics, &clock, &control)?;
         let generations = Arc::new(Generations::new(generation, rollouts.clone()));

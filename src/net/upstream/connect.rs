@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use prometheus::IntGaugeVec;
 use rustix::net::sockopt::set_tcp_congestion;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,6 +23,7 @@ use super::http_1_0::Http10Stream;
 use super::limited_stream::{LimitedStream, LineHandle};
 use super::proxy::{CredentialsError, HttpProxyClient};
 use super::tls::{self, SystemRoots, TrustError};
+use crate::pem;
 use crate::shape::WanLimiter;
 use gupd_config::Trust;
 
@@ -84,6 +86,8 @@ pub(super) struct ConnectSettings {
     pub(super) tls: Option<TlsSettings>,
     /// Time-out of each step: connect, tunnel, handshake.
     pub(super) timeout: Duration,
+    /// Expiry of certificates, by use and upstream.
+    pub(super) certificate_expiry: IntGaugeVec,
 }
 
 /// TLS settings of one upstream.
@@ -138,7 +142,19 @@ impl Connector {
         let handshake = connector.connect(name.clone(), stream);
         let handshaken = within_limit(&line, settings.timeout, handshake).await;
         let tls = handshaken.ok_or(tls::NO_HANDSHAKE)?.map_err(tls::handshake_error)?;
+        settings.record_certificate(&tls);
         Ok(UpstreamConnection::Tls(Box::new(tls)))
+    }
+}
+
+impl ConnectSettings {
+    /// Records the expiry of the server's certificate. A pinned one is known from its first connection only.
+    fn record_certificate(&self, connection: &TlsStream<LimitedStream>) {
+        let certificate = connection.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        if let Some(until) = certificate.and_then(|certificate| pem::expiry(certificate)) {
+            let labels = ["upstream", &*self.upstream];
+            self.certificate_expiry.with_label_values(&labels).set(until / 1_000);
+        }
     }
 }
 

@@ -149,7 +149,7 @@ impl Upstreams {
         wan: Arc<WanLimiter>,
         metrics: Arc<NetMetrics>,
     ) -> Result<Self, ConnectError> {
-        let mut pools = Pools::new(config, dialer.clone(), wan.clone())?;
+        let mut pools = Pools::new(config, dialer.clone(), wan.clone(), &metrics)?;
         let limits = BreakerSettings::new(&config.health);
         let mut list = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {

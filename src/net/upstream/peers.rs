@@ -87,7 +87,8 @@ pub(super) fn connect_peers(
     metrics: &NetMetrics,
 ) -> Result<Vec<Arc<Upstream>>, ConnectError> {
     let wan = Arc::new(WanLimiter::unlimited(config, clock.clone()));
-    let (mut pools, settings) = (Pools::new(config, dialer, wan)?, BreakerSettings::new(&config.health));
+    let (mut pools, settings) =
+        (Pools::new(config, dialer, wan, metrics)?, BreakerSettings::new(&config.health));
     let mut peers = Vec::with_capacity(config.peers.len());
     for peer in &config.peers {
         let pool = pools.create(&peer.as_upstream())?;

@@ -9,6 +9,7 @@ use http::uri::Scheme;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use prometheus::IntGaugeVec;
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -18,6 +19,7 @@ use super::dial::Dialer;
 use super::limited_stream::LineHandle;
 use super::proxy::HttpProxyClient;
 use super::tls::SystemRoots;
+use crate::metrics::NetMetrics;
 use crate::shape::WanLimiter;
 use gupd_config::{self as config, Config};
 
@@ -49,6 +51,7 @@ pub(super) struct Pools {
     congestion: Option<Arc<str>>,
     roots: SystemRoots,
     timeout: Duration,
+    certificate_expiry: IntGaugeVec,
 }
 
 /// The connections to one upstream.
@@ -70,10 +73,22 @@ struct ClientGeneration {
 }
 
 impl Pools {
-    pub(super) fn new(config: &Config, dialer: Dialer, wan: Arc<WanLimiter>) -> Result<Self, ConnectError> {
+    pub(super) fn new(
+        config: &Config,
+        dialer: Dialer,
+        wan: Arc<WanLimiter>,
+        metrics: &NetMetrics,
+    ) -> Result<Self, ConnectError> {
         let congestion = config.wan.congestion.as_deref().map(check_congestion).transpose()?;
         let timeout = config.fill.connect_timeout;
-        Ok(Self { dialer, wan, congestion, roots: SystemRoots::default(), timeout })
+        Ok(Self {
+            dialer,
+            wan,
+            congestion,
+            roots: SystemRoots::default(),
+            timeout,
+            certificate_expiry: metrics.certificate_expiry.clone(),
+        })
     }
 
     /// Reads the files named by `upstream`. Connects to none.
@@ -92,6 +107,7 @@ impl Pools {
             proxy: proxy.clone(),
             tls: tls.transpose()?,
             timeout: self.timeout,
+            certificate_expiry: self.certificate_expiry.clone(),
         });
         let current = Mutex::new(ClientGeneration::new(&connector, MAX_READ));
         Ok(Pool { connector, proxy: proxy.filter(|_| !is_tls), current })

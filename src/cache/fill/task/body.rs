@@ -43,10 +43,7 @@ impl FillTask {
         let writer = match writer {
             Ok(writer) => writer,
             Err(error) => {
-                // A degraded store logs once, when it degrades.
-                if !matches!(error, StoreError::Degraded { .. }) {
-                    tracing::warn!(%error, key = &*self.request.key, "passing through uncached");
-                }
+                self.note_refused(&error);
                 self.hand_over(accepted.answer);
                 return StepOutcome::Done(self.end_unshared(UnsharedReason::NoRoom));
             }
@@ -318,6 +315,22 @@ impl FillTask {
             tracing::debug!(%error, key = &*self.request.key, "cannot remove content that its manager lacks");
         }
         outcome
+    }
+
+    /// Logs that the store takes no content. A degraded store logs once, when it degrades.
+    fn note_refused(&self, error: &StoreError) {
+        let key = &self.request.key;
+        let is_known = match error {
+            StoreError::Degraded { .. } => true,
+            StoreError::TooLarge { .. } => {
+                self.context.metrics.oversized.inc();
+                !self.context.oversized.entry(key.clone()).or_insert(()).is_fresh()
+            }
+            _ => false,
+        };
+        if !is_known {
+            tracing::warn!(%error, key = &**key, "passing through uncached");
+        }
     }
 
     /// Returns true if the first bytes of complete content show a page in place of a file.
