@@ -14,6 +14,7 @@ mod listing_predictor;
 pub mod metrics;
 mod prefetch;
 mod publish;
+mod requested;
 mod revalidate;
 mod revision_predictor;
 mod selection;

@@ -1,14 +1,15 @@
-//! Refresh without rings: every stored or configured catalog is revalidated once, each for itself. A catalog that no
-//! client has requested within `store.max_unused` is no longer stored; a refresh does not count as a request.
+//! Refresh without rings: configured catalogs and those that clients requested last are revalidated, each for itself. A
+//! catalog that no client has requested within `store.max_unused` is no longer stored; a refresh does not count as a
+//! request.
 
 use std::collections::BTreeSet;
 
 use futures_util::{StreamExt, stream};
 
+use super::requested::{MAX_REQUESTED, retain_latest};
 use super::snapshot::CollectionHistory;
 use super::{MAX_FAILURES, RefreshReport, RefreshWorker, TaskSettings};
 use gupd_proxy::background::{FetchOutcome, OriginError};
-use gupd_rollout::state::MAX_CATALOGS;
 use gupd_store::{Object, ObjectKey, StoreError};
 
 /// Number of concurrent requests: enough to use a line with a long delay, and few for a manager with a thousand sites.
@@ -58,27 +59,18 @@ impl RefreshWorker {
     }
 
     async fn revalidate_all(&self, settings: &TaskSettings) -> RefreshReport {
-        let mut report = RefreshReport::default();
-        let stored = self.stored_catalogs().await.unwrap_or_else(|error| {
+        let (mut configured, failed) = self.configured_catalogs(settings);
+        let mut report = RefreshReport { failed, ..RefreshReport::default() };
+        let stored = self.stored_catalogs(&configured).await.unwrap_or_else(|error| {
             tracing::error!(%error, "catalogs to refresh cannot be listed");
             report.failed += 1;
             Vec::new()
         });
-        let keys: BTreeSet<ObjectKey> = stored.iter().map(|object| object.key.clone()).collect();
-        let stored = stored.into_iter().map(|object| RefreshTarget::Stored(Box::new(object)));
-        let mut targets: Vec<RefreshTarget> = stored.collect();
-        for path in &settings.catalogs {
-            match self.background.keys_of(path) {
-                Ok(configured) => {
-                    let new = configured.into_iter().filter(|key| !keys.contains(key));
-                    targets.extend(new.map(RefreshTarget::Configured));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "path of refresh.catalogs cannot be requested");
-                    report.failed += 1;
-                }
-            }
+        for object in &stored {
+            configured.remove(&object.key);
         }
+        let stored = stored.into_iter().map(|object| RefreshTarget::Stored(Box::new(object)));
+        let targets: Vec<_> = stored.chain(configured.into_iter().map(RefreshTarget::Configured)).collect();
         report.asked = targets.len() as u64;
         let outcomes = stream::iter(targets).map(|target| self.revalidate(target));
         let mut outcomes = outcomes.buffer_unordered(CONCURRENT_REQUESTS);
@@ -122,16 +114,30 @@ impl RefreshWorker {
         self.metrics.catalogs.with_label_values(&[outcome.as_str()]).inc_by(count);
     }
 
-    /// Lists the catalogs that are stored for clients, and not for a revision.
-    pub(super) async fn stored_catalogs(&self) -> Result<Vec<Object>, StoreError> {
+    /// Lists the catalogs that are stored for clients, and not for a revision: those that clients requested last, and
+    /// configured ones.
+    pub(super) async fn stored_catalogs(
+        &self,
+        configured: &BTreeSet<ObjectKey>,
+    ) -> Result<Vec<Object>, StoreError> {
+        let retain = |catalogs: &mut Vec<Object>| {
+            retain_latest(
+                catalogs,
+                |object| (&object.key, object.last_used()),
+                |key| configured.contains(key),
+            );
+        };
         let (mut catalogs, mut after) = (Vec::new(), 0);
-        while catalogs.len() < MAX_CATALOGS {
+        loop {
             let page = self.store.page(after).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
             catalogs.extend(page.into_iter().filter(|object| self.background.is_catalog(object)));
+            if catalogs.len() >= 2 * MAX_REQUESTED + configured.len() {
+                retain(&mut catalogs);
+            }
         }
-        catalogs.truncate(MAX_CATALOGS);
+        retain(&mut catalogs);
         Ok(catalogs)
     }
 }

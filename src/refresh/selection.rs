@@ -1,11 +1,12 @@
-//! Selection of the catalogs to collect, by source: those of the newest revision that a client has requested within
+//! Selection of the catalogs to collect, by source: those of the newest revision that clients requested last, within
 //! `store.max_unused`, those stored before there were revisions, and configured ones. Other catalogs stay in the
 //! revisions that have them, and are not in the next one.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::requested::retain_latest;
 use super::{RefreshWorker, TaskSettings};
 use gupd_config::clock::UnixMillis;
 use gupd_rollout::revision::{Catalog, version_key};
@@ -33,27 +34,40 @@ impl RefreshWorker {
         if with_stored && let Err(error) = self.background.record_uses().await {
             tracing::debug!(%error, "latest uses of catalogs not recorded");
         }
+        let (configured, _) = self.configured_catalogs(settings);
+        let stored = if with_stored { self.stored_catalogs(&configured).await? } else { Vec::new() };
         let mut selected = self.select_from_revision(view, now).await?;
-        if with_stored {
-            for object in self.stored_catalogs().await? {
-                selected.entry(object.key.clone()).or_insert(object.last_used());
-            }
+        for object in stored {
+            selected.entry(object.key.clone()).or_insert(object.last_used());
         }
         // Store maintenance may not have removed unused ones yet.
         selected.retain(|_, last_used| now.saturating_sub(*last_used) <= max_unused);
+        let mut selected: Vec<_> = selected.into_iter().collect();
+        retain_latest(&mut selected, |(key, last_used)| (key, *last_used), |key| configured.contains(key));
+        let mut selected: BTreeMap<_, _> = selected.into_iter().collect();
         if with_stored {
-            for path in &settings.catalogs {
-                match self.background.keys_of(path) {
-                    Ok(keys) => selected.extend(keys.into_iter().map(|key| (key, now))),
-                    Err(error) => tracing::warn!(%error, "path of refresh.catalogs cannot be requested"),
-                }
-            }
+            selected.extend(configured.into_iter().map(|key| (key, now)));
         }
         let mut by_source = CatalogSelection::new();
         for (key, last_used) in selected.into_iter().take(MAX_CATALOGS) {
             by_source.entry(source_of_key(&key).into()).or_default().insert(key, last_used);
         }
         Ok(by_source)
+    }
+
+    /// Returns the keys of `refresh.catalogs`, and the number of its paths that no route takes.
+    pub(super) fn configured_catalogs(&self, settings: &TaskSettings) -> (BTreeSet<ObjectKey>, u64) {
+        let (mut configured, mut failed) = (BTreeSet::new(), 0);
+        for path in &settings.catalogs {
+            match self.background.keys_of(path) {
+                Ok(keys) => configured.extend(keys),
+                Err(error) => {
+                    tracing::warn!(%error, "path of refresh.catalogs cannot be requested");
+                    failed += 1;
+                }
+            }
+        }
+        (configured, failed)
     }
 
     /// Selects the catalogs of the newest revision.

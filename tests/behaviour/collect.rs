@@ -354,6 +354,11 @@ async fn made_up_queries_are_refused_when_there_are_too_many() {
     let refused = answers.iter().filter(|arrived| **arrived == PendingOutcome::Refused).count();
     let published = answers.iter().filter(|arrived| **arrived == PendingOutcome::Published).count();
     assert_eq!((published, refused), (256, 44));
+    // The next refresh requests four of them, and the next revision has these.
+    assert_eq!(collector.refresh().await.asked, 4 + NAMES.len() as u64);
+    publish(&manager, 2);
+    assert_eq!(collector.refresh().await.revision, Some(2.into()));
+    assert_eq!(collector.newest().1.len(), 4 + NAMES.len());
     let payload = ObjectKey::from(key(MINITRI).replace(MINITRI, PAYLOAD));
     assert_eq!(
         collector.proxy.background().pending_catalogs().wait_for(&payload).await,

@@ -93,6 +93,42 @@ async fn known_catalogs_are_asked_for_once_each_on_schedule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn made_up_queries_cost_a_bounded_refresh() {
+    let own = format!("{MINITRI}?own");
+    let site = every_four_hours(|config| config.refresh.catalogs = vec![own.parse().unwrap()]).await;
+    for path in [MINITRI, CATALOG] {
+        site.manager.put(path, Resource::new("catalog"));
+        site.wait_until_stored(path).await;
+    }
+    let queries = |at: usize| {
+        [
+            format!("x={at}"),
+            format!("{at}"),
+            format!("{at}&x=y"),
+            format!("?{at}"),
+            format!("%25{at}"),
+            format!("X={at}"),
+        ]
+    };
+    for query in (0..10).flat_map(queries) {
+        site.clock.advance(Duration::from_secs(1));
+        site.wait_until_stored(&format!("{MINITRI}?{query}")).await;
+    }
+    let (minitri, catalog) = (site.manager.request_count(MINITRI), site.manager.request_count(CATALOG));
+    assert_eq!(ask(&site, "s3cret").await.status, 200);
+    let requests = site.manager.requests_for(MINITRI);
+    let mut targets: Vec<&str> = requests[minitri..].iter().map(|request| &*request.target).collect();
+    targets.sort_unstable();
+    let mut expected = vec![own.clone(), MINITRI.to_owned()];
+    expected.extend(queries(9)[2..].iter().map(|query| format!("{MINITRI}?{query}")));
+    expected.sort_unstable();
+    assert_eq!(targets, expected, "the four last queries, the plain name and the configured one");
+    assert_eq!(site.manager.request_count(CATALOG), catalog + 1);
+    // The other queries are served as before.
+    assert_eq!(site.get(&format!("{MINITRI}?x=0")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refresh_waits_for_window_and_runs_once() {
     let now = gupd_config::Clock::system().now();
     let ((opens, away), (closes, _)) = (in_hours(now, 9), in_hours(now, 10));
