@@ -44,6 +44,23 @@ pub struct TargetRules<'a> {
     pub own: OwnAddresses<'a>,
 }
 
+impl TargetRules<'_> {
+    /// Returns the host of a target in absolute form, and whether it is an upstream's.
+    fn accept_absolute(
+        &self,
+        scheme: &str,
+        authority: &Authority,
+    ) -> Result<(Option<String>, bool), Refusal> {
+        let host = normalize_host(authority.host());
+        let is_own = self.own.contains(scheme, authority);
+        let is_upstream = !is_own && (self.is_upstream)(scheme, authority);
+        if !is_web(scheme, authority) || !(is_own || is_upstream || self.policy.has_host(&host)) {
+            return Err(Refusal::ForeignTarget);
+        }
+        Ok((Some(host), is_upstream))
+    }
+}
+
 /// Addresses of the relay itself. An absolute target that names one is served like a path (RFC 9112 §3.2.2).
 #[derive(Clone, Copy)]
 pub struct OwnAddresses<'a> {
@@ -105,19 +122,8 @@ impl Target {
         }
         let named = parse_host(version, headers)?;
         let (host, is_proxied) = match (uri.scheme_str(), uri.authority()) {
-            (Some(scheme), Some(authority)) => {
-                if !is_web(scheme, authority) {
-                    return Err(Refusal::ForeignTarget);
-                }
-                let host = normalize_host(authority.host());
-                let is_own = rules.own.contains(scheme, authority);
-                let is_proxied = !is_own && (rules.is_upstream)(scheme, authority);
-                if !is_own && !is_proxied && !rules.policy.has_host(&host) {
-                    return Err(Refusal::ForeignTarget);
-                }
-                // RFC 9112 §3.2.2: an absolute target overrides the Host field.
-                (Some(host), is_proxied)
-            }
+            // RFC 9112 §3.2.2: an absolute target overrides the Host field.
+            (Some(scheme), Some(authority)) => rules.accept_absolute(scheme, authority)?,
             _ => (named, false),
         };
         if !original.path().starts_with('/') {

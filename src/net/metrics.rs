@@ -93,8 +93,8 @@ impl NetMetrics {
         let counters = |name: &str, help: &str, labels: &[&str]| {
             register_int_counter_vec_with_registry!(name, help, labels, registry)
         };
-        let gauges = |name: &str, help: &str, label: &str| {
-            register_int_gauge_vec_with_registry!(name, help, &[label], registry)
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            register_int_gauge_vec_with_registry!(name, help, labels, registry)
         };
         let counter = |name: &str, help: &str| register_int_counter_with_registry!(name, help, registry);
         let gauge = |name: &str, help: &str| register_int_gauge_with_registry!(name, help, registry);
@@ -110,10 +110,7 @@ impl NetMetrics {
                 "Open client connections that wait for a request.",
             )?,
             connections_total: counter("gupd_connections_total", "Client connections accepted.")?,
-            accept_failures: counter(
-                "gupd_accept_failures_total",
-                "Failed attempts to accept a connection.",
-            )?,
+            accept_failures: counter("gupd_accept_failures_total", "Failed accepts of a connection.")?,
             upstream_bytes: counters(
                 "gupd_upstream_received_bytes_total",
                 "Bytes of response bodies received from upstreams over the WAN.",
@@ -127,7 +124,7 @@ impl NetMetrics {
             upstream_healthy: gauges(
                 "gupd_upstream_healthy",
                 "1 if requests go to the upstream.",
-                "upstream",
+                &["upstream"],
             )?,
             upstream_checks: counters(
                 "gupd_upstream_checks_total",
@@ -139,17 +136,16 @@ impl NetMetrics {
                 "Requests sent to peers before an upstream, by outcome.",
                 &["peer", "outcome"],
             )?,
-            peer_healthy: gauges("gupd_peer_healthy", "1 if requests go to the peer.", "peer")?,
+            peer_healthy: gauges("gupd_peer_healthy", "1 if requests go to the peer.", &["peer"])?,
             peer_bytes: counters(
                 "gupd_peer_received_bytes_total",
                 "Bytes of response bodies received from peers over the LAN.",
                 &["peer"],
             )?,
-            certificate_expiry: register_int_gauge_vec_with_registry!(
+            certificate_expiry: gauges(
                 "gupd_certificate_expiry_timestamp_seconds",
                 "Expiry of the earliest certificate, by use and by name of the upstream or peer.",
                 &["certificate", "upstream"],
-                registry
             )?,
         })
     }

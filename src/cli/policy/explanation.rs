@@ -121,13 +121,8 @@ impl Explanation {
     /// When the relay refuses the path, or no route matches.
     pub(super) fn new(flags: &Explain, config: &Config, now: UnixMillis) -> Result<Self, CommandError> {
         let policy = Policy::new(config).map_err(|error| CommandError::Configuration(error.to_string()))?;
-        let normal = key::normalize(flags.path.path(), flags.path.query()).map_err(|_| {
-            CommandError::Failed(format!(
-                "--path {}: the relay answers 400: use a path without dot segments, backslashes and control characters, \
-                 plain or encoded",
-                flags.path
-            ))
-        })?;
+        let normal = key::normalize(flags.path.path(), flags.path.query());
+        let normal = normal.map_err(|_| unusable_path(flags))?;
         let path = &*normal.canonical_path();
         let route = policy.route(flags.host.as_deref(), path).ok_or_else(|| {
             CommandError::Failed(format!(
@@ -185,6 +180,14 @@ impl Explanation {
             rollout: None,
         })
     }
+}
+
+fn unusable_path(flags: &Explain) -> CommandError {
+    CommandError::Failed(format!(
+        "--path {}: the relay answers 400: use a path without dot segments, backslashes and control characters, plain or \
+         encoded",
+        flags.path
+    ))
 }
 
 fn upstreams(order: &[&config::UpstreamSettings]) -> Vec<ExplainedUpstream> {
