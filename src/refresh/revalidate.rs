@@ -2,6 +2,7 @@
 //! catalog that no client has requested within `store.max_unused` is no longer stored; a refresh does not count as a
 //! request.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use futures_util::{StreamExt, stream};
@@ -121,6 +122,10 @@ impl RefreshWorker {
         configured: &BTreeSet<ObjectKey>,
     ) -> Result<Vec<Object>, StoreError> {
         let retain = |catalogs: &mut Vec<Object>| {
+            // A catalog that is replaced between two pages is listed twice.
+            let identity = |object: &Object| (object.key.clone(), object.selecting.clone());
+            catalogs.sort_by_cached_key(|object| (identity(object), Reverse(object.id)));
+            catalogs.dedup_by(|one, other| identity(one) == identity(other));
             retain_latest(
                 catalogs,
                 |object| (&object.key, object.last_used()),
