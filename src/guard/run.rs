@@ -3,10 +3,13 @@
 
 mod actions;
 
+use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -24,7 +27,8 @@ use crate::service;
 use gupd_config::{Config, Problems};
 use gupd_net::SetupError;
 use gupd_net::listen::{
-    ClientShares, HttpServer, LifecycleStage, ListenError, Sockets, send_share_exceeded, tls,
+    ClientShares, CountedConnection, HttpServer, LifecycleStage, ListenError, Sockets, send_share_exceeded,
+    tls,
 };
 use gupd_net::metrics::NetMetrics;
 use gupd_net::upstream::health;
@@ -37,6 +41,10 @@ const MAX_CLIENTS: usize = 28;
 /// Maximum of one client's connections once three quarters of those are open: silent connections of one host must not
 /// keep the guard from answering others.
 const CLIENT_SHARE: usize = 7;
+
+/// Maximum connections beyond their client's share that wait, each a descriptor; further ones get `503`. A proxy or NAT
+/// brings the clients of a site from one address.
+const MAX_WAITING: usize = 256;
 
 /// Maximum connections to the admin address besides.
 const MAX_SCRAPERS: usize = 16;
@@ -100,6 +108,8 @@ struct Guard {
     page: Arc<AdminPage>,
     clients: JoinSet<()>,
     shares: Arc<ClientShares>,
+    /// Connections whose clients have their share, in order of arrival.
+    waiting: VecDeque<(TcpStream, SocketAddr)>,
     scrapers: JoinSet<()>,
     stage: watch::Sender<LifecycleStage>,
     /// Counts that the serving worker has.
@@ -169,6 +179,7 @@ impl Guard {
             page: Arc::new(AdminPage::new(setup.config.server.public_names.clone())?),
             clients: JoinSet::new(),
             shares: ClientShares::new(MAX_CLIENTS, CLIENT_SHARE),
+            waiting: VecDeque::new(),
             scrapers: JoinSet::new(),
             stage: watch::Sender::new(LifecycleStage::Serving),
             sent_stats: stats,
@@ -224,7 +235,7 @@ impl Guard {
                     }
                     self.handle_event(GuardEvent::Tick);
                 }
-                Some(_ended) = self.clients.join_next() => {}
+                Some(_ended) = self.clients.join_next() => self.serve_waiting(),
                 Some(_ended) = self.scrapers.join_next() => {}
                 accepted = self.listeners.accept(room, admin_room) => self.serve(accepted),
             }
@@ -262,13 +273,27 @@ impl Guard {
         notices.into_iter().for_each(|notice| self.handle_notice(notice));
     }
 
+    fn serve_client(&mut self, stream: TcpStream, address: SocketAddr, counted: CountedConnection) {
+        let server = self.server.clone();
+        self.clients.spawn(server.serve(stream, address, counted, self.stage.subscribe()));
+    }
+
+    /// Serves waiting connections whose clients have less than their share now.
+    fn serve_waiting(&mut self) {
+        for (stream, address) in std::mem::take(&mut self.waiting) {
+            let has_room = self.clients.len() < MAX_CLIENTS;
+            match has_room.then(|| self.shares.admit(address.ip())).flatten() {
+                Some(counted) => self.serve_client(stream, address, counted),
+                None => self.waiting.push_back((stream, address)),
+            }
+        }
+    }
+
     fn serve(&mut self, accepted: io::Result<Accepted>) {
         match accepted {
             Ok(Accepted::Client(stream, address)) => match self.shares.admit(address.ip()) {
-                Some(counted) => {
-                    let server = self.server.clone();
-                    self.clients.spawn(server.serve(stream, address, counted, self.stage.subscribe()));
-                }
+                Some(counted) => self.serve_client(stream, address, counted),
+                None if self.waiting.len() < MAX_WAITING => self.waiting.push_back((stream, address)),
                 None => send_share_exceeded(&stream),
             },
             Ok(Accepted::Admin(stream)) => {

@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Instant;
 
+use tokio::task::JoinSet;
+
 use crate::guarded::{Catalog, Load, client_address, exchange, guarded, kill, suspend, wait_for_worker};
 use crate::process::{Relay, gupd};
 use crate::support::connection_auth::{ConnectionAuthServer, ask};
@@ -190,6 +192,25 @@ async fn silent_connections_of_one_client_do_not_stop_guard() {
     for _ in 0..10 {
         let answer = exchange(relay.address, &Request::get(PAYLOAD)).await.unwrap();
         assert_eq!(answer.status, 307);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn burst_from_one_address_is_answered() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let mut command = guarded(&manager, folder.path());
+    let relay = Relay::start(command.env("GUPD_GUARD_RESTART_MAX", "1h"));
+    for _ in 0..2 {
+        kill(&relay).await;
+    }
+    // A proxy or NAT brings all clients of a site from one address.
+    let mut clients = JoinSet::new();
+    for _ in 0..200 {
+        let address = relay.address;
+        clients.spawn(async move { exchange(address, &Request::get(PAYLOAD)).await.unwrap().status });
+    }
+    while let Some(status) = clients.join_next().await {
+        assert_eq!(status.unwrap(), 307);
     }
 }
 

@@ -22,7 +22,7 @@ mod worker;
 use tokio::sync::watch;
 
 pub use self::acceptor::Acceptors;
-pub use self::client_share::ClientShares;
+pub use self::client_share::{ClientShares, CountedConnection};
 pub use self::connection::{ClientConnection, HttpServer, RequestHandler};
 pub use self::connection_rate::ConnectionRateLimiter;
 pub use self::refusal::send_share_exceeded;
