@@ -230,7 +230,7 @@ async fn authenticated_client_stays_with_its_upstream() {
     }
     assert_eq!(first.open() + second.open(), clients.len());
     // Without its upstream, each client is unknown to the other one.
-    drop(first);
+    first.stop().await;
     for (client, user) in &mut clients {
         if ask(client, PRIVATE, "").await.0 == 401 {
             log_in(client, PRIVATE, "NTLM", user).await;

@@ -121,8 +121,12 @@ async fn followers_of_a_fill_get_no_cookie_of_another_client() {
         let requests = site.manager.request_count(FILE);
         assert!(is_shared || requests == 5, "{control}: {requests}");
         seen.sort();
-        let expected: Vec<_> = (0..requests).map(|number| format!("session={number}")).collect();
-        assert_eq!(seen, expected, "{control}: each cookie reaches one client");
+        // A client that came after the whole response may have caused a `304`, of which nobody gets the cookie.
+        let sent: Vec<_> = (0..requests).map(|number| format!("session={number}")).collect();
+        assert!(if is_shared { seen.contains(&sent[0]) } else { seen == sent }, "{control}: {seen:?}");
+        let mut distinct = seen.clone();
+        distinct.dedup();
+        assert_eq!(seen, distinct, "{control}: each cookie reaches at most one client");
     }
 }
 

@@ -60,14 +60,20 @@ impl ConnectionAuthServer {
             for number in 0.. {
                 let Ok((stream, _)) = listener.accept().await else { return };
                 let (opened, received) = (opened.clone(), received.clone());
-                opened.send_if_modified(|open| open.insert(number));
+                let open = OpenConnection::new(opened, number);
                 connections.spawn(async move {
                     let _ended = serve(stream, |line| received.lock().unwrap().push((number, line))).await;
-                    opened.send_if_modified(|open| open.remove(&number));
+                    drop(open);
                 });
             }
         });
         Self { address, open, requests, task }
+    }
+
+    /// Closes all connections and accepts no more.
+    pub async fn stop(self) {
+        self.task.abort();
+        self.wait_for_open(0).await;
     }
 
     /// Number of open connections.
@@ -99,6 +105,22 @@ impl ConnectionAuthServer {
 impl Drop for ConnectionAuthServer {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// A connection in the list of the open ones, until its task ends.
+struct OpenConnection(watch::Sender<BTreeSet<usize>>, usize);
+
+impl OpenConnection {
+    fn new(open: watch::Sender<BTreeSet<usize>>, number: usize) -> Self {
+        open.send_if_modified(|open| open.insert(number));
+        Self(open, number)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.send_if_modified(|open| open.remove(&self.1));
     }
 }
 
