@@ -66,6 +66,25 @@ async fn page_in_place_of_a_file_is_never_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn page_reaches_no_client_that_comes_after_it() {
+    let site = site();
+    let right = bytes(3, 1000);
+    for number in 0..50 {
+        let object = format!("/files/x.zip?{number}");
+        for page in [
+            Resource::new(HTML).header("Content-Type", "application/zip"),
+            Resource::new(HTML).header("Content-Type", "text/html"),
+        ] {
+            site.manager.put("/files/x.zip", page);
+            assert_eq!(site.get(&object).await.expect_body(), HTML.as_bytes());
+        }
+        // The fill of the page has not ended yet, perhaps.
+        site.manager.put("/files/x.zip", Resource::new([b"PK\x03\x04", &right[..]].concat()));
+        assert!(site.get(&object).await.expect_body().ends_with(&right), "{object}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn file_with_its_magic_number_is_stored_under_any_type() {
     let site = site();
     for (path, magic_number, media_type) in [

@@ -38,13 +38,12 @@ async fn connections_of_one_client_leave_a_quarter_to_others() {
         }
         let refused = "gupd_refused_total{reason=\"too-many-client-connections\"}";
         site.wait_for_metric(refused, 6.0).await;
+        let mut other = WireClient::connect_from(OTHER, site.address()).await;
         for _ in 0..3 {
-            assert_eq!(
-                ask(OTHER, &site, Request::get(PAYLOAD)).await.expect_body(),
-                b"definitions",
-                "{sent:?}"
-            );
+            let response = other.send(&Request::get(PAYLOAD)).await.unwrap();
+            assert_eq!(response.expect_body(), b"definitions", "{sent:?}");
         }
+        drop(other);
         drop(held);
         site.wait_for_metric("gupd_connections", 0.0).await;
         assert_eq!(ask(GREEDY, &site, Request::get(PAYLOAD)).await.status, 200, "{sent:?}");

@@ -17,6 +17,7 @@ use gupd_config::clock::UnixMillis;
 use gupd_http::status::ForwardOutcome;
 use gupd_http::{CacheControl, UnstorableReason, Verdict};
 use gupd_net::upstream::{CurrentUpstream, Upstream};
+use gupd_store::CHUNK;
 
 /// Phase of a fill.
 #[derive(Clone, Debug)]
@@ -356,7 +357,8 @@ impl FillHandle {
     }
 
     /// Returns false if the whole response has arrived and a new request with these directives must not use it without
-    /// validation (RFC 9111 §4). While the response arrives, it answers every request that joins.
+    /// validation (RFC 9111 §4), or at all because it may be a page in place of a file. While the response arrives, it
+    /// answers every request that joins.
     pub fn is_usable(&self, now: UnixMillis, request: &CacheControl) -> bool {
         let phase = self.phase.borrow();
         let complete = match &*phase {
@@ -364,7 +366,10 @@ impl FillHandle {
             Phase::Receiving { content, .. } if content.has_arrived() => content,
             _ => return true,
         };
-        complete.head.freshness.evaluate(now, request) == Verdict::Fresh
+        // The commit of a small body takes milliseconds and decides about a page. That of a large one may take seconds.
+        let is_undecided =
+            complete.head.may_be_page() && complete.length.is_some_and(|length| length <= CHUNK);
+        !is_undecided && complete.head.freshness.evaluate(now, request) == Verdict::Fresh
     }
 
     /// Records that a follower joined.

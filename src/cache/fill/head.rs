@@ -78,6 +78,12 @@ impl ContentHead {
         self.kept.is_ok() && !self.expected.must_verify_first() && self.classification.class != Class::Payload
     }
 
+    /// Returns true if the end of the fill may refuse the content as a page in place of a file.
+    pub(super) fn may_be_page(&self) -> bool {
+        let Classification { class, format, .. } = &self.classification;
+        self.kept.is_err() || (*class == Class::Payload && format.is_some())
+    }
+
     /// Records that a client may have the whole response: the stored one is older.
     pub(super) fn mark_replaced(&self) {
         if let Some(replaced) = &self.replaced {
