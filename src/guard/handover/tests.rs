@@ -293,7 +293,6 @@ fn steps(stops: bool) -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
-
     #[test]
     fn one_process_accepts_at_a_time_and_a_worker_finally_serves(steps in steps(false)) {
         let mut world = World::new();
@@ -312,9 +311,8 @@ proptest! {
             world.send(GuardEvent::Stop);
         }
         world.heal(Duration::from_secs(120));
-        // The guard does not wait for ever until the system has removed a process that it killed.
-        let have_exited = world.processes.values().all(|process| process.exit.is_some());
-        prop_assert!(world.ended && have_exited, "{:#?}", world);
+        // A process that was killed may not have been reaped yet.
+        prop_assert!(world.ended && world.processes.values().all(|process| process.exit.is_some()), "{:#?}", world);
     }
 }
 

@@ -14,6 +14,7 @@ mod pack_compaction;
 mod policy;
 mod rebuild;
 mod records;
+mod removal;
 mod restore;
 mod retention;
 mod row;
@@ -46,8 +47,9 @@ use gupd_config::clock::Clock;
 
 pub(super) use self::journal::NAMED_MAX;
 pub(super) use self::records::NamedValue;
+pub(super) use self::removal::{RemovalTarget, RemovedObjects};
 pub(super) use self::row::{ROW, object, place_of, unsigned};
-pub(super) use self::statements::{BATCH, BlobRow, IndexChange, RemovalTarget, RemovedObjects};
+pub(super) use self::statements::{BATCH, BlobRow, IndexChange};
 
 /// Maximum number of queued changes; further callers wait.
 const QUEUE: usize = 1024;

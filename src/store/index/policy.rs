@@ -14,8 +14,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
+use super::removal::{ObjectRef, RemovedObjects};
 use super::row::unsigned;
-use super::statements::{BATCH, IndexChange, ObjectRef, RemovedObjects};
+use super::statements::{BATCH, IndexChange};
 
 /// Percentage of all objects' bytes above which the small queue is evicted first.
 const SMALL_SHARE: u64 = 25;

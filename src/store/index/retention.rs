@@ -7,7 +7,8 @@ use std::ops::BitOr;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Result, params};
 
-use super::statements::{IndexChange, ObjectRef};
+use super::removal::ObjectRef;
+use super::statements::IndexChange;
 
 const PERMANENT: u8 = 1;
 const PINNED: u8 = 2;
