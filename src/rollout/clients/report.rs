@@ -278,7 +278,10 @@ mod tests {
             of("unseen", Observation { at: T0 - 200 * HOUR, ..failed }),
         ]);
         let trouble = reporter(&table, T0).trouble(8.into(), &["pilot".into()]);
-        assert_eq!(trouble, Trouble { clients: 2, failed: 1, troubled: 1, ..Trouble::default() });
+        assert_eq!(
+            trouble,
+            Trouble { clients: 2, failed: 1, troubled: 1, underserved: 1, ..Trouble::default() }
+        );
     }
 
     #[test]

@@ -12,6 +12,11 @@ const KINDS: [[&str; 3]; 4] = [
     ["damaged", "was sent damaged content", "were sent damaged content"],
 ];
 
+/// Least percentage of clients that makes repeated downloads evidence against a revision. A client that was served whole
+/// each time proves nothing but its own state: a hostile host of a site, or a few broken ones, would hold a revision back.
+/// Content that no client can apply is repeated by most.
+const REPEATED_SHARE: u8 = 25;
+
 /// Numbers of clients with trouble. A client counts once for each kind of trouble that it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
@@ -27,13 +32,20 @@ pub struct Trouble {
     pub damaged: u64,
     /// Clients with trouble of any kind.
     pub troubled: u64,
+    /// Clients whose trouble the relay has seen itself: failed or damaged content.
+    #[serde(default)]
+    pub underserved: u64,
 }
 
 impl Trouble {
-    /// Returns true if at least `share` percent of the clients have trouble, and at least `max(least, 1)` of them.
+    /// Returns true if at least `share` percent of the clients were not served well, and at least `max(least, 1)` of them.
+    /// Repeated downloads count only from a quarter of the clients on.
     pub fn should_close_gate(&self, share: u8, least: u64) -> bool {
-        let (troubled, clients) = (u128::from(self.troubled), u128::from(self.clients));
-        self.troubled >= least.max(1) && troubled * 100 >= u128::from(share) * clients
+        let reaches = |troubled: u64, share: u8| {
+            troubled >= least.max(1)
+                && u128::from(troubled) * 100 >= u128::from(share) * u128::from(self.clients)
+        };
+        reaches(self.underserved, share) || reaches(self.troubled, share.max(REPEATED_SHARE))
     }
 
     /// The trouble of one client.
@@ -45,6 +57,7 @@ impl Trouble {
             full_again: full_again.into(),
             damaged: damaged.into(),
             troubled: (failed || repeated || full_again || damaged).into(),
+            underserved: (failed || damaged).into(),
         }
     }
 
@@ -56,6 +69,7 @@ impl Trouble {
         self.full_again += more.full_again;
         self.damaged += more.damaged;
         self.troubled += more.troubled;
+        self.underserved += more.underserved;
     }
 
     /// Returns the labels of the kinds that there are.
@@ -104,10 +118,31 @@ mod tests {
         for (troubled, clients, expected) in
             [(2, 2, false), (3, 60, true), (3, 61, false), (4, 80, true), (0, 0, false), (3, 3, true)]
         {
-            let trouble = Trouble { troubled, clients, ..Trouble::default() };
+            let trouble = Trouble { troubled, underserved: troubled, clients, ..Trouble::default() };
             assert_eq!(trouble.should_close_gate(5, 3), expected, "{troubled} of {clients}");
         }
         assert!(!Trouble::default().should_close_gate(0, 0));
+    }
+
+    #[test]
+    fn few_clients_that_repeat_do_not_close_a_gate() {
+        for (repeating, failing, clients, expected) in [
+            (3, 0, 43, false),
+            (10, 0, 43, false),
+            (11, 0, 43, true),
+            (3, 2, 43, false),
+            (3, 3, 43, true),
+            (9, 2, 43, true),
+            (2, 0, 4, false),
+            (3, 0, 4, true),
+        ] {
+            let mut trouble = Trouble::default();
+            for client in 0..clients {
+                let (repeats, fails) = (client < repeating, client >= clients - failing);
+                trouble.add(Trouble::of_client(fails, false, repeats, false));
+            }
+            assert_eq!(trouble.should_close_gate(5, 3), expected, "{repeating} and {failing} of {clients}");
+        }
     }
 
     proptest! {
@@ -121,14 +156,14 @@ mod tests {
                 trouble.add(Trouble::of_client(failed, repeated, full_again, damaged));
             }
             let count = |bit: u8| kinds.iter().filter(|kind| *kind & bit != 0).count() as u64;
-            let Trouble { clients, failed, repeated, full_again, damaged, troubled } = trouble;
+            let Trouble { clients, failed, repeated, full_again, damaged, troubled, underserved } = trouble;
             prop_assert_eq!([failed, repeated, full_again, damaged], [1, 2, 4, 8].map(count));
-            prop_assert_eq!((clients, troubled), (kinds.len() as u64, count(15)));
+            prop_assert_eq!((clients, troubled, underserved), (kinds.len() as u64, count(15), count(9)));
         }
 
         #[test]
         fn another_troubled_client_never_opens_a_gate(troubled in 0..100_u64, well in 0..100_u64, share in 0..=100_u8, least in 0..10_u64) {
-            let one = |troubled| Trouble { troubled, clients: troubled + well, ..Trouble::default() };
+            let one = |troubled| Trouble { troubled, underserved: troubled / 2, clients: troubled + well, ..Trouble::default() };
             prop_assert!(!one(troubled).should_close_gate(share, least) || one(troubled + 1).should_close_gate(share, least));
         }
     }

@@ -68,6 +68,18 @@ async fn repeated_full_sets_keep_next_ring_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn few_repeated_full_sets_leave_next_ring_open() {
+    let site = site(&RINGS.replace("30%", "5%").replace("trouble_clients = 3", "trouble_clients = 2"));
+    site.manager.put(PAYLOAD, Resource::new(bytes(1, 1_000)));
+    assert_eq!(all(&site).await, [1, 1, 1]);
+    // Served whole each time: two of ten clients prove nothing against the revision.
+    pilot_takes(&site, 2, PAYLOAD, |at| if at < 2 { 9 } else { 1 }).await;
+    known(&site, 2, 10, 2).await;
+    pass(&site, HOUR).await;
+    assert_eq!(all(&site).await, [2, 2, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn failed_downloads_gate_only_above_threshold() {
     let site = begun().await;
     let broken = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261121000.dax";
