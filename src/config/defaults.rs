@@ -160,6 +160,11 @@ pub(crate) const UNSEEN: Bounds<Duration> = times(7 * DAY, HOUR, 365 * DAY);
 /// Five times the largest site; a client costs about a kilobyte.
 pub(crate) const MAX_CLIENTS: Bounds<u32> = bounds(50_000, 1, 1_000_000);
 
+/// A heartbeat with all logs is 300 KB, that of a client back from leave some MB: with room for support archives.
+pub(crate) const MAX_UPLOAD: Bounds<u64> = bounds(64 * MIB, 0, TIB);
+/// 10,000 endpoints report 33 times a second, each in less than a second.
+pub(crate) const MAX_PASS_THROUGH: Bounds<usize> = bounds(256, 1, 65_536);
+
 /// Longer than a stall of the machine, shorter than clients' patience with a relay that accepts and says nothing.
 pub(crate) const WATCHDOG: Bounds<Duration> =
     bounds(Duration::from_secs(10), Duration::from_millis(100), Duration::from_secs(10 * MINUTE));

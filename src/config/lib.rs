@@ -9,6 +9,7 @@
 //! text of a setting, `reader` turns it into a value, and each section has a module above it. Start at `config`, which
 //! composes them, or at `server` for the reading of one section.
 
+mod access;
 mod binding;
 pub mod clock;
 mod config;
@@ -28,6 +29,7 @@ mod log;
 mod networks;
 mod octets;
 mod overrides;
+mod pass;
 pub mod pattern;
 mod peer;
 pub mod policy;
@@ -51,6 +53,7 @@ mod upstream_id;
 mod wan;
 pub mod week;
 
+pub use access::{AccessList, AccessSettings};
 pub use binding::Binding;
 pub use clock::Clock;
 pub use config::{Config, DEFAULT_FILE};
@@ -65,6 +68,7 @@ pub use limit::{Ceiling, RateSchedule};
 pub use log::{LogFormat, LogSettings};
 pub use networks::Networks;
 pub use overrides::{Overrides, environment};
+pub use pass::{ClosedTo, PassRules};
 pub use peer::PeerSettings;
 pub use problem::{Location, Problem, Problems};
 pub use profile::{Profile, Profiles};

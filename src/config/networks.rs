@@ -2,6 +2,8 @@
 //! lookup costs the same among ten networks and a hundred thousand. Callers convert IPv4-mapped IPv6 addresses with
 //! `IpAddr::to_canonical` first.
 
+use std::net::IpAddr;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
@@ -27,6 +29,23 @@ impl<T> Networks<T> {
             IpNet::V4(network) => self.v4.get_lpm(&network).map(|(found, value)| (found.into(), value)),
             IpNet::V6(network) => self.v6.get_lpm(&network).map(|(found, value)| (found.into(), value)),
         }
+    }
+}
+
+impl<T> Networks<T> {
+    /// Returns true if a network contains this address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.longest_match(address.into()).is_some()
+    }
+}
+
+impl<T> FromIterator<(IpNet, T)> for Networks<T> {
+    fn from_iter<I: IntoIterator<Item = (IpNet, T)>>(values: I) -> Self {
+        let mut networks = Self::default();
+        for (network, value) in values {
+            networks.insert(network, value);
+        }
+        networks
     }
 }
 

@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
+use crate::access::{AccessSettings, read_access};
 use crate::content::TypeNames;
+use crate::defaults;
 use crate::document::{Document, Section};
 use crate::guard::{FALLBACKS, Fallback};
+use crate::pass::{PassRules, read_pass};
 use crate::profile::{Profile, Profiles};
-use crate::reader::{choice, host, name};
+use crate::reader::{choice, count, host, name, size};
 use crate::upstream::KnownUpstreams;
 
 /// `[[route]]`
@@ -27,9 +30,34 @@ pub struct RouteSettings {
     pub fallback: Option<Fallback>,
     /// Content types that are neither fetched nor served here.
     pub deny_download: Vec<String>,
+    /// Clients that are served here, of those that the server serves.
+    pub access: AccessSettings,
+    /// Requests that reach the upstreams, if not those of the profile.
+    pub pass: Option<PassRules>,
+    /// Maximum bytes of a request body, 0 to 1 TiB.
+    pub max_upload: u64,
+    /// Maximum number of requests that pass through uncached at once, 1 to 65,536.
+    pub max_pass_through: usize,
 }
 
 impl RouteSettings {
+    /// A route with the defaults.
+    pub(crate) fn new(prefix: &str, upstreams: Vec<usize>, profile: Arc<Profile>) -> Self {
+        Self {
+            name: prefix.to_owned(),
+            prefix: prefix.to_owned(),
+            host: None,
+            upstreams,
+            profile,
+            fallback: None,
+            deny_download: Vec::new(),
+            access: AccessSettings::default(),
+            pass: None,
+            max_upload: defaults::MAX_UPLOAD.default,
+            max_pass_through: defaults::MAX_PASS_THROUGH.default,
+        }
+    }
+
     /// Returns true if the prefix contains this path.
     pub(crate) fn contains(&self, path: &str) -> bool {
         let prefix = self.prefix.trim_end_matches('/');
@@ -47,15 +75,7 @@ pub(crate) fn read_routes(
     let tables = document.take_tables("route", None);
     let all_upstreams: Vec<usize> = (0..known.list.len()).collect();
     if tables.is_empty() {
-        return vec![RouteSettings {
-            name: "/".to_owned(),
-            prefix: "/".to_owned(),
-            host: None,
-            upstreams: all_upstreams,
-            profile: profiles.default_profile(),
-            fallback: None,
-            deny_download: Vec::new(),
-        }];
+        return vec![RouteSettings::new("/", all_upstreams, profiles.default_profile())];
     }
     let mut routes: Vec<RouteSettings> = Vec::with_capacity(tables.len());
     for mut s in tables {
@@ -67,11 +87,24 @@ pub(crate) fn read_routes(
         let fallback = s.read("fallback", |text| choice(text, &FALLBACKS));
         let upstreams = s.read_list("upstreams", |text| known.find(text));
         let deny_download = types.read_list(&mut s, "deny_download");
+        let (access, pass) = (read_access(&mut s), read_pass(&mut s));
+        let max_upload = size(&mut s, "max_upload", defaults::MAX_UPLOAD);
+        let max_pass_through = count(&mut s, "max_pass_through", defaults::MAX_PASS_THROUGH);
         if let Some(prefix) = prefix {
             let name =
                 given_name.unwrap_or_else(|| format!("{}{prefix}", host.as_deref().unwrap_or_default()));
             let upstreams = upstreams.unwrap_or_else(|| all_upstreams.clone());
-            let route = RouteSettings { name, prefix, host, upstreams, profile, fallback, deny_download };
+            let route = RouteSettings {
+                name,
+                host,
+                fallback,
+                deny_download,
+                access,
+                pass,
+                max_upload,
+                max_pass_through,
+                ..RouteSettings::new(&prefix, upstreams, profile)
+            };
             check_route(&mut s, &route, &routes);
             routes.push(route);
         }

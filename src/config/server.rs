@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::{AccessSettings, read_access};
 use crate::defaults::{self, Bounds};
 use crate::document::{Document, Section};
 use crate::public_name::PublicName;
@@ -29,6 +30,8 @@ pub struct ServerSettings {
     pub tls: Option<CertificateFiles>,
     /// Issuers of the certificates that clients may present over TLS.
     pub client_ca: Option<PathBuf>,
+    /// Clients that are served.
+    pub access: AccessSettings,
     /// Maximum number of open connections, 1 to 1,000,000.
     pub max_connections: usize,
     /// Maximum number of one client's connections once three quarters of `max_connections` are open; a quarter of
@@ -76,6 +79,7 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
         workers,
         tls,
         client_ca,
+        access: read_access(&mut s),
         max_connections,
         max_client_connections,
         // Both are at most 1 MiB.

@@ -148,6 +148,13 @@ impl FallbackService {
             let message = "gupd: the policy of this site blocks this content type for this client\n";
             return (text(status, message), GuardResponse::Refused);
         }
+        let address = connection.address.ip();
+        if !(live.policy.access().permits(address) && target.route.access.permits(address)) {
+            return (refused(Refusal::ClientDenied), GuardResponse::Refused);
+        }
+        if let Err(closed) = target.route.check_pass(&head.method, &classification) {
+            return (refused(closed.into()), GuardResponse::Refused);
+        }
         match target.route.fallback.unwrap_or(live.answer) {
             Fallback::Redirect if !target.is_proxied => live.redirect(&target),
             Fallback::Redirect | Fallback::Relay => {
@@ -160,7 +167,11 @@ impl FallbackService {
                     live.upstreams.instance(),
                 );
                 forwarding::decrement_max_forwards(&head.method, &mut head.headers);
-                let body = RequestBody::streamed(body, live.stall_timeout);
+                let max_upload = target.route.max_upload;
+                let body = RequestBody::streamed(body, live.stall_timeout, max_upload);
+                if body.announced_bytes() > max_upload {
+                    return (refused(Refusal::UploadTooLarge), GuardResponse::Refused);
+                }
                 let client = RelayedClient { group: &group.name, pin: connection.pin(&asked).cloned() };
                 let (mut response, kind) = self.relay(&live, &target, head, body, client).await;
                 let relocation = Relocation {
@@ -209,6 +220,9 @@ impl FallbackService {
                 (text(StatusCode::BAD_GATEWAY, message), GuardResponse::Unavailable)
             }
             Ok(response) => (self.pass_on(response, live.idle_timeout), GuardResponse::Relay),
+            Err(UpstreamError::Client { is_too_large: true, .. }) => {
+                (refused(Refusal::UploadTooLarge), GuardResponse::Refused)
+            }
             Err(UpstreamError::Client { .. }) => {
                 let message = "gupd: the request body did not arrive in time\n";
                 (text(StatusCode::REQUEST_TIMEOUT, message), GuardResponse::Unavailable)

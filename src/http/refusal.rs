@@ -4,6 +4,7 @@
 use http::StatusCode;
 
 use crate::key::PathError;
+use gupd_config::ClosedTo;
 
 /// Value of `Allow`: the methods that the relay forwards.
 pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
@@ -30,6 +31,16 @@ pub enum Refusal {
     UriTooLong,
     /// No route has this host and path.
     NoRoute,
+    /// A client that the access lists of the server or the route do not serve.
+    ClientDenied,
+    /// The route passes no requests for paths of this class, or for this path.
+    ClosedPath,
+    /// The route does not pass this method for paths of this class.
+    ClosedMethod,
+    /// A body longer than `max_upload` of the route.
+    UploadTooLarge,
+    /// `max_pass_through` requests of the route are with its upstreams.
+    PassThroughLimit,
     /// A request that this relay has forwarded before, or that has passed too many relays.
     Loop,
     /// The limits on concurrent downloads leave no slot.
@@ -49,7 +60,7 @@ pub enum SlotRefusalReason {
 
 impl Refusal {
     /// Every refusal, for metrics that exist before the first one.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 21] = [
         Self::Connect,
         Self::Trace,
         Self::ForeignTarget,
@@ -62,6 +73,11 @@ impl Refusal {
         Self::Path(PathError::AmbiguousSpelling),
         Self::UriTooLong,
         Self::NoRoute,
+        Self::ClientDenied,
+        Self::ClosedPath,
+        Self::ClosedMethod,
+        Self::UploadTooLarge,
+        Self::PassThroughLimit,
         Self::Loop,
         Self::NoSlot(SlotRefusalReason::QueueFull),
         Self::NoSlot(SlotRefusalReason::ClientQueueFull),
@@ -83,6 +99,11 @@ impl Refusal {
             Self::Path(PathError::AmbiguousSpelling) => "ambiguous-spelling",
             Self::UriTooLong => "uri-too-long",
             Self::NoRoute => "no-route",
+            Self::ClientDenied => "client-denied",
+            Self::ClosedPath => "closed-path",
+            Self::ClosedMethod => "closed-method",
+            Self::UploadTooLarge => "upload-too-large",
+            Self::PassThroughLimit => "pass-through-limit",
             Self::Loop => "loop",
             Self::NoSlot(SlotRefusalReason::QueueFull) => "queue-full",
             Self::NoSlot(SlotRefusalReason::ClientQueueFull) => "client-queue-full",
@@ -93,7 +114,9 @@ impl Refusal {
     /// Returns the status of the response.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::Connect | Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Connect | Self::Trace | Self::ClosedMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ClientDenied | Self::ClosedPath => StatusCode::FORBIDDEN,
+            Self::UploadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             // RFC 9110 §7.4: not willing to answer for that origin.
             Self::ForeignTarget => StatusCode::MISDIRECTED_REQUEST,
             Self::TargetForm | Self::Host | Self::Path(_) => StatusCode::BAD_REQUEST,
@@ -102,7 +125,7 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Loop => StatusCode::LOOP_DETECTED,
             // Not 429: the relay is busy, and updaters know 503 from managers.
-            Self::NoSlot(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoSlot(_) | Self::PassThroughLimit => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -127,11 +150,27 @@ impl Refusal {
             }
             Self::UriTooLong => "gupd: request target refused: too long\n",
             Self::NoRoute => "gupd: no route for this host and path\n",
+            Self::ClientDenied => "gupd: client refused: its address is not served here\n",
+            Self::ClosedPath => "gupd: path refused: this route passes no requests for it\n",
+            Self::ClosedMethod => "gupd: method refused: this route does not pass it for this path\n",
+            Self::UploadTooLarge => "gupd: request body refused: too long for this route\n",
+            Self::PassThroughLimit => {
+                "gupd: too many requests at the upstreams: retry after the time in Retry-After\n"
+            }
             Self::Loop => "gupd: forwarding loop: this relay has forwarded the request before\n",
             Self::NoSlot(SlotRefusalReason::ClientQueueFull) => {
                 "gupd: too many queued downloads of this client: retry after the time in Retry-After\n"
             }
             Self::NoSlot(_) => "gupd: download limit reached: retry after the time in Retry-After\n",
+        }
+    }
+}
+
+impl From<ClosedTo> for Refusal {
+    fn from(closed: ClosedTo) -> Self {
+        match closed {
+            ClosedTo::Path => Self::ClosedPath,
+            ClosedTo::Method => Self::ClosedMethod,
         }
     }
 }

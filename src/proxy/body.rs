@@ -100,6 +100,16 @@ impl BodyContent {
         })))
     }
 
+    /// Keeps `held` until the stream of bytes ends or is dropped.
+    pub(crate) fn holding(self, held: impl Send + 'static) -> Self {
+        match self {
+            Self::Stream(pieces) => Self::Stream(Box::pin(pieces.inspect(move |_| {
+                let _held = &held;
+            }))),
+            Self::Empty | Self::Whole(_) => self,
+        }
+    }
+
     /// Several parts of one content (RFC 9110 §14.6). `open` reads one part.
     pub(crate) fn multipart(
         multipart: Multipart,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::{ArcSwap, Guard};
 use http::uri::PathAndQuery;
 
+use crate::pass_limit::PassThroughLimits;
 use gupd_config::Config;
 use gupd_config::policy::{Policy, PolicyError};
 use gupd_http::key;
@@ -28,6 +29,7 @@ pub struct Generation {
     /// Rings, and the views that they give to clients.
     pub rollout: Arc<RolloutRules>,
     pub(crate) public: PublicUrls,
+    pub(crate) pass_through: PassThroughLimits,
     /// Paths of `refresh.catalogs` and `prefetch.paths` as written, by their normal form.
     pub(crate) configured_targets: HashMap<Box<str>, PathAndQuery>,
 }
@@ -38,8 +40,10 @@ impl Generation {
     /// # Errors
     /// Rules, content types or groups that do not compile.
     pub fn new(config: Config, upstreams: Arc<Upstreams>) -> Result<Self, PolicyError> {
+        let policy = Policy::new(&config)?;
         Ok(Self {
-            policy: Policy::new(&config)?,
+            pass_through: PassThroughLimits::new(&policy),
+            policy,
             rollout: Arc::new(RolloutRules::new(&config)),
             public: PublicUrls::new(&config),
             configured_targets: configured_targets(&config),

@@ -18,6 +18,7 @@ mod generation;
 mod hit;
 pub mod metrics;
 mod pacing;
+mod pass_limit;
 mod passthrough;
 mod pipeline;
 mod relays;

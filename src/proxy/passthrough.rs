@@ -22,6 +22,7 @@ use gupd_http::conditional::is_requested;
 use gupd_http::control::Directive;
 use gupd_http::forwarding;
 use gupd_http::key::{self, KeyBinding};
+use gupd_http::refusal::Refusal;
 use gupd_http::status::CacheStatus;
 use gupd_net::field_names::FieldNames;
 use gupd_net::shape::Purpose;
@@ -35,6 +36,9 @@ use gupd_store::ObjectKey;
 /// manager that fails nor wait long for one that does not.
 const RETRY_AFTER: u64 = 60;
 
+/// `Retry-After` in seconds of a request above the limit of its route: most pass-through requests take less than one.
+const PASS_THROUGH_RETRY_AFTER: u64 = 10;
+
 /// Bytes of a body that the relay holds back before it sends the head, or all if there are fewer, as of a fill. Up to
 /// here a failure becomes a `502`. hyper sends nothing at all of a response whose body breaks off at once.
 const HOLD_BACK: usize = 64 << 10;
@@ -45,7 +49,12 @@ const HOLD_BACK_TIME: Duration = Duration::from_millis(500);
 /// Passes requests through that are never cached: methods besides `GET` and `HEAD`, private paths, and requests with a
 /// body.
 pub(crate) async fn pass_through(proxy: &Proxy, exchange: &Exchange<'_>, body: Incoming) -> StepResult {
-    let body = RequestBody::streamed(body, exchange.generation.config.server.stall_timeout);
+    let max_upload = exchange.target.route.max_upload;
+    let body = RequestBody::streamed(body, exchange.generation.config.server.stall_timeout, max_upload);
+    if body.announced_bytes() > max_upload {
+        let reply = proxy.refuse(Refusal::UploadTooLarge);
+        return Break(reply.with_class(exchange.classification()));
+    }
     let classification = exchange.classification();
     if !exchange.is_cacheable() {
         let reply = Box::pin(forward_uncacheable(proxy, exchange, body)).await;
@@ -72,6 +81,19 @@ async fn forward_uncacheable(proxy: &Proxy, exchange: &Exchange<'_>, body: Reque
 
 /// Asks the upstreams of the target on behalf of this client alone.
 pub(crate) async fn forward(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -> Reply {
+    let (generation, route) = (exchange.generation, &exchange.target.route);
+    let patience = generation.config.lan.queue_timeout;
+    match generation.pass_through.acquire(route, exchange.client(), patience).await {
+        Some(slot) => send_alone(proxy, exchange, body).await.holding(slot),
+        None => {
+            let mut reply = proxy.refuse(Refusal::PassThroughLimit);
+            reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(PASS_THROUGH_RETRY_AFTER));
+            reply
+        }
+    }
+}
+
+async fn send_alone(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -> Reply {
     let upstreams = &exchange.generation.upstreams;
     let (address, instance) = (exchange.connection.address, upstreams.instance());
     let mut headers = forwarding::prepare_passthrough(&exchange.headers, exchange.version, address, instance);
@@ -96,6 +118,7 @@ pub(crate) async fn forward(proxy: &Proxy, exchange: &Exchange<'_>, body: Reques
             bad_gateway()
         }
         Ok(answer) => pass_on(proxy, exchange, answer).await,
+        Err(UpstreamError::Client { is_too_large: true, .. }) => proxy.refuse(Refusal::UploadTooLarge),
         Err(error) => upstream_failed(exchange, &error),
     }
 }

@@ -17,7 +17,9 @@ use crate::hit::serve_hit;
 use crate::pacing::ResponsePacer;
 use crate::passthrough::pass_through;
 use crate::reply::Reply;
-use crate::screening::{deny_blocked_content, open_exchange, redirect_while_draining};
+use crate::screening::{
+    deny_blocked_content, open_exchange, redirect_while_draining, refuse_closed_path, refuse_denied_client,
+};
 use crate::slot::{hold_slot, wait_for_slot};
 use crate::view::{record_download, serve_visible_revision};
 use crate::window::defer_outside_window;
@@ -28,6 +30,8 @@ pub(crate) type StepResult<T = ()> = ControlFlow<Reply, T>;
 
 /// Runs the steps of one request in their order. Each comment says when the step applies.
 async fn run(proxy: &Proxy, exchange: &mut Exchange<'_>, body: Incoming) -> StepResult<Infallible> {
+    refuse_denied_client(proxy, exchange)?; // Access lists of the server and the route.
+    refuse_closed_path(proxy, exchange)?; // Consoles, and methods that no updater sends.
     deny_blocked_content(proxy, exchange)?; // The policy blocks the content type for the group or route.
     redirect_while_draining(proxy, exchange)?; // An administrator sends clients to the manager.
     serve_visible_revision(proxy, exchange).await?; // Rings: catalogs of the client's revision, payloads when due.

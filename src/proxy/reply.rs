@@ -113,6 +113,11 @@ impl Reply {
         Self { slot, ..self }
     }
 
+    /// Keeps `held` until the last byte has been handed on.
+    pub(crate) fn holding(self, held: impl Send + 'static) -> Self {
+        Self { content: self.content.holding(held), ..self }
+    }
+
     pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.headers
     }
@@ -197,6 +202,7 @@ impl From<Refusal> for Reply {
         let mut reply = Reply::text(refusal.status(), refusal.message());
         if refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
             // RFC 9110 §15.5.6: a 405 lists the allowed methods.
+            // Replaced where the route decides.
             reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
         }
         reply

@@ -5,12 +5,13 @@ use std::ops::ControlFlow::{Break, Continue};
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 
 use crate::exchange::Exchange;
 use crate::pipeline::StepResult;
 use crate::reply::Reply;
 use crate::{Generation, Proxy, view};
+use gupd_config::ClosedTo;
 use gupd_http::forwarding;
 use gupd_http::refusal::Refusal;
 use gupd_http::status::CacheStatus;
@@ -47,6 +48,34 @@ pub(crate) fn open_exchange<'a>(
         Ok(target) => Continue(Exchange::new(head, connection, target, generation)),
         Err(refusal) => Break(proxy.refuse(refusal)),
     }
+}
+
+/// Refuses clients that the server or the route does not serve. Costs one comparison without access lists.
+pub(crate) fn refuse_denied_client(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
+    let client = exchange.client();
+    if exchange.generation.policy.access().permits(client) && exchange.target.route.access.permits(client) {
+        return Continue(());
+    }
+    Break(proxy.refuse(Refusal::ClientDenied))
+}
+
+/// Refuses requests that the route does not pass to its upstreams. Paths of responses in memory are classified already.
+pub(crate) fn refuse_closed_path(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
+    let (route, method) = (&exchange.target.route, exchange.method);
+    if route.passes_every_path(method) {
+        return Continue(());
+    }
+    let hot = exchange.is_cacheable().then(|| exchange.hot_entry(proxy)).flatten();
+    let classification = hot.map_or_else(|| exchange.classification(), |entry| &entry.classification);
+    let Err(closed) = route.check_pass(method, classification) else { return Continue(()) };
+    let mut reply = proxy.refuse(closed.into()).with_class(classification);
+    if let Some(allowed) = route.pass.allowed(classification.class)
+        && let Ok(allowed) = HeaderValue::try_from(allowed)
+        && closed == ClosedTo::Method
+    {
+        reply.headers_mut().insert(header::ALLOW, allowed);
+    }
+    Break(reply)
 }
 
 /// Answers requests for denied content as if there were none. Costs one comparison where nothing is denied.

@@ -42,6 +42,7 @@ mod negative;
 mod next_upstream;
 mod offline;
 mod pages;
+mod passing;
 mod peers;
 #[cfg(debug_assertions)]
 mod pipeline;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gupd_cli::relay::Relay;
 use gupd_config::{Clock, Config};
-use gupd_config::{PeerSettings, Recurrence, Trust};
+use gupd_config::{PassRules, PeerSettings, Recurrence, Trust};
 use tempfile::TempDir;
 
 use super::{Manager, PATIENCE, Request, Resource, Response, WireClient, get};
@@ -47,6 +47,7 @@ impl Site {
         config.refresh.schedule = Recurrence::Off;
         config.prefetch.learned = false;
         config.health.interval = None;
+        pass_everything(&mut config);
         change(&mut config);
         let clock = Clock::manual(Clock::system().now());
         manager.set_clock(read_clock(&clock));
@@ -204,6 +205,12 @@ fn use_upstreams(config: &mut Config, upstreams: &[SocketAddr]) {
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     let asked = Config::for_upstreams(&urls).unwrap();
     (config.upstreams, config.routes) = (asked.upstreams, asked.routes);
+    pass_everything(config);
+}
+
+/// Lets every method pass, so that tests can send any. `passing` tests the defaults.
+fn pass_everything(config: &mut Config) {
+    config.routes.iter_mut().for_each(|route| route.pass = Some(PassRules::all()));
 }
 
 /// Returns a function that reads a relay's clock, for the `Date` of a manager.

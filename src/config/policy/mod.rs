@@ -27,7 +27,7 @@ use http::{HeaderName, StatusCode};
 use crate::clock::UnixMillis;
 pub use crate::profile::PayloadForm;
 use crate::profile::{DigestList, FileFormat, ForeignOrigin, PathRule, QuerySelection};
-use crate::{Class, Config, Problems, content, pattern};
+use crate::{AccessList, Class, Config, Problems, content, pattern};
 pub use binding::UpstreamBinding;
 use binding::{Destinations, Resolver};
 use calendar::Calendar;
@@ -53,6 +53,7 @@ pub struct Policy {
     groups: Groups,
     destinations: Destinations,
     denied_status: StatusCode,
+    access: AccessList,
     calendar: Calendar,
     /// Calls of [`classify`](Self::classify): tests count them.
     #[cfg(debug_assertions)]
@@ -75,6 +76,11 @@ pub struct Classification {
 }
 
 impl Classification {
+    /// Returns true if no request for the path passes.
+    pub fn is_closed(&self) -> bool {
+        self.rule.as_ref().is_some_and(|rule| rule.is_closed)
+    }
+
     /// Returns the query parameters that are part of the key.
     pub fn key_query(&self) -> &QuerySelection {
         self.rule.as_ref().map_or(&QuerySelection::All, |rule| &rule.key_query)
@@ -143,6 +149,7 @@ impl Policy {
             destinations: Destinations::new(groups.iter()),
             groups,
             denied_status: config.denials.status,
+            access: AccessList::new(&config.server.access),
             calendar: Calendar::new(config.site.time_zone.clone()),
             #[cfg(debug_assertions)]
             classifications: AtomicU64::new(0),
@@ -183,6 +190,11 @@ impl Policy {
         self.routes.has_host(host)
     }
 
+    /// Returns every route.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.iter()
+    }
+
     /// Returns the route of this name, if the configuration has it.
     pub fn find_route(&self, name: &str) -> Option<&Arc<Route>> {
         self.routes.find_name(name)
@@ -218,6 +230,11 @@ impl Policy {
     /// Returns the group of a client: the first that matches it, else the default group.
     pub fn group(&self, client: &ClientAttributes<'_>) -> &Arc<Group> {
         self.groups.find(client)
+    }
+
+    /// Returns the clients that are served at all.
+    pub fn access(&self) -> &AccessList {
+        &self.access
     }
 
     /// Returns every group: the bounded set of metric labels.

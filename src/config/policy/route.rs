@@ -4,9 +4,11 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::RevisionFile;
+use http::Method;
+
 use super::rules::Rules;
-use crate::{Fallback, Profile, RouteSettings, UpstreamId};
+use super::{Classification, RevisionFile};
+use crate::{AccessList, ClosedTo, Fallback, PassRules, Profile, RouteSettings, UpstreamId};
 
 /// A path prefix bound to upstreams and to the rules that class its paths.
 #[derive(Debug)]
@@ -19,6 +21,14 @@ pub struct Route {
     pub profile: Arc<Profile>,
     /// Response while no worker serves, if not the general one.
     pub fallback: Option<Fallback>,
+    /// Clients that are served here.
+    pub access: AccessList,
+    /// Requests that reach the upstreams, of those for open paths.
+    pub pass: PassRules,
+    /// Maximum bytes of a request body.
+    pub max_upload: u64,
+    /// Maximum number of requests that pass through uncached at once.
+    pub max_pass_through: usize,
     /// Content types that are neither fetched nor served here.
     pub(super) denied: Vec<String>,
     pub(super) rules: Arc<Rules>,
@@ -34,6 +44,10 @@ impl Route {
             upstreams,
             profile: Arc::clone(&route.profile),
             fallback: route.fallback,
+            access: AccessList::new(&route.access),
+            pass: route.pass.clone().unwrap_or_else(|| route.profile.pass.clone()),
+            max_upload: route.max_upload,
+            max_pass_through: route.max_pass_through,
             denied: route.deny_download.clone(),
             rules,
             host: route.host.as_deref().map(Into::into),
@@ -44,6 +58,22 @@ impl Route {
     /// Returns the file of a revision that a key of this route is for. `path` is the offset of the path in the key.
     pub fn revision_file<'a>(&self, key: &'a str, path: usize) -> Option<RevisionFile<'a>> {
         RevisionFile::find(key, path, &self.profile.revisions)
+    }
+
+    /// Returns true if requests of this method pass for every path, so that no path needs to be classified for it.
+    pub fn passes_every_path(&self, method: &Method) -> bool {
+        !self.rules.has_closed_paths() && self.pass.passes_every_class(method)
+    }
+
+    /// Decides whether a request of this method reaches the upstreams.
+    ///
+    /// # Errors
+    /// The reason why it does not.
+    pub fn check_pass(&self, method: &Method, classification: &Classification) -> Result<(), ClosedTo> {
+        if classification.is_closed() {
+            return Err(ClosedTo::Path);
+        }
+        self.pass.check(classification.class, method)
     }
 
     /// Returns true if the keys of some paths do not have the whole query.
@@ -119,12 +149,8 @@ mod tests {
             .iter()
             .map(|(prefix, host)| RouteSettings {
                 name: format!("{}{prefix}", host.unwrap_or_default()),
-                prefix: (*prefix).to_owned(),
                 host: host.map(str::to_owned),
-                upstreams: vec![0],
-                profile: Arc::default(),
-                fallback: None,
-                deny_download: Vec::new(),
+                ..RouteSettings::new(prefix, vec![0], Arc::default())
             })
             .collect();
         Policy::new(&config).unwrap()

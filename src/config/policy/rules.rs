@@ -20,6 +20,7 @@ pub(super) struct Rules {
     /// File formats; the first with the path's extension is its format.
     formats: Vec<Arc<FileFormat>>,
     selects_query: bool,
+    has_closed_paths: bool,
 }
 
 /// Result of the rules for a path.
@@ -66,6 +67,7 @@ impl Rules {
             patterns: patterns.build()?,
             configured: configured.iter().map(|rule| rule.class).collect(),
             selects_query: of_profile.iter().any(|rule| rule.key_query != QuerySelection::All),
+            has_closed_paths: of_profile.iter().any(|rule| rule.is_closed),
             of_profile: of_profile.iter().map(|&rule| Arc::new(rule.clone())).collect(),
             formats: selection.formats.iter().map(|&format| Arc::new(format.clone())).collect(),
         })
@@ -80,6 +82,11 @@ impl Rules {
     /// Returns true if the keys of some paths do not have the whole query.
     pub(super) fn selects_query(&self) -> bool {
         self.selects_query
+    }
+
+    /// Returns true if no request for some paths passes.
+    pub(super) fn has_closed_paths(&self) -> bool {
+        self.has_closed_paths
     }
 
     /// Returns the first match of a folded path. The form is that of the profile also for a configured payload.

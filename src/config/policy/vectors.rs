@@ -42,6 +42,8 @@ fn evaluate(policy: &Policy, vector: &TestVector, failures: &mut Vec<VectorFailu
     let Some(route) = policy.route(vector.host.as_deref(), &vector.path) else { return };
     let classified = policy.classify(route, &vector.path);
     compare("class", Some(vector.class.as_str()), classified.class.as_str());
+    let text = |is: bool| if is { "true" } else { "false" };
+    compare("closed", vector.is_closed.map(text), text(classified.is_closed()));
     compare("content_type", vector.content_type.as_deref(), &classified.content_type);
     compare("form", vector.form.map(|form| form.as_str()), classified.form.as_str());
     let revision = policy.revision(route, &vector.path, || classified.class);
@@ -49,9 +51,8 @@ fn evaluate(policy: &Policy, vector: &TestVector, failures: &mut Vec<VectorFailu
     compare("revision", vector.revision.as_deref(), revision);
     compare("digests", vector.digests.as_deref(), classified.digests().map_or("none", DigestList::as_str));
     if let Some(beginning) = &vector.beginning {
-        let plausible =
-            is_plausible(&vector.path, classified.format.as_deref(), None, Some(beginning)).to_string();
-        compare("plausible", vector.plausible.map(|is| if is { "true" } else { "false" }), &plausible);
+        let plausible = is_plausible(&vector.path, classified.format.as_deref(), None, Some(beginning));
+        compare("plausible", vector.plausible.map(text), text(plausible));
     }
     let origin = route
         .profile

@@ -23,6 +23,7 @@ use http::HeaderName;
 
 use crate::Class;
 use crate::content::ContentGuid;
+use crate::pass::PassRules;
 
 pub use client::ClientInstruction;
 pub use format::FileFormat;
@@ -46,6 +47,8 @@ pub struct Profile {
     pub title: String,
     /// True to refuse paths that some servers take for the path of content.
     pub refuses_ambiguous_paths: bool,
+    /// Requests that reach an upstream.
+    pub pass: PassRules,
     /// Rules of paths; the first that matches decides.
     pub paths: Vec<PathRule>,
     /// Locations of revision numbers in paths.
@@ -71,6 +74,8 @@ pub struct PathRule {
     pub hosts: Vec<HostPattern>,
     /// Class of the paths that match.
     pub class: Class,
+    /// True if no request for these paths passes.
+    pub is_closed: bool,
     /// Content type, if not that of the path's GUID or class.
     pub content_type: Option<String>,
     /// Form of a payload.

@@ -15,6 +15,7 @@ use crate::content::{CLASSES, ContentGuid, guid};
 use crate::defaults;
 use crate::document::{Document, Section};
 use crate::file::Block;
+use crate::pass::read_pass;
 use crate::pattern;
 use crate::problem::{Location, Problem, Problems};
 use crate::reader::{boolean, choice, label, line, number, parameter, time_within};
@@ -69,6 +70,7 @@ fn read_profile(document: &mut Document, file: &Arc<str>) -> Option<ProfileFile>
     let title = s.read_required("title", line);
     let includes = s.read_list("include", label).unwrap_or_default();
     let refuses_ambiguous_paths = s.read("refuse_ambiguous_paths", boolean).unwrap_or_default();
+    let pass = read_pass(&mut s).unwrap_or_default();
     let location = s.location().cloned().unwrap_or_else(|| Location::File(Arc::clone(file), None));
     document.close(s);
     let paths = read_paths(document);
@@ -83,6 +85,7 @@ fn read_profile(document: &mut Document, file: &Arc<str>) -> Option<ProfileFile>
         name,
         title,
         refuses_ambiguous_paths,
+        pass,
         paths,
         revisions,
         origin,
@@ -116,6 +119,7 @@ fn read_path(s: &mut Section) -> Option<PathRule> {
     let pattern = s.read_required("pattern", path_pattern);
     let hosts = s.read_list("hosts", HostPattern::parse).unwrap_or_default();
     let class = s.read_required("class", |text| choice(text, &CLASSES));
+    let is_closed = s.read("closed", boolean).unwrap_or_default();
     let content_type = s.read("content_type", label);
     let form = s.read("form", |text| choice(text, &FORMS));
     let stamp_digits = s.read("stamp_digits", |text| number(text, defaults::STAMP_DIGITS));
@@ -143,10 +147,14 @@ fn read_path(s: &mut Section) -> Option<PathRule> {
     {
         s.refuse("class", "private paths are never stored: remove negative, key_query and key_fields");
     }
+    if is_closed && class.is_some_and(|class| class != Class::Private) {
+        s.refuse("closed", "is set for a class other than private: closed paths are never stored");
+    }
     Some(PathRule {
         pattern: pattern?,
         hosts,
         class: class?,
+        is_closed,
         content_type,
         form: form.unwrap_or(PayloadForm::Other),
         stamp_digits,

@@ -23,6 +23,8 @@ pub struct TestVector {
     pub host: Option<String>,
     /// Expected class.
     pub class: Class,
+    /// Whether the path is closed to clients.
+    pub is_closed: Option<bool>,
     /// Expected content type.
     pub content_type: Option<String>,
     /// Expected form.
@@ -78,6 +80,7 @@ fn read_vector(s: &mut Section) -> Option<TestVector> {
     let target = s.read_required("request", target);
     let host = s.read("host", host);
     let class = s.read_required("class", |text| choice(text, &CLASSES));
+    let is_closed = s.read("closed", boolean);
     let content_type = s.read("content_type", label);
     let form = s.read("form", |text| choice(text, &FORMS));
     let revision = s.read("revision", |text| Ok(text.to_owned()));
@@ -101,6 +104,7 @@ fn read_vector(s: &mut Section) -> Option<TestVector> {
         query,
         host,
         class: class?,
+        is_closed,
         content_type,
         form,
         revision,

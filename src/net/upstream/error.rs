@@ -60,6 +60,8 @@ pub enum UpstreamError {
     Client {
         /// The cause.
         reason: Arc<str>,
+        /// True if the request body exceeded its limit.
+        is_too_large: bool,
     },
     /// The request cannot be sent.
     #[error("the request cannot be sent to an upstream: {reason}")]
@@ -143,8 +145,8 @@ impl UpstreamError {
         let reason = root_cause(error);
         if error.downcast_ref().is_some_and(legacy::Error::is_connect) {
             Self::Connect { upstream, reason }
-        } else if causes(error).any(|cause| cause.is::<RequestBodyError>()) {
-            Self::Client { reason }
+        } else if let Some(cause) = causes(error).find_map(|cause| cause.downcast_ref::<RequestBodyError>()) {
+            Self::Client { reason, is_too_large: matches!(cause, RequestBodyError::TooLarge(_)) }
         } else if is_closed(error) || (was_kept && is_reset(error)) {
             Self::Closed { upstream, was_kept }
         } else {

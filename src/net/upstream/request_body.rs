@@ -36,6 +36,9 @@ pub struct Streamed {
 struct StallingBody {
     body: Incoming,
     stall_timeout: Duration,
+    /// Bytes that the client may still send.
+    allowance: u64,
+    max_bytes: u64,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -45,24 +48,33 @@ pub enum RequestBodyError {
     /// The client sent no byte in time.
     #[error("client sent nothing of the request body for {0:?}")]
     Stalled(Duration),
+    /// The client sent more bytes than it may.
+    #[error("client's request body is longer than {0} bytes")]
+    TooLarge(u64),
     /// The client's connection broke.
     #[error("client's request body broke off: {0}")]
     Broken(hyper::Error),
 }
 
 impl RequestBody {
-    /// Streams the client's body, which must give a byte every `stall_timeout`.
-    pub fn streamed(body: Incoming, stall_timeout: Duration) -> Self {
+    /// Streams the client's body, which must give a byte every `stall_timeout`, and at most `max_bytes`.
+    pub fn streamed(body: Incoming, stall_timeout: Duration, max_bytes: u64) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        let body = Mutex::new(StallingBody { body, stall_timeout, timer: None });
+        let body =
+            Mutex::new(StallingBody { body, stall_timeout, allowance: max_bytes, max_bytes, timer: None });
         Self::Streamed(Arc::new(Streamed {
             is_read: AtomicBool::new(false),
             pieces: AtomicU64::new(0),
             is_waiting_for_client: AtomicBool::new(false),
             body,
         }))
+    }
+
+    /// Returns the least number of bytes that the body will have.
+    pub fn announced_bytes(&self) -> u64 {
+        self.size_hint().lower()
     }
 
     /// Returns true if the body is unread, so that another upstream can get it.
@@ -125,12 +137,19 @@ impl Body for RequestBody {
 }
 
 impl StallingBody {
+    fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, RequestBodyError> {
+        let bytes = frame.data_ref().map_or(0, |piece| piece.len() as u64);
+        self.allowance =
+            self.allowance.checked_sub(bytes).ok_or(RequestBodyError::TooLarge(self.max_bytes))?;
+        Ok(frame)
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             if let Some(timer) = &mut self.timer {
                 timer.as_mut().reset(Instant::now() + self.stall_timeout);
             }
-            return Poll::Ready(frame.map(|frame| frame.map_err(RequestBodyError::Broken)));
+            return Poll::Ready(frame.map(|frame| self.count(frame.map_err(RequestBodyError::Broken)?)));
         }
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.stall_timeout)));
         match timer.as_mut().poll(cx) {
