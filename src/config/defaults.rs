@@ -66,6 +66,8 @@ pub(crate) const SCRUB_RATE: Bounds<u64> = bounds(20 * MIB, 64 * KIB, TIB);
 pub(crate) const CONNECT_TIMEOUT: Bounds<Duration> = times(5, 1, 5 * MINUTE);
 /// A manager that builds a delta answers only when it is built.
 pub(crate) const HEAD_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
+/// A peer waits most of it for content that it is about to have. A silent peer costs one such wait in 15 s.
+pub(crate) const PEER_TIMEOUT: Bounds<Duration> = times(1, 1, MINUTE);
 /// Two upstreams that take a head's whole time. Longer than updaters themselves wait.
 pub(crate) const TOTAL_TIMEOUT: Bounds<Duration> = times(120, 1, HOUR);
 /// A WAN without one byte in this time is broken; the fill resumes where it was.

@@ -17,6 +17,8 @@ pub struct FillSettings {
     pub connect_timeout: Duration,
     /// Time from a request to the upstream's response head, 1 s to 1 h.
     pub head_timeout: Duration,
+    /// Time from a request to a peer's response head, connecting included; 1 s to 1 m.
+    pub peer_timeout: Duration,
     /// Time to find an upstream that answers, over all attempts of one request; 1 s to 1 h.
     pub total_timeout: Duration,
     /// Time without a byte after which an upstream's transfer counts as broken; 1 s to 1 h.
@@ -83,6 +85,7 @@ pub(crate) fn read_fill(document: &mut Document) -> FillSettings {
     let fill = FillSettings {
         connect_timeout: time(&mut s, "connect_timeout", defaults::CONNECT_TIMEOUT),
         head_timeout: time(&mut s, "head_timeout", defaults::HEAD_TIMEOUT),
+        peer_timeout: time(&mut s, "peer_timeout", defaults::PEER_TIMEOUT),
         total_timeout: time(&mut s, "total_timeout", defaults::TOTAL_TIMEOUT),
         idle_timeout: time(&mut s, "idle_timeout", defaults::IDLE_TIMEOUT),
         finish: s.read("finish", finish_policy).unwrap_or(FinishPolicy::Always),

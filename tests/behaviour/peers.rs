@@ -207,7 +207,7 @@ async fn peers_are_asked_only_for_shared_content() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_peer_costs_one_wait_and_dead_peer_none() {
-    let mut site = Site::new();
+    let mut site = Site::with_config(|config| config.fill.peer_timeout = Duration::from_secs(1));
     // The peer's backlog accepts connections, and nothing serves them.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (unheard, down) = (silent.local_addr().unwrap(), RefusingPort::new());

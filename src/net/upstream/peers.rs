@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -28,9 +27,6 @@ use gupd_config::Config;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_http::field::append_member;
 use gupd_http::framing;
-
-/// Time-out to the response head, connecting included. A peer waits most of it for content that it is about to have.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time in milliseconds for which a failed peer gets no request: the cost is one time-out in so many.
 const PAUSE: UnixMillis = 15_000;
@@ -127,7 +123,7 @@ impl Upstreams {
         let mut request = peer.request(outgoing).ok()?;
         append_member(request.headers_mut(), header::CACHE_CONTROL, "only-if-cached");
         outgoing.current_upstream.set(peer);
-        let response = timeout(HEAD_TIMEOUT, peer.send_request(&request)).await.ok();
+        let response = timeout(self.settings.peer_timeout, peer.send_request(&request)).await.ok();
         let (outcome, response_time) = (PeerOutcome::from_response(response.as_ref()), self.clock.now());
         self.metrics.peer_requests.with_label_values(&[&*peer.name, outcome.as_str()]).inc();
         let pause = match outcome {
