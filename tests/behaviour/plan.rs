@@ -14,12 +14,12 @@ use crate::support::{PAYLOAD, Request, Resource, Site, WireClient, bytes};
 const DELTA: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261120001.dax";
 /// Clients differ by address. Each downloads the full set or the delta.
 const CLIENTS: u8 = 20;
-/// Sizes of the full set and the delta. They take 7.2 s over the line and 9 s to all clients, which hides processing
+/// Sizes of the full set and the delta. They take 14.4 s over the line and 18 s to all clients, which hides processing
 /// time also on a busy machine.
 const FULL: usize = 2_400_000;
 const DELTA_LENGTH: usize = 1_200_000;
-const LINE: Rate = Rate(500_000);
-const LAN: Rate = Rate(4_000_000);
+const LINE: Rate = Rate(250_000);
+const LAN: Rate = Rate(2_000_000);
 /// Tolerated deviation for half of the clients and for all. The idle time of a limit and the wait for the next turn
 /// are a tenth of the shorter time by themselves.
 const OFF: [f64; 2] = [0.2, 0.1];
