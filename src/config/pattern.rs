@@ -32,6 +32,31 @@ pub fn fold(path: &str) -> String {
 /// Returns true if a path differs from its canonical form in case and in single escapes only, so that every server reads
 /// it alike. Does not allocate.
 pub fn is_plain(path: &str) -> bool {
+    is_evidently_plain(path.as_bytes()) || has_plain_octets(path)
+}
+
+/// Returns true only for a plain path whose sole escapes are braces, as in `/content/%7B…%7D/1/full.zip`. Every hit asks
+/// this of its path; reading it octet by octet as the most lenient server does cost 0.26 µs of a hit's 9.
+fn is_evidently_plain(mut rest: &[u8]) -> bool {
+    let mut previous = 0;
+    loop {
+        (previous, rest) = match *rest {
+            [] => return previous != b'.',
+            [b'%', b'7', b'B' | b'b' | b'D' | b'd', ref after @ ..] => (b'{', after),
+            [b'/', ..] if matches!(previous, b'.' | b'/') => return false,
+            [first, ref after @ ..]
+                if first.is_ascii_alphanumeric()
+                    || matches!(first, b'/' | b'.' | b'-' | b'_' | b'{' | b'}') =>
+            {
+                (first, after)
+            }
+            _ => return false,
+        }
+    }
+}
+
+/// Decides [`is_plain`] by the octets of a path.
+fn has_plain_octets(path: &str) -> bool {
     let (mut previous, mut digits_to_escape) = (None, 0);
     for octet in Octets::of(path) {
         let current = octet.printable();
@@ -244,6 +269,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn evidently_plain_path_has_plain_octets(text in "(/|\\.|[a-f7]|%7[bBdD]|%25|%2f|%|[{} :;\\\\_-]|é){0,12}") {
+            prop_assert!(!is_evidently_plain(text.as_bytes()) || has_plain_octets(&text), "{}", text);
+        }
+
         #[test]
         fn matching_any_path_or_pattern_does_not_panic(text in "\\PC{0,40}|[/%{}\\[\\],*?a-f0-9\\\\]{0,40}") {
             let folded = fold(&text);
