@@ -183,8 +183,10 @@ CONF
 start_gupd() {
     local name=${3:-gupd}
     gupd_port=$(free_port)
+    # wrk is one client: its share of the connections is large enough.
+    printf '[server]\nmax_connections = 8192\n' >"$work/$name.toml"
     printf '[store]\nmemory = "%s"\n[log]\naccess = %s\n' \
-        "$2" "$( ((access_log)) && echo true || echo false)" >"$work/$name.toml"
+        "$2" "$( ((access_log)) && echo true || echo false)" >>"$work/$name.toml"
     "$binaries/gupd" serve --config "$work/$name.toml" --listen "127.0.0.1:$gupd_port" \
         --upstream "http://127.0.0.1:$1" --store "$work/$name-store" --admin "127.0.0.1:$(free_port)" \
         >"$work/$name.access" 2>"$work/$name.error" &
