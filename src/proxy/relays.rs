@@ -16,9 +16,10 @@ use gupd_http::instance;
 use gupd_net::shape::BandwidthClass;
 use gupd_net::upstream::{Upstream, UpstreamRequest};
 
-/// Time that a peer waits for the head of a running fill, a little less than peers wait for a response: a round trip
-/// over most lines. A manager that needs longer, to build a delta, is asked twice, which costs less than the wait.
-const PEER_WAIT: Duration = Duration::from_millis(700);
+/// Share of `fill.peer_timeout`, in percent, that a peer waits for the head of a running fill: a little less than the
+/// other relay waits for the response. A manager that needs longer, to build a delta, is asked twice, which costs less
+/// than the wait.
+const PEER_WAIT_PERCENT: u32 = 70;
 
 /// Time that another relay's request follows a fill without a response head before the first probe, and between two
 /// probes. Heads come sooner over nearly every line, and a loop costs no more than this.
@@ -50,7 +51,8 @@ pub(crate) async fn offered_fill(
     if asks_peers && !goes_first {
         return None;
     }
-    timeout(PEER_WAIT, fill.is_from_manager()).await.ok()?.then_some(fill)
+    let wait = exchange.generation.config.fill.peer_timeout * PEER_WAIT_PERCENT / 100;
+    timeout(wait, fill.is_from_manager()).await.ok()?.then_some(fill)
 }
 
 /// Waits for the outcome of a fill that another request started. `None` if the fill waits for this request.
