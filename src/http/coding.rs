@@ -10,6 +10,11 @@ use super::field;
 /// clients.
 const CODINGS: [&str; 4] = ["gzip", "br", "zstd", "deflate"];
 
+/// Other codings of the registry (RFC 9110 §16.6). Together with [`CODINGS`] they are those that an upstream may have
+/// chosen for one client.
+const OTHER_CODINGS: [&str; 8] =
+    ["compress", "x-compress", "dcb", "dcz", "aes128gcm", "exi", "pack200-gzip", "x-gzip"];
+
 /// The coding that changes nothing.
 const IDENTITY: &str = "identity";
 
@@ -28,17 +33,22 @@ pub(super) fn is_coded(response: &HeaderMap) -> bool {
 }
 
 /// Returns true if every client with the same [`requested_coding`] can decode the response. A client that asked for no
-/// coding and got one would get it again from the upstream, so others like it may have the same.
+/// coding and got one would get it again from the upstream, so others like it may have the same. So may clients of a
+/// private coding: nobody can ask for it by negotiation, so its upstream applies it for all.
 pub(super) fn is_decodable(response: &HeaderMap, requested: Option<&str>) -> bool {
     match requested {
         None | Some(IDENTITY) => true,
-        Some(coding) => codings(response).all(|applied| is_named(applied, coding)),
+        Some(coding) => codings(response).all(|applied| is_named(applied, coding) || !is_registered(applied)),
     }
 }
 
 fn codings(response: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let members = field::members(response, header::CONTENT_ENCODING);
     members.filter(|coding| !coding.eq_ignore_ascii_case(IDENTITY.as_bytes()))
+}
+
+fn is_registered(coding: &[u8]) -> bool {
+    CODINGS.iter().chain(&OTHER_CODINGS).any(|name| coding.eq_ignore_ascii_case(name.as_bytes()))
 }
 
 /// Returns true if the client accepts a coding. A member that is not understood accepts nothing.
@@ -133,6 +143,11 @@ mod tests {
             (Some("gzip"), "br", false),
             (Some("gzip"), "gzip, br", false),
             (Some("br"), "gzip", false),
+            (Some("br"), "x-gzip", false),
+            (Some("gzip"), "Compress", false),
+            (Some("gzip"), "vendor-packed", true),
+            (Some("gzip"), "vendor-packed, br", false),
+            (Some("gzip"), "vendor-packed, gzip", true),
             (Some("identity"), "gzip", true),
             (None, "gzip", true),
         ] {
