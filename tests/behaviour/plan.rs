@@ -20,14 +20,14 @@ const FULL: usize = 2_400_000;
 const DELTA_LENGTH: usize = 1_200_000;
 const LINE: Rate = Rate(250_000);
 const LAN: Rate = Rate(2_000_000);
-/// Tolerated deviation for half of the clients and for all. The idle time of a limit and the wait for the next turn
-/// are a tenth of the shorter time by themselves.
-const OFF: [f64; 2] = [0.2, 0.1];
+/// Tolerated deviation for all clients. The order in which clients end, and the time of half of them, are compared in
+/// paused time (`tests/simulation/plan.rs`): on a busy machine a late fill leaves its turn on the line to another.
+const OFF: f64 = 0.1;
 /// On a machine that runs other tests the relay itself may be late.
 const ATTEMPTS: usize = 3;
 
-/// Seconds until half of the clients and all of them were done, and the bytes they received.
-async fn run_rollout(site: &Site) -> ([f64; 2], usize) {
+/// Seconds until all clients were done, and the bytes they received.
+async fn run_rollout(site: &Site) -> (f64, usize) {
     let mut connected = Vec::new();
     for client in 1..=CLIENTS {
         connected
@@ -42,10 +42,8 @@ async fn run_rollout(site: &Site) -> ([f64; 2], usize) {
             (begun.elapsed().as_secs_f64(), got)
         });
     }
-    let mut done = clients.join_all().await;
-    done.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let half = usize::from(CLIENTS) / 2;
-    ([done[half - 1].0, done[2 * half - 1].0], done.iter().map(|(_, got)| got).sum())
+    let done = clients.join_all().await;
+    (done.iter().map(|(end, _)| *end).fold(0.0, f64::max), done.iter().map(|(_, got)| got).sum())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,17 +72,17 @@ async fn plan_is_within_a_tenth_of_the_rollout() {
         };
         let scenario = asked.scenario(&site.config).unwrap();
         let plan = simulate(&scenario).unwrap();
-        let planned = [0.5, 1.0].map(|share| plan.current_at(&scenario, share).unwrap());
+        let planned = plan.current_at(&scenario, 1.0).unwrap();
 
         let (done, got) = run_rollout(&site).await;
         site.wait_for_fills().await;
         let same = |planned: f64, real: f64| (planned - real).abs() <= real * 1e-4;
         assert!(same(plan.lan_bytes, got as f64), "{} {got}", plan.lan_bytes);
         assert!(same(plan.wan_bytes, site.upstream_bytes().await), "{}", plan.wan_bytes);
-        if (0..2).all(|mark| (planned[mark] - done[mark]).abs() <= done[mark] * OFF[mark]) {
+        if (planned - done).abs() <= done * OFF {
             return;
         }
         attempts.push((planned, done));
     }
-    panic!("half of the clients, or all, deviated from the plan: {attempts:?}");
+    panic!("the rollout deviated from the plan: {attempts:?}");
 }

@@ -11,6 +11,7 @@ mod failover;
 mod limits;
 mod names;
 mod network;
+mod plan;
 mod revisions;
 mod site;
 mod waits;

@@ -33,6 +33,7 @@ pub(crate) struct Site {
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) fills: Fills,
     pub(crate) metrics: Arc<RelayMetrics>,
+    pub(crate) clock: Clock,
     store: Arc<Store>,
     policy: Policy,
     _folder: TempDir,
@@ -93,50 +94,48 @@ impl Site {
             clock.clone(),
             Handle::current(),
         );
-        tokio::spawn(run_clock(clock, store.clone(), tick));
+        tokio::spawn(run_clock(clock.clone(), store.clone(), tick));
         let policy = Policy::new(&config).unwrap();
         let upstreams = Arc::new(upstreams);
-        Self { upstreams, fills, metrics, store, policy, _folder: folder }
+        Self { upstreams, fills, metrics, clock, store, policy, _folder: folder }
     }
 
     /// Requests an object as a client does, and reads it to its end.
     pub(crate) async fn get(&self, path: &str) -> End {
+        match self.open(path).await {
+            Ok(reader) => read(reader).await,
+            Err(end) => end,
+        }
+    }
+
+    /// Requests an object as a client does. Returns a reader of all of it, or `End::Refused`.
+    pub(crate) async fn open(&self, path: &str) -> Result<ContentReader, End> {
+        let stored = |entry: &gupd_cache::CacheEntry| {
+            let (store, body) = (self.store.clone(), entry.body_source());
+            ContentReader::from_store(store, body, 0..entry.object.len)
+        };
         // A request looks up its object again as many times.
         for _ in 0..4 {
             let fill = match self.fills.join(self.fill_request(path), &self.upstreams) {
                 Joined::Started(fill, _) | Joined::Following(fill) | Joined::Completed(fill) => fill,
-                Joined::Stored(entry) => {
-                    return read(ContentReader::from_store(
-                        self.store.clone(),
-                        entry.body_source(),
-                        0..entry.object.len,
-                    ))
-                    .await;
-                }
+                Joined::Stored(entry) => return Ok(stored(&entry)),
             };
             match fill.response().await {
                 FillResponse::Content(flow) => {
                     let mut reader = ContentReader::from_fill(self.store.clone(), &fill, flow, 0, None);
                     match reader.wait_for(HOLD_BACK).await {
-                        Ok(()) => return read(reader).await,
+                        Ok(()) => return Ok(reader),
                         Err(error) if error.outcome() == FillOutcome::Changed => {}
-                        Err(error) => return End::Refused(error.to_string()),
+                        Err(error) => return Err(End::Refused(error.to_string())),
                     }
                 }
-                FillResponse::Stored(entry) | FillResponse::NotModified(entry) => {
-                    return read(ContentReader::from_store(
-                        self.store.clone(),
-                        entry.body_source(),
-                        0..entry.object.len,
-                    ))
-                    .await;
-                }
+                FillResponse::Stored(entry) | FillResponse::NotModified(entry) => return Ok(stored(&entry)),
                 FillResponse::Failed(error) if error.outcome() == FillOutcome::Changed => {}
-                FillResponse::Failed(error) => return End::Refused(error.to_string()),
-                FillResponse::Unshared(why) => return End::Refused(why.as_str().to_owned()),
+                FillResponse::Failed(error) => return Err(End::Refused(error.to_string())),
+                FillResponse::Unshared(why) => return Err(End::Refused(why.as_str().to_owned())),
             }
         }
-        End::Refused("the object changed on each attempt".to_owned())
+        Err(End::Refused("the object changed on each attempt".to_owned()))
     }
 
     /// The fill that a client's request for `path` starts.
