@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,6 +54,21 @@ pub(super) async fn authorize(file: Option<PathBuf>, headers: &HeaderMap) -> Res
     Err((StatusCode::UNAUTHORIZED, message.to_owned()))
 }
 
+/// Checks that a request may read what has addresses: it comes from this machine, or has the token.
+///
+/// # Errors
+/// As [`authorize`], for a request from another machine.
+pub(super) async fn authorize_read(
+    file: Option<PathBuf>,
+    from: SocketAddr,
+    headers: &HeaderMap,
+) -> Result<(), ErrorMessage> {
+    if from.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    authorize(file, headers).await
+}
+
 /// Reads the admin token, the first line of `file`.
 ///
 /// # Errors
@@ -90,6 +106,26 @@ mod tests {
 
     fn bearer(token: &str) -> HeaderMap {
         HeaderMap::from_iter([(header::AUTHORIZATION, token.parse().unwrap())])
+    }
+
+    #[tokio::test]
+    async fn addresses_are_read_on_this_machine_or_with_the_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "s3cret").unwrap();
+        for (from, token, expected) in [
+            ("127.0.0.1:5", "", Ok(())),
+            ("[::1]:5", "", Ok(())),
+            ("[::ffff:127.0.0.9]:5", "", Ok(())),
+            ("10.0.0.1:5", "Bearer s3cret", Ok(())),
+            ("10.0.0.1:5", "", Err(StatusCode::UNAUTHORIZED)),
+            ("[2001:db8::1]:5", "Bearer wrong", Err(StatusCode::UNAUTHORIZED)),
+        ] {
+            let allowed = authorize_read(Some(file.clone()), from.parse().unwrap(), &bearer(token)).await;
+            assert_eq!(allowed.map_err(|(status, _)| status), expected, "{from} {token}");
+        }
+        let refused = authorize_read(None, "10.0.0.1:5".parse().unwrap(), &HeaderMap::new()).await;
+        assert_eq!(refused.unwrap_err().0, StatusCode::FORBIDDEN);
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! The admin address: metrics, health, and the API of `gupd refresh`, `reload`, `upgrade`, `drain`,
-//! `rollout` and `store purge`.
+//! The admin address: metrics, health, and the API of `gupd why`, `refresh`, `reload`, `upgrade`,
+//! `drain`, `rollout` and `store purge`.
 //!
 //! It owns no state: handlers read and call the parts of the relay in [`AdminApi`]. Requests that change something, or
 //! return client addresses, need the admin token (`auth`).
@@ -15,6 +15,7 @@ mod process;
 mod purge;
 mod request_body;
 mod rollout;
+mod traffic;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub use self::purge::PurgeRequest;
 use gupd_cache::fill::Fills;
 use gupd_config::PublicName;
 use gupd_config::clock::Clock;
+use gupd_ledger::Ledger;
 use gupd_net::listen::LifecycleStage;
 use gupd_net::redirect::{DrainMode, DrainState};
 use gupd_refresh::Refresher;
@@ -61,6 +63,8 @@ pub struct AdminApi {
     pub commands: Option<ProcessCommands>,
     /// Drain mode set by an administrator.
     pub drain: Arc<DrainState>,
+    /// History of traffic.
+    pub ledger: Ledger,
     /// Rollouts.
     pub rollouts: Rollouts,
     /// Clock.
@@ -99,6 +103,7 @@ impl AdminApi {
             .route("/api/v1/upgrade", post(commands::upgrade))
             .route("/api/v1/drain", post(commands::start_drain).delete(commands::end_drain))
             .route("/api/v1/store/purge", post(purge::purge))
+            .route("/api/v1/traffic", get(traffic::report))
             .route("/api/v1/rollout", get(rollout::status).post(rollout::command))
             .route("/api/v1/rollout/clients", get(clients::list))
             .route("/api/v1/rollout/view", get(rollout::view))

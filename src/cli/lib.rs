@@ -22,6 +22,8 @@ pub mod relay;
 mod rollout;
 mod serve;
 mod store;
+mod table;
+mod why;
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -70,6 +72,8 @@ enum Command {
     Drain(process_commands::Drain),
     /// Print the client settings for this relay: policies, proxy file, DNS record.
     ClientsConfig(Box<clients_config::ClientsConfig>),
+    /// Explain what crossed the line: traffic by cause, client and object.
+    Why(why::WhyFlags),
     /// Simulate a rollout at this site, and show the effect of each limit.
     Plan(Box<plan::PlanFlags>),
     /// Show the effect of the configuration on a client.
@@ -159,6 +163,17 @@ impl AdminFlags {
         self.file.load_without_upstreams(&Overrides { admin: self.admin.clone(), ..Overrides::default() })
     }
 
+    /// Connects to read what has addresses: with the admin token if this user can read it. Without it, the relay answers
+    /// requests of its own machine.
+    fn client_for_reading(&self) -> Result<AdminClient, CommandError> {
+        let config = self.load()?;
+        let token_file = config.server.admin_token_file.as_deref();
+        match token_file.map(|file| AdminClient::with_token(&config, file)) {
+            Some(Ok(client)) => Ok(client),
+            Some(Err(_)) | None => AdminClient::new(&config),
+        }
+    }
+
     /// Connects with the admin token. `command` is the subcommand, for the error.
     fn client_with_token(&self, command: &str) -> Result<AdminClient, CommandError> {
         let config = self.load()?;
@@ -195,6 +210,7 @@ pub fn main() -> ExitCode {
         Command::Drain(drain) => process_commands::drain(&drain),
         Command::Upgrade(common) => process_commands::upgrade(&common),
         Command::ClientsConfig(command) => clients_config::run(&command),
+        Command::Why(flags) => why::run(&flags),
         Command::Plan(plan) => plan::run(&plan),
         Command::Policy { command } => policy::run(&command),
         Command::Rollout { command } => rollout::run(*command),

@@ -14,6 +14,7 @@ use crate::group::{GroupContext, GroupSettings, read_groups};
 use crate::guard::{GuardSettings, read_guard};
 use crate::health::{HealthSettings, read_health};
 use crate::lan::{LanSettings, SiteSettings, read_lan, read_site};
+use crate::ledger::{LedgerSettings, read_ledger};
 use crate::limit::RateSchedule;
 use crate::log::{LogSettings, read_log};
 use crate::overrides::{Overrides, environment};
@@ -39,6 +40,8 @@ pub struct Config {
     pub server: ServerSettings,
     /// Folder and limits of the store.
     pub store: StoreSettings,
+    /// History of traffic.
+    pub ledger: LedgerSettings,
     /// Time-outs and limits of fills.
     pub fill: FillSettings,
     /// Health checks of upstreams.
@@ -189,6 +192,7 @@ impl Config {
     fn read_sections(document: &mut Document, store_dir: PathBuf) -> Self {
         let server = read_server(document);
         let store = read_store(document, store_dir);
+        let ledger = read_ledger(document);
         let fill = read_fill(document);
         let health = read_health(document);
         let cache = read_cache(document);
@@ -224,6 +228,7 @@ impl Config {
             guard: read_guard(document),
             server,
             store,
+            ledger,
             fill,
             health,
             cache,

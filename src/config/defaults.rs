@@ -62,6 +62,9 @@ pub(crate) const SCRUB_PERIOD: Bounds<Duration> = times(7 * DAY, HOUR, 365 * DAY
 /// A tenth of what a slow disk reads in sequence, and 12 TB in the period above.
 pub(crate) const SCRUB_RATE: Bounds<u64> = bounds(20 * MIB, 64 * KIB, TIB);
 
+/// Two years of days, 90 days of hours and two days of minutes of a site with 10,000 clients. The least holds some weeks.
+pub(crate) const LEDGER_SIZE: Bounds<u64> = bounds(64 * MIB, 16 * MIB, 16 * GIB);
+
 /// Three SYNs (0, 1 and 3 s): a lost packet is no failure, a dead manager is one soon.
 pub(crate) const CONNECT_TIMEOUT: Bounds<Duration> = times(5, 1, 5 * MINUTE);
 /// A manager that builds a delta answers only when it is built.

@@ -32,6 +32,7 @@ use gupd_net::metrics::NetMetrics;
 use gupd_net::redirect::PublicUrls;
 use gupd_net::relocation::Relocation;
 use gupd_net::shape::{Purpose, WanLimiter};
+use gupd_net::traffic::TransferLabels;
 use gupd_net::upstream::health::{self, HealthChecks};
 use gupd_net::upstream::{
     ConnectionPin, CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams,
@@ -212,6 +213,7 @@ impl FallbackService {
             current_upstream: CurrentUpstream::default(),
             client: None,
             pin: client.pin,
+            labels: TransferLabels::default(),
         };
         match live.upstreams.send(target.upstreams(), &request).await {
             Ok(answer) if answer.response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
@@ -235,13 +237,12 @@ impl FallbackService {
     }
 
     fn pass_on(&self, upstream: UpstreamResponse, idle_timeout: Duration) -> Response<GuardBody> {
-        let received = self.metrics.upstream_bytes.with_label_values(&[&*upstream.upstream.name]);
         let (mut head, body) = upstream.response.into_parts();
         forwarding::prepare_response(&mut head.headers, head.version);
         let body = if body.is_end_stream() {
             empty()
         } else {
-            let pieces = stream_body(body, idle_timeout, received);
+            let pieces = stream_body(body, idle_timeout);
             StreamBody::new(pieces.map_ok(Frame::data)).boxed_unsync()
         };
         let mut response = Response::new(body);

@@ -1,6 +1,8 @@
 //! Metrics of client connections, upstreams and peers. Label sets are bounded: names from the configuration and
 //! values of an enum, never a client or a path.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, register_int_counter_vec_with_registry,
@@ -8,6 +10,7 @@ use prometheus::{
     register_int_gauge_with_registry,
 };
 
+use crate::traffic::TrafficRecorder;
 use crate::upstream::UpstreamFailure;
 
 /// Class of a status code (RFC 9110 §15).
@@ -82,6 +85,8 @@ pub struct NetMetrics {
     pub peer_bytes: IntCounterVec,
     /// Expiry of certificates, by use and upstream.
     pub certificate_expiry: IntGaugeVec,
+    /// Received bytes by cause, client and object, which labels cannot have.
+    pub traffic: Arc<TrafficRecorder>,
 }
 
 impl NetMetrics {
@@ -147,6 +152,7 @@ impl NetMetrics {
                 "Expiry of the earliest certificate, by use and by name of the upstream or peer.",
                 &["certificate", "upstream"],
             )?,
+            traffic: Arc::default(),
         })
     }
 

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use futures_util::stream::{iter, once, try_unfold, unfold};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
-use prometheus::IntCounter;
 use tokio::task::yield_now;
 
 use crate::access::AccessRecord;
@@ -142,14 +141,12 @@ impl BodyContent {
         begin: BodyBegin,
         body: UpstreamBody,
         idle_timeout: Duration,
-        received: IntCounter,
         check: Option<PassedContent>,
     ) -> Self {
         let BodyBegin { pieces, error } = begin;
         if pieces.is_empty() && error.is_none() && body.is_end_stream() {
             return Self::Empty;
         }
-        received.inc_by(pieces.iter().map(|piece| piece.len() as u64).sum());
         let pieces = iter(pieces).map(Ok);
         if let Some(error) = error {
             let broken = once(async {
@@ -159,7 +156,7 @@ impl BodyContent {
             });
             return Self::Stream(Box::pin(pieces.chain(broken)));
         }
-        let rest = upstream::stream_body(body, idle_timeout, received).map_err(BodyError::from);
+        let rest = upstream::stream_body(body, idle_timeout).map_err(BodyError::from);
         match check {
             Some(check) => Self::Stream(Box::pin(verified(pieces.chain(rest), check))),
             None => Self::Stream(Box::pin(pieces.chain(rest))),

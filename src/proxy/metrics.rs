@@ -144,6 +144,20 @@ impl RequestMetrics {
         }
     }
 
+    /// Returns the bytes sent to clients, by content type and in all.
+    pub fn sent_bytes(&self) -> (Vec<(Arc<str>, u64)>, u64) {
+        let by_type = self.by_content_type.load();
+        let by_type = by_type.iter().map(|(name, counter)| (name.clone(), counter.get())).collect();
+        (by_type, self.client_bytes.iter().flatten().map(IntCounter::get).sum())
+    }
+
+    /// Returns the number of answered requests, and of those that were answered from the store.
+    pub fn request_counts(&self) -> (u64, u64) {
+        let sum = |row: &[IntCounter; CLASSES.len()]| row.iter().map(IntCounter::get).sum::<u64>();
+        let hits = self.requests.get(CacheResult::Hit as usize).map_or(0, sum);
+        (self.requests.iter().map(sum).sum(), hits)
+    }
+
     /// Counts a response just before its head is sent. A refused request has no `cache`.
     pub fn count_response(&self, cache: Option<CacheStatus>, class: Class, status: StatusCode) {
         if let Some(counter) = counter(&self.requests, cache, class) {

@@ -26,6 +26,7 @@ use gupd_http::refusal::Refusal;
 use gupd_http::status::CacheStatus;
 use gupd_net::field_names::FieldNames;
 use gupd_net::shape::Purpose;
+use gupd_net::traffic::{TransferCause, TransferLabels};
 use gupd_net::upstream::{
     BodyBegin, CurrentUpstream, RequestBody, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
     read_begin,
@@ -108,6 +109,11 @@ async fn send_alone(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -
         current_upstream: CurrentUpstream::default(),
         client: Some(address.ip()),
         pin: exchange.pin().cloned(),
+        labels: TransferLabels {
+            cause: TransferCause::PassThrough,
+            content_type: Some(exchange.classification().content_type.clone()),
+            form: Some(exchange.classification().form),
+        },
     };
     match upstreams.send(exchange.target.upstreams(), &outgoing).await {
         Ok(UpstreamResponse { upstream, response, .. })
@@ -127,7 +133,7 @@ async fn send_alone(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -
 /// whole content is there and does not match its announced digest. So does a `407`: the client would give this relay its
 /// credentials for a proxy.
 pub(crate) async fn pass_on(proxy: &Proxy, exchange: &Exchange<'_>, answer: UpstreamResponse) -> Reply {
-    let (upstream, received) = (answer.upstream.name.clone(), answer.upstream.received_bytes().clone());
+    let upstream = answer.upstream.name.clone();
     let (head, mut body) = answer.response.into_parts();
     if head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         tracing::warn!(upstream = &*upstream, "upstream asked for credentials of a proxy");
@@ -159,7 +165,7 @@ pub(crate) async fn pass_on(proxy: &Proxy, exchange: &Exchange<'_>, answer: Upst
     }
     let expected = if has_no_body { Some(0) } else { expected };
     let idle_timeout = exchange.generation.config.fill.idle_timeout;
-    let content = BodyContent::passed_on(begin, body, idle_timeout, received, check);
+    let content = BodyContent::passed_on(begin, body, idle_timeout, check);
     Reply::new(head.status, headers, content, expected)
         .with_field_names(FieldNames::taken(head.extensions))
         .with_upstream(&upstream)

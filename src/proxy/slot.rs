@@ -22,6 +22,7 @@ use gupd_http::refusal::Refusal;
 use gupd_http::refusal::SlotRefusalReason;
 use gupd_net::metrics::GaugeGuard;
 use gupd_net::shape::{Slot, SlotRefusal};
+use gupd_net::traffic::WaitReason;
 
 /// A slot and its count in the metrics.
 pub(crate) struct DownloadSlot {
@@ -109,7 +110,11 @@ async fn take_slot(proxy: &Proxy, exchange: &Exchange<'_>) -> Result<Box<Downloa
         taken,
         Err(SlotRefusal { reason: SlotRefusalReason::QueueFull | SlotRefusalReason::ClientQueueFull, .. })
     ) {
-        proxy.metrics.queue_seconds.observe(begun.elapsed().as_secs_f64());
+        let waited = begun.elapsed();
+        proxy.metrics.queue_seconds.observe(waited.as_secs_f64());
+        let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        let (now, client) = (proxy.cache.clock().now(), exchange.client());
+        exchange.generation.upstreams.traffic().add_wait(now, client, WaitReason::Queued, millis);
     }
     taken.map(|slot| DownloadSlot::new(slot, &proxy.metrics)).map_err(|refusal| {
         proxy.metrics.refused.with_label_values(&[Refusal::NoSlot(refusal.reason).as_str()]).inc();

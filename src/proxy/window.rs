@@ -16,6 +16,7 @@ use gupd_config::clock::UnixMillis;
 use gupd_config::policy::ScheduledStart;
 use gupd_http::Verdict;
 use gupd_http::status::CacheStatus;
+use gupd_net::traffic::WaitReason;
 
 /// Defers a download until its scheduled start: `503` with the exact `Retry-After`. Outside its window, a group
 /// with `outside = cached-only` still gets fresh responses from the store. Without windows this costs one comparison.
@@ -62,6 +63,8 @@ async fn check_window(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
 /// up so that a client that obeys does not come too early.
 pub(crate) fn deferred(exchange: &Exchange<'_>, opens: UnixMillis, now: UnixMillis) -> Reply {
     let seconds = opens.abs_diff(now).div_ceil(1_000);
+    let traffic = exchange.generation.upstreams.traffic();
+    traffic.add_wait(now, exchange.client(), WaitReason::Deferred, seconds.saturating_mul(1_000));
     let sentence = "gupd: download deferred by a window or rollout: retry after the time in Retry-After\n";
     let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, sentence);
     reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

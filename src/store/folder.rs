@@ -8,6 +8,7 @@
 //! packs/<n>       committed blobs smaller than a block
 //! scrub           progress of the scrub
 //! prefetched      objects that were prefetched and not used yet
+//! ledger.db       history of traffic, written by the ledger crate
 //! audit.log       log of rollout commands, written by the rollout crate
 //! partial/<n>     unfinished, or about to be removed; survives a restart only with its journal
 //! partial/<n>.log the journal of an unfinished file

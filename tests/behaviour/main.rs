@@ -36,6 +36,7 @@ mod health;
 mod hierarchy;
 mod hostile;
 mod invalidation;
+mod ledger;
 mod limits;
 mod loops;
 mod negative;

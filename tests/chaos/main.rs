@@ -28,11 +28,12 @@ mod managers;
 mod worker;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gupd_site::{Manager, Random, Request, mix};
+use gupd_site::{Manager, Random, Request, get, mix};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -128,10 +129,29 @@ async fn chaos() {
     relay.wait_for_fills().await;
     let after = worker.wait_until_idle(|now| now.sockets <= before.sockets + POOLED).await;
     println!("descriptors and memory: {before:?}, then {after:?}");
+    assert_ledger_equals_metrics(relay.admin).await;
     assert_eq!(after.half_written, 0);
     assert!(after.resident >> 20 <= MEMORY.0 + MEMORY.1, "{after:?}");
     assert!(tally.lock().unwrap()["complete"] > CLIENTS, "{tally:?}");
     assert!(bytes as f64 <= unique as f64 * 1.3, "{bytes} bytes crossed for {unique}");
+}
+
+/// The ledger of the present worker has every byte that it received.
+async fn assert_ledger_equals_metrics(admin: SocketAddr) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let metrics = String::from_utf8(get(admin, "/metrics").await.expect_body()).unwrap();
+        let received = metrics.lines().filter(|line| line.starts_with("gupd_upstream_received_bytes_total{"));
+        let received: u64 =
+            received.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
+        let report = get(admin, "/api/v1/traffic?since=1d").await.expect_body();
+        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+        // Health checks go on.
+        if report["process_received"] == received {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{received} bytes received: {report:#}");
+    }
 }
 
 fn setting(name: &str) -> Option<u64> {

@@ -8,6 +8,7 @@ mod doubts;
 mod groups;
 mod guard;
 mod health;
+mod ledger;
 mod limits;
 mod mistakes;
 mod peers;

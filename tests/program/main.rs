@@ -49,3 +49,4 @@ mod signals;
 mod staged;
 mod store_commands;
 mod upgrade;
+mod why;

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http::StatusCode;
 use tokio::sync::{Notify, watch};
@@ -81,6 +81,8 @@ pub(super) struct FillFlags {
     starter: Option<IpAddr>,
     /// Cancelled when a client besides the starter joins.
     shared: CancellationToken,
+    /// Number of requests that joined.
+    joined: AtomicU64,
     /// A client has joined.
     for_client: AtomicBool,
     /// The object was changed or purged: the content is not stored.
@@ -93,9 +95,15 @@ impl FillFlags {
             content_type: request.classification.content_type.clone(),
             starter: request.client,
             shared: CancellationToken::new(),
+            joined: AtomicU64::new(0),
             for_client: AtomicBool::new(is_for_client),
             is_detached: AtomicBool::new(false),
         })
+    }
+
+    /// Returns the number of requests that joined the fill.
+    pub(super) fn joined(&self) -> u64 {
+        self.joined.load(Ordering::Relaxed)
     }
 
     /// Returns true if a client has joined.
@@ -374,6 +382,7 @@ impl FillHandle {
 
     /// Records that a follower joined.
     pub(super) fn join(&self, request: &FillRequest) -> Self {
+        self.flags.joined.fetch_add(1, Ordering::Relaxed);
         self.flags.for_client.fetch_or(request.background.is_none(), Ordering::Relaxed);
         if request.client != self.flags.starter {
             self.flags.shared.cancel();

@@ -12,6 +12,7 @@ use http_body::Body;
 use super::content_range::ContentRange;
 use super::transfer::{Interruption, Transfer};
 use super::{FillError, FillRequest};
+use gupd_net::traffic::TransferCause;
 use gupd_net::upstream::{UpstreamError, Upstreams};
 use gupd_store::RepairError;
 
@@ -65,7 +66,8 @@ pub async fn fetch_range(
     if let Ok(value) = HeaderValue::from_str(&format!("bytes={}-{last}", range.start)) {
         headers.insert(header::RANGE, value);
     }
-    let outgoing = request.to_upstream(headers);
+    let mut outgoing = request.to_upstream(headers);
+    outgoing.labels.cause = TransferCause::Repair;
     let answer = upstreams.send(&request.upstream_order, &outgoing).await?;
     let upstream = answer.upstream.name.clone();
     let broken_off = |at, reason| FillError::BrokenOff { upstream: upstream.clone(), at, reason };
@@ -91,8 +93,7 @@ pub async fn fetch_range(
             });
         }
     };
-    let received = answer.upstream.received_bytes().clone();
-    let mut transfer = Transfer::new(answer.response.into_body(), skip, end, received);
+    let mut transfer = Transfer::new(answer.response.into_body(), skip, end);
     let mut bytes = Vec::new();
     loop {
         let position = range.start + bytes.len() as u64;

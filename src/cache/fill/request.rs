@@ -8,11 +8,12 @@ use http::uri::PathAndQuery;
 
 use crate::CacheEntry;
 use gupd_config::UpstreamId;
-use gupd_config::policy::Classification;
+use gupd_config::policy::{Classification, PayloadForm};
 use gupd_http::SelectingRequest;
 use gupd_http::range::RequestedPart;
 use gupd_net::field_names::FieldNames;
 use gupd_net::shape::BandwidthClass;
+use gupd_net::traffic::{TransferCause, TransferLabels};
 use gupd_net::upstream::UpstreamRequest;
 use gupd_store::ObjectKey;
 
@@ -53,6 +54,7 @@ impl FillRequest {
     pub(super) fn to_upstream(&self, headers: HeaderMap) -> UpstreamRequest {
         UpstreamRequest {
             client: self.client,
+            labels: self.labels(),
             field_names: self.field_names.clone(),
             ..UpstreamRequest::get(self.target.clone(), headers, self.bandwidth.clone())
         }
@@ -60,6 +62,20 @@ impl FillRequest {
 }
 
 impl FillRequest {
+    /// The facts under which the traffic of the fill is recorded.
+    fn labels(&self) -> TransferLabels {
+        let Classification { content_type, form, .. } = &self.classification;
+        let cause = match (self.background, &self.stale) {
+            (Some(BackgroundFetch::Prefetch), _) => TransferCause::Prefetch,
+            (Some(BackgroundFetch::Revalidation | BackgroundFetch::Collect), _) | (None, Some(_)) => {
+                TransferCause::Revalidation
+            }
+            (None, None) if *form == PayloadForm::Full => TransferCause::FullSet,
+            (None, None) => TransferCause::Miss,
+        };
+        TransferLabels { cause, content_type: Some(content_type.clone()), form: Some(*form) }
+    }
+
     /// Returns the parts that select a response.
     pub fn selecting(&self) -> SelectingRequest<'_> {
         SelectingRequest { headers: &self.client_headers, target: self.target.as_str() }

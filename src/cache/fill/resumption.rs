@@ -313,8 +313,7 @@ impl Resumption {
     }
 
     fn continues(&self, answer: UpstreamResponse, skip: u64, end: Option<u64>) -> ResumeAttempt {
-        let received = answer.upstream.received_bytes().clone();
-        let transfer = Transfer::new(answer.response.into_body(), skip, end, received);
+        let transfer = Transfer::new(answer.response.into_body(), skip, end);
         ResumeAttempt::Answered(ResumeOutcome::Continues { transfer, is_whole: skip > 0 })
     }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
-use prometheus::IntCounter;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -27,8 +26,6 @@ pub(super) struct Transfer {
     skip: u64,
     /// Position in the content where the body ends, if declared.
     end: Option<u64>,
-    /// Counts received bytes.
-    received: IntCounter,
     /// Small pieces merged so far.
     gathered: Vec<u8>,
     /// Error that ended the body.
@@ -64,8 +61,9 @@ impl From<StoreError> for Interruption {
 }
 
 impl Transfer {
-    pub(super) fn new(body: UpstreamBody, skip: u64, end: Option<u64>, received: IntCounter) -> Self {
-        Self { body, skip, end, received, gathered: Vec::new(), error: None }
+    pub(super) fn new(mut body: UpstreamBody, skip: u64, end: Option<u64>) -> Self {
+        body.expect_known(skip);
+        Self { body, skip, end, gathered: Vec::new(), error: None }
     }
 
     /// Returns the next bytes, or `None` at the end of the body. Fails if no byte arrives within `idle_timeout`.
@@ -83,10 +81,7 @@ impl Transfer {
                     }));
                 }
                 Ok(Err(error)) => return Err(Interruption::upstream(error.to_string())),
-                Ok(Ok(piece)) => {
-                    self.received.inc_by(piece.as_ref().map_or(0, Bytes::len) as u64);
-                    return Ok(piece);
-                }
+                Ok(Ok(piece)) => return Ok(piece),
             }
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Relay;
 use gupd_cache::Cache;
+use gupd_ledger::LedgerTask;
 use gupd_net::listen::LifecycleStage;
 use gupd_net::upstream::health::HealthCheckTask;
 use gupd_proxy::Background;
@@ -27,6 +28,7 @@ pub(super) struct BackgroundTasks {
     pub(super) refresh: refresh::RefreshTask,
     pub(super) rollout: engine::RolloutTask,
     pub(super) health: HealthCheckTask,
+    pub(super) ledger: LedgerTask,
 }
 
 impl BackgroundTasks {
@@ -58,6 +60,8 @@ impl BackgroundTasks {
         tokio::spawn(run_until(stopped(), async move { lan.run().await }));
         tokio::spawn(run_until(stopped(), async move { wan.run().await }));
         tokio::spawn(run_until(stopped(), self.health.run()));
+        // Transfers record themselves until the last response has ended.
+        relay.ledger_writes.spawn(self.ledger.run(relay.ledger_end.clone()));
     }
 }
 

@@ -6,6 +6,7 @@ use super::process_metrics::{ReloadMetrics, register_build_info};
 use gupd_admin::Exposition;
 use gupd_cache::fill::metrics::FillMetrics;
 use gupd_guard::metrics::{GuardMetrics, GuardStats};
+use gupd_ledger::metrics::LedgerMetrics;
 use gupd_net::metrics::NetMetrics;
 use gupd_proxy::metrics::RequestMetrics;
 use gupd_refresh::metrics::RefreshMetrics;
@@ -26,6 +27,8 @@ pub struct RelayMetrics {
     pub refresh: Arc<RefreshMetrics>,
     /// Revisions, rings and clients.
     pub rollout: Arc<RolloutMetrics>,
+    /// History of traffic.
+    pub ledger: Arc<LedgerMetrics>,
     /// Exposition of all metrics, including those of the store.
     pub exposition: Arc<Exposition>,
     pub(super) reload: ReloadMetrics,
@@ -46,6 +49,7 @@ impl RelayMetrics {
             requests: Arc::new(RequestMetrics::register(&registry, &net)?),
             refresh: Arc::new(RefreshMetrics::register(&registry)?),
             rollout: Arc::new(RolloutMetrics::register(&registry)?),
+            ledger: Arc::new(LedgerMetrics::register(&registry)?),
             exposition: Arc::new(Exposition::new(registry.clone(), net.connections.clone())?),
             net,
             reload: ReloadMetrics::register(&registry)?,

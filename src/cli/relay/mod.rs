@@ -29,6 +29,7 @@ pub use self::shutdown::LivenessProbe;
 use gupd_cache::Cache;
 use gupd_config::clock::Clock;
 use gupd_config::{Config, LogSettings, ServerSettings, StoreSettings};
+use gupd_ledger::Ledger;
 use gupd_net::SetupError;
 use gupd_net::listen::{
     Acceptors, ConnectionRateLimiter, HttpServer, LifecycleStage, Sockets, WorkerPool, tls,
@@ -76,6 +77,10 @@ pub struct Relay {
     /// Set when the relay starts to accept.
     acceptors: Option<Acceptors>,
     handed_over: CancellationToken,
+    /// The ledger's task, which ends after the last response.
+    ledger_writes: TaskTracker,
+    ledger_end: CancellationToken,
+    ledger: Ledger,
     /// Tasks that end when the relay stops accepting.
     background: TaskTracker,
     /// Taken when the relay ends.
@@ -135,11 +140,13 @@ impl Relay {
             max_unused: config.store.max_unused,
             ..current.config.store.clone()
         };
+        effective.ledger = current.config.ledger.clone();
         effective.fill.max_concurrent = current.config.fill.max_concurrent;
         effective.log = LogSettings { access: config.log.access, ..current.config.log.clone() };
         let sections = [
             ("server", effective.server != config.server),
             ("store", effective.store != config.store),
+            ("ledger", effective.ledger != config.ledger),
             ("fill", effective.fill != config.fill),
             ("log", effective.log != config.log),
         ];

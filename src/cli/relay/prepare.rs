@@ -19,6 +19,7 @@ use gupd_cache::fill::Fills;
 use gupd_config::Config;
 use gupd_config::clock::Clock;
 use gupd_guard::metrics::GuardStats;
+use gupd_ledger::{Ledger, LedgerTask, SiteSample};
 use gupd_net::SetupError;
 use gupd_net::listen::{
     Acceptors, ConnectionRateLimiter, HttpServer, LifecycleStage, Sockets, WorkerPool, tls,
@@ -74,6 +75,7 @@ impl Relay {
             metrics.refresh.clone(),
             clock,
         );
+        let (ledger, ledger_task) = open_ledger(&config, &metrics, &builder.clock);
         let server = Arc::new(HttpServer::new(proxy.clone(), metrics.net.clone(), &config.server, tls));
         let (stage, stages) = watch::channel(LifecycleStage::Serving);
         let parts = LongLivedParts {
@@ -101,11 +103,15 @@ impl Relay {
             limits: parts.limits.clone(),
             acceptors: None,
             handed_over: CancellationToken::new(),
+            ledger_writes: TaskTracker::new(),
+            ledger_end: CancellationToken::new(),
+            ledger,
             background: TaskTracker::new(),
             control: Some(control),
         };
         generations.follow(move |generation| parts.reconfigure(generation));
-        let tasks = BackgroundTasks { refresh, rollout: rollout_task, health: health_task };
+        let tasks =
+            BackgroundTasks { refresh, rollout: rollout_task, health: health_task, ledger: ledger_task };
         Ok(PreparedRelay { relay, sockets, tasks, commands: None })
     }
 }
@@ -150,6 +156,7 @@ impl PreparedRelay {
             refresher: relay.refresher.clone(),
             commands,
             drain: relay.proxy.drain().clone(),
+            ledger: relay.ledger.clone(),
             rollouts: relay.rollouts.clone(),
             clock: relay.builder.clock.clone(),
             token_file: config.server.admin_token_file.clone(),
@@ -189,6 +196,16 @@ impl Foundation {
             .build()?;
         Ok(Self { metrics, builder, generation, store, control })
     }
+}
+
+fn open_ledger(config: &Config, metrics: &RelayMetrics, clock: &Clock) -> (Ledger, LedgerTask) {
+    let requests = metrics.requests.clone();
+    let sampler = move || {
+        let (sent_by_type, sent) = requests.sent_bytes();
+        let (answered, hits) = requests.request_counts();
+        SiteSample { sent, saved: requests.saved_bytes.get(), requests: answered, hits, sent_by_type }
+    };
+    Ledger::new(config, metrics.net.traffic.clone(), Box::new(sampler), metrics.ledger.clone(), clock.clone())
 }
 
 fn fills(

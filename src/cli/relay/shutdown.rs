@@ -86,6 +86,11 @@ impl Relay {
         });
         self.stage.send_replace(LifecycleStage::Stopped);
         self.workers.join();
+        self.ledger_end.cancel();
+        self.ledger_writes.close();
+        if control.block_on(async { timeout(FLUSH_TIMEOUT, self.ledger_writes.wait()).await }).is_err() {
+            tracing::warn!("disk too slow: the ledger lacks its last minute");
+        }
         // Open connections to the admin address must not delay the end.
         control.shutdown_timeout(Duration::from_secs(1));
     }

@@ -7,7 +7,6 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use prometheus::IntCounter;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::UpstreamBody;
@@ -55,14 +54,13 @@ pub async fn read_begin(body: &mut UpstreamBody, bytes: usize, limit: Duration) 
     begin
 }
 
-/// Returns the pieces of a body, each within `idle_timeout`, counted in `received`.
+/// Returns the pieces of a body, each within `idle_timeout`.
 pub fn stream_body(
     body: UpstreamBody,
     idle_timeout: Duration,
-    received: IntCounter,
 ) -> impl Stream<Item = Result<Bytes, BodyStreamError>> + Send {
-    unfold(Some((body, received)), move |state| async move {
-        let (mut body, received) = state?;
+    unfold(Some(body), move |body| async move {
+        let mut body = body?;
         loop {
             let frame = match timeout(idle_timeout, body.frame()).await {
                 // The relay's own limits delayed it.
@@ -71,10 +69,7 @@ pub fn stream_body(
                 Ok(frame) => frame?,
             };
             match frame.map(Frame::into_data) {
-                Ok(Ok(piece)) => {
-                    received.inc_by(piece.len() as u64);
-                    return Some((Ok(piece), Some((body, received))));
-                }
+                Ok(Ok(piece)) => return Some((Ok(piece), Some(body))),
                 // Trailers were not announced to the client: drop them.
                 Ok(Err(_)) => {}
                 Err(error) => return Some((Err(BodyStreamError::Upstream(error)), None)),

@@ -229,16 +229,13 @@ impl Upstreams {
     }
 
     async fn drain_body(&self, answer: UpstreamResponse, limit: Duration) {
-        let received = self.metrics.upstream_bytes.with_label_values(&[&*answer.upstream.name]);
         let mut body = answer.response.into_body();
         let reading = async {
             let mut read = 0;
             while let Some(Ok(frame)) = body.frame().await
                 && read <= MAX_BODY
             {
-                let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
-                received.inc_by(bytes as u64);
-                read += bytes;
+                read += frame.data_ref().map_or(0, bytes::Bytes::len);
             }
         };
         // The head is sufficient.

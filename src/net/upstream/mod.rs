@@ -26,6 +26,7 @@ mod send;
 mod state;
 mod tcp;
 mod tls;
+mod transfer_meter;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -53,6 +54,7 @@ pub use self::request_body::RequestBody;
 pub use self::response_body::UpstreamBody;
 use self::state::UpstreamState;
 pub use self::tls::TrustError;
+use self::transfer_meter::TransferMeter;
 use crate::metrics::NetMetrics;
 use crate::shape::WanLimiter;
 use gupd_config as config;
@@ -288,11 +290,6 @@ impl Upstream {
     /// Returns true for a peer, which gets requests only for content that it has.
     pub fn is_peer(&self) -> bool {
         self.peer.is_some()
-    }
-
-    /// Returns the counter of bytes of response bodies.
-    pub fn received_bytes(&self) -> &IntCounter {
-        &self.received
     }
 
     /// Returns true if it can be a relay: its last response bore a mark, or there was none yet.

@@ -19,7 +19,8 @@ use super::dial::Dialer;
 use super::error::is_closed;
 use super::pool::Pools;
 use super::{
-    RequestBody, Upstream, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams,
+    RequestBody, TransferMeter, Upstream, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
+    Upstreams,
 };
 use crate::metrics::NetMetrics;
 use crate::shape::WanLimiter;
@@ -140,7 +141,8 @@ impl Upstreams {
         framing::normalize(response.headers_mut()).ok()?;
         let mut outstanding = peer.state.load.add_request();
         outstanding.expect(response.body().size_hint().exact());
-        let response = response.map(|body| UpstreamBody::new(body, None, outstanding));
+        let meter = TransferMeter::new(self, peer, outgoing, response.status(), false);
+        let response = response.map(|body| UpstreamBody::new(body, None, outstanding, meter));
         Some(UpstreamResponse { upstream: peer.clone(), request_time, response_time, response })
     }
 }

@@ -10,6 +10,7 @@ use http::{HeaderMap, Method, Response};
 use super::{ConnectionPin, RequestBody, Upstream, UpstreamBody};
 use crate::field_names::FieldNames;
 use crate::shape::BandwidthClass;
+use crate::traffic::TransferLabels;
 use gupd_config::clock::UnixMillis;
 
 /// A request that any upstream can get.
@@ -33,6 +34,8 @@ pub struct UpstreamRequest {
     pub client: Option<IpAddr>,
     /// Upstream connections of the client alone, which carry the request; `None` if any connection may.
     pub pin: Option<ConnectionPin>,
+    /// Facts under which its traffic is recorded.
+    pub labels: TransferLabels,
 }
 
 /// A response head from an upstream, with the body to follow.
@@ -76,6 +79,7 @@ impl UpstreamRequest {
             current_upstream: CurrentUpstream::default(),
             client: None,
             pin: None,
+            labels: TransferLabels::default(),
         }
     }
 

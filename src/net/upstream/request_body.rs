@@ -27,6 +27,7 @@ pub enum RequestBody {
 pub struct Streamed {
     is_read: AtomicBool,
     pieces: AtomicU64,
+    bytes: AtomicU64,
     is_waiting_for_client: AtomicBool,
     // Locked for one poll at a time, by the one connection that sends it.
     body: Mutex<StallingBody>,
@@ -67,6 +68,7 @@ impl RequestBody {
         Self::Streamed(Arc::new(Streamed {
             is_read: AtomicBool::new(false),
             pieces: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
             is_waiting_for_client: AtomicBool::new(false),
             body,
         }))
@@ -90,6 +92,14 @@ impl RequestBody {
         match self {
             Self::Empty => 0,
             Self::Streamed(streamed) => streamed.pieces.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Returns the bytes sent so far.
+    pub(super) fn sent_bytes(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Streamed(streamed) => streamed.bytes.load(Ordering::Relaxed),
         }
     }
 
@@ -117,6 +127,10 @@ impl Body for RequestBody {
                 let frame = streamed.body.lock().unwrap_or_else(PoisonError::into_inner).poll_frame(cx);
                 streamed.is_waiting_for_client.store(frame.is_pending(), Ordering::Relaxed);
                 streamed.pieces.fetch_add(u64::from(frame.is_ready()), Ordering::Relaxed);
+                if let Poll::Ready(Some(Ok(frame))) = &frame {
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    streamed.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                }
                 frame
             }
         }

@@ -19,7 +19,8 @@ use super::limited_stream::LineHandle;
 use super::selection;
 use super::state::Permit;
 use super::{
-    RequestBody, Upstream, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams, peers,
+    RequestBody, TransferMeter, Upstream, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
+    Upstreams, peers,
 };
 use gupd_config::UpstreamId;
 use gupd_http::{authentication, framing};
@@ -173,12 +174,14 @@ impl Upstreams {
         upstream.note_relay_marks(&response);
         let line =
             response.extensions().get::<LineHandle>().map(|line| line.assign(outgoing.bandwidth.clone()));
-        outstanding.expect(response.body().size_hint().exact());
+        let length = response.body().size_hint().exact();
+        outstanding.expect(length);
+        let meter = TransferMeter::new(self, upstream, outgoing, response.status(), length == Some(0));
         Ok(UpstreamResponse {
             upstream: upstream.clone(),
             request_time,
             response_time: self.clock.now(),
-            response: response.map(|body| UpstreamBody::new(body, line, outstanding)),
+            response: response.map(|body| UpstreamBody::new(body, line, outstanding, meter)),
         })
     }
 

@@ -60,11 +60,10 @@ impl FillTask {
         let upstream = answer.upstream.clone();
         let accepts_ranges = accepts_ranges && !self.context.disagreeing.contains_key(&upstream.name);
         let origin = ContentOrigin::new(&self.request, &self.upstreams, upstream, &self.context.metrics);
-        let received = answer.upstream.received_bytes().clone();
         let partial = writer.partial().clone();
         let attention = self.attention.clone();
         let content = Arc::new(FillContent::new(head, length, origin, partial, accepts_ranges, attention));
-        let transfer = Transfer::new(answer.response.into_body(), skip, end, received);
+        let transfer = Transfer::new(answer.response.into_body(), skip, end);
         self.fetch(content, writer, range, transfer).await
     }
 

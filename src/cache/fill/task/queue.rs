@@ -1,6 +1,7 @@
 //! The wait of a fill for its permit, and its run once it has one. A queued fill costs its upstreams nothing, so it ends
 //! with its last follower, whatever `fill.finish` says. It fails as soon as its upstreams do, like the fills before it.
 
+use http::HeaderMap;
 use tokio::time::sleep;
 
 use super::super::admission::FillPermit;
@@ -21,6 +22,10 @@ impl FillTask {
             Err(Some(error)) => self.fail(error),
             Err(None) => FillOutcome::Abandoned,
         };
+        if let Some(upstream) = self.current_upstream.get() {
+            let outgoing = self.request.to_upstream(HeaderMap::new());
+            self.upstreams.record_followers(&upstream, &outgoing, self.flags.joined());
+        }
         context.metrics.ended.with_label_values(&[outcome.as_str()]).inc();
     }
 

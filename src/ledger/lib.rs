@@ -1,0 +1,20 @@
+//! The ledger: every byte that crossed the line, by cause, client and object, kept for two years in a bounded file.
+//!
+//! Transfers record themselves in a [`TrafficRecorder`](gupd_net::traffic::TrafficRecorder). One task takes the records
+//! once a minute and adds them to SQLite, so a crash loses a minute at most. Points of a minute become hours and then
+//! days as they age; only the largest clients and objects keep their names. Sums stay exact meanwhile.
+//!
+//! Start with [`Ledger`], the handle for queries, and [`LedgerTask`], the owner of the file.
+
+mod compaction;
+mod database;
+pub mod metrics;
+mod query;
+mod report;
+mod task;
+
+pub use self::database::LedgerError;
+pub use self::report::{
+    CauseRow, ClientRow, ObjectRow, SiteSums, TrafficPoint, TrafficQuery, TrafficReport, TrafficSums, WaitRow,
+};
+pub use self::task::{Ledger, LedgerTask, QueryError, SiteSample, SiteSampler};

@@ -1,0 +1,240 @@
+//! The task that owns the ledger's file. It writes what was recorded once a minute, before it answers a query, and at
+//! its end. While the file cannot be written, records wait in memory, which bounds them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::database::{Database, LedgerError};
+use crate::metrics::LedgerMetrics;
+use crate::query;
+use crate::report::{TrafficQuery, TrafficReport};
+use gupd_config::Config;
+use gupd_config::clock::Clock;
+use gupd_net::traffic::{TrafficBatch, TrafficRecorder};
+
+/// Interval of writes, and so the history that a crash can cost.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Maximum number of queries that wait.
+const MAX_WAITING: usize = 16;
+
+/// Name of the file in the folder of the store.
+const FILE: &str = "ledger.db";
+
+/// Counts of responses to clients since the start of the process, as the metrics have them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SiteSample {
+    /// Bytes sent to clients.
+    pub sent: u64,
+    /// Those of them that did not cross the WAN again.
+    pub saved: u64,
+    /// Requests answered.
+    pub requests: u64,
+    /// Requests answered from the store.
+    pub hits: u64,
+    /// Bytes sent by content type.
+    pub sent_by_type: Vec<(Arc<str>, u64)>,
+}
+
+/// Reads the counts of responses to clients.
+pub type SiteSampler = dyn Fn() -> SiteSample + Send + Sync;
+
+/// Reason that a query has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// Too many queries wait.
+    #[error("too many queries of the ledger wait: try again")]
+    Busy,
+    /// The relay is stopping.
+    #[error("the relay is stopping")]
+    Stopping,
+    /// The file cannot be written or read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// Handle for queries. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ledger(mpsc::Sender<PendingQuery>);
+
+#[derive(Debug)]
+struct PendingQuery {
+    query: TrafficQuery,
+    reply: oneshot::Sender<Result<TrafficReport, QueryError>>,
+}
+
+/// Owner of the file.
+pub struct LedgerTask {
+    queries: mpsc::Receiver<PendingQuery>,
+    metrics: Arc<LedgerMetrics>,
+    writer: Option<LedgerWriter>,
+}
+
+/// What a write needs, on a thread for blocking calls.
+struct LedgerWriter {
+    path: PathBuf,
+    max_size: u64,
+    traffic: Arc<TrafficRecorder>,
+    sampler: Box<SiteSampler>,
+    clock: Clock,
+    database: Option<Database>,
+    /// The counts that have been written.
+    written: SiteSample,
+    process_received: u64,
+    is_failing: bool,
+}
+
+impl Ledger {
+    /// Creates the ledger in the folder of the store. The task must be run.
+    pub fn new(
+        config: &Config,
+        traffic: Arc<TrafficRecorder>,
+        sampler: Box<SiteSampler>,
+        metrics: Arc<LedgerMetrics>,
+        clock: Clock,
+    ) -> (Self, LedgerTask) {
+        traffic.start();
+        let (sender, queries) = mpsc::channel(MAX_WAITING);
+        let writer = LedgerWriter {
+            path: config.store.dir.join(FILE),
+            max_size: config.ledger.max_size,
+            traffic,
+            sampler,
+            clock,
+            database: None,
+            written: SiteSample::default(),
+            process_received: 0,
+            is_failing: false,
+        };
+        (Self(sender), LedgerTask { queries, metrics, writer: Some(writer) })
+    }
+
+    /// Returns the traffic up to now.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or the relay is stopping.
+    pub async fn query(&self, query: TrafficQuery) -> Result<TrafficReport, QueryError> {
+        let (reply, result) = oneshot::channel();
+        self.0.try_send(PendingQuery { query, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => QueryError::Busy,
+            mpsc::error::TrySendError::Closed(_) => QueryError::Stopping,
+        })?;
+        result.await.map_err(|_| QueryError::Stopping)?
+    }
+}
+
+impl fmt::Debug for LedgerTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LedgerTask").finish_non_exhaustive()
+    }
+}
+
+impl LedgerTask {
+    /// Writes and answers until `stop` is cancelled, then writes what is left.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => self.write(None).await,
+                pending = self.queries.recv() => match pending {
+                    Some(pending) => self.write(Some(pending)).await,
+                    // Every handle is gone; writes go on.
+                    None => {
+                        stop.cancelled().await;
+                        break;
+                    }
+                },
+            }
+        }
+        self.write(None).await;
+    }
+
+    async fn write(&mut self, pending: Option<PendingQuery>) {
+        // Lost only if an earlier write panicked.
+        let Some(mut writer) = self.writer.take() else { return };
+        let metrics = self.metrics.clone();
+        let written = spawn_blocking(move || {
+            let written = writer.write();
+            let used = writer.database.as_ref().and_then(|database| database.used_bytes().ok());
+            metrics.bytes.set(used.map_or(0, |used| i64::try_from(used).unwrap_or(i64::MAX)));
+            metrics.failures.inc_by(written.is_err().into());
+            if let Some(PendingQuery { query, reply }) = pending {
+                // The requester may be gone.
+                let _gone =
+                    reply.send(written.and_then(|()| writer.answer(&query)).map_err(QueryError::from));
+            }
+            writer
+        });
+        self.writer = written.await.ok();
+    }
+}
+
+impl LedgerWriter {
+    fn write(&mut self) -> Result<(), LedgerError> {
+        let (batch, sample) = (self.traffic.take(), (self.sampler)());
+        let result = self.try_write(&batch, &sample);
+        match &result {
+            Ok(()) => {
+                self.process_received += batch.wan_received();
+                self.written = sample;
+                if std::mem::take(&mut self.is_failing) {
+                    tracing::info!("ledger is written again");
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    tracing::warn!(%error, "ledger cannot be written; its records wait in memory");
+                }
+                self.traffic.put_back(batch);
+                // The folder may have been replaced.
+                self.database = None;
+            }
+        }
+        result
+    }
+
+    fn try_write(&mut self, batch: &TrafficBatch, sample: &SiteSample) -> Result<(), LedgerError> {
+        let database = match &mut self.database {
+            Some(database) => database,
+            closed => closed.insert(Database::open(&self.path, self.max_size)?),
+        };
+        database.write(batch, &sample.since(&self.written), self.clock.now())
+    }
+
+    fn answer(&self, query: &TrafficQuery) -> Result<TrafficReport, LedgerError> {
+        let Some(database) = &self.database else { return Ok(TrafficReport::default()) };
+        let report = query::report(&database.connection, query, self.clock.now());
+        let report = report.map_err(|error| database.error(error))?;
+        Ok(TrafficReport { process_received: self.process_received, ..report })
+    }
+}
+
+impl SiteSample {
+    /// Returns the counts since an earlier sample.
+    fn since(&self, earlier: &Self) -> Self {
+        let by_type = self.sent_by_type.iter().map(|(content_type, sent)| {
+            let before = earlier.sent_by_type.iter().find(|(name, _)| name == content_type);
+            (content_type.clone(), sent.saturating_sub(before.map_or(0, |(_, sent)| *sent)))
+        });
+        Self {
+            sent: self.sent.saturating_sub(earlier.sent),
+            saved: self.saved.saturating_sub(earlier.saved),
+            requests: self.requests.saturating_sub(earlier.requests),
+            hits: self.hits.saturating_sub(earlier.hits),
+            sent_by_type: by_type.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+use std::net::IpAddr;
+
+use super::*;
+use crate::report::WaitRow;
+use gupd_config::clock::UnixMillis;
+use gupd_net::traffic::{TrafficCounts, TransferCause, TransferLabels, TransferRecord, WaitReason};
+use prometheus::Registry;
+
+const T0: UnixMillis = 1_780_000_000_000;
+const MINUTE: u64 = 60;
+const DAY: u64 = 86_400;
+
+fn record(client: u32, object: &str) -> TransferRecord {
+    TransferRecord {
+        upstream: "manager".into(),
+        is_peer: false,
+        labels: TransferLabels { content_type: Some("catalog".into()), ..TransferLabels::default() },
+        client: Some(IpAddr::from(client.to_be_bytes())),
+        object: object.into(),
+        from_revision: None,
+    }
+}
+
+fn received(received: u64) -> TrafficCounts {
+    TrafficCounts { transfers: 1, received, ..TrafficCounts::default() }
+}
+
+struct Bed {
+    clock: Clock,
+    traffic: Arc<TrafficRecorder>,
+    folder: tempfile::TempDir,
+    max_size: u64,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let (folder, traffic) = (tempfile::tempdir().unwrap(), Arc::<TrafficRecorder>::default());
+        traffic.start();
+        Self { clock: Clock::manual(T0), traffic, folder, max_size: 64 << 20 }
+    }
+
+    fn writer(&self) -> LedgerWriter {
+        LedgerWriter {
+            path: self.folder.path().join(FILE),
+            max_size: self.max_size,
+            traffic: self.traffic.clone(),
+            sampler: Box::new(SiteSample::default),
+            clock: self.clock.clone(),
+            database: None,
+            written: SiteSample::default(),
+            process_received: 0,
+            is_failing: false,
+        }
+    }
+
+    fn add(&self, record: &TransferRecord, cause: TransferCause, bytes: u64) {
+        self.traffic.add(self.clock.now(), record, cause, received(bytes));
+    }
+
+    fn size(&self) -> u64 {
+        let files = std::fs::read_dir(self.folder.path()).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+    }
+}
+
+fn all() -> TrafficQuery {
+    TrafficQuery { since: 0, top: MAX, ..TrafficQuery::default() }
+}
+
+const MAX: usize = crate::report::MAX_ROWS;
+
+#[test]
+fn sums_stay_exact_while_history_ages() {
+    let bed = Bed::new();
+    let mut writer = bed.writer();
+    let mut expected = 0;
+    for day in 0..200_u64 {
+        for client in 0..300_u32 {
+            let bytes = u64::from(client) * 1_000 + day;
+            bed.add(&record(client, &format!("/{day}/{client}")), TransferCause::Miss, bytes);
+            expected += bytes;
+        }
+        writer.write().unwrap();
+        bed.clock.advance(Duration::from_secs(DAY));
+    }
+    let report = writer.answer(&all()).unwrap();
+    assert_eq!(report.wan.received, expected);
+    assert_eq!(report.causes.iter().map(|row| row.sums.received).sum::<u64>(), expected);
+    assert_eq!(report.clients.iter().map(|row| row.sums.received).sum::<u64>(), expected);
+    assert_eq!(report.process_received, expected);
+    assert_eq!(report.clients[0].client, "others");
+    // Clients and objects of past days are the largest hundred.
+    let names: i64 = writer
+        .database
+        .as_ref()
+        .unwrap()
+        .connection
+        .query_row(
+            "SELECT count(*) FROM clients WHERE step = 86400 GROUP BY at ORDER BY 1 DESC LIMIT 1",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(names, 101);
+    let last_days = TrafficQuery { since: T0 + 198 * 86_400_000, ..all() };
+    assert!(writer.answer(&last_days).unwrap().wan.received < expected / 50);
+}
+
+#[test]
+fn ten_thousand_clients_fit_the_default_size() {
+    let bed = Bed::new();
+    let mut writer = bed.writer();
+    for hour in 0..12_u32 {
+        for client in 0..10_000 {
+            bed.add(&record(client, &format!("/content/{{A}}/{hour}/{client}.dax")), TransferCause::Miss, 1);
+            bed.traffic.add_wait(
+                bed.clock.now(),
+                IpAddr::from(client.to_be_bytes()),
+                WaitReason::Deferred,
+                5,
+            );
+        }
+        writer.write().unwrap();
+        bed.clock.advance(Duration::from_secs(60 * MINUTE));
+    }
+    assert!(bed.size() <= bed.max_size, "{}", bed.size());
+    assert_eq!(writer.answer(&all()).unwrap().wan.received, 120_000);
+}
+
+#[test]
+fn flood_of_names_stays_within_a_small_maximum() {
+    let bed = Bed { max_size: 16 << 20, ..Bed::new() };
+    let mut writer = bed.writer();
+    for hour in 0..60_u32 {
+        for number in 0..2_000 {
+            let object = format!("/{}/{hour}/{number}", "long".repeat(100));
+            bed.add(&record(hour << 16 | number, &object), TransferCause::PassThrough, 1);
+        }
+        writer.write().unwrap();
+        bed.clock.advance(Duration::from_secs(60 * MINUTE));
+    }
+    assert!(bed.size() <= bed.max_size, "{}", bed.size());
+    assert_eq!(writer.answer(&all()).unwrap().wan.received, 120_000);
+}
+
+#[test]
+fn report_explains_a_client() {
+    let bed = Bed::new();
+    let mut writer = bed.writer();
+    let labels =
+        TransferLabels { content_type: Some("virus-definitions-64".into()), ..TransferLabels::default() };
+    let full = TransferRecord {
+        labels,
+        from_revision: Some("240531001".into()),
+        ..record(1, "/content/a/full.zip")
+    };
+    bed.add(&full, TransferCause::NoDelta, 500);
+    bed.add(&record(1, "/index"), TransferCause::Revalidation, 20);
+    bed.add(&record(2, "/index"), TransferCause::Revalidation, 30);
+    bed.traffic.add_wait(T0, IpAddr::from([0, 0, 0, 1]), WaitReason::Deferred, 7_000);
+    bed.traffic.add_wait(T0, IpAddr::from([0, 0, 0, 1]), WaitReason::Deferred, 1_000);
+    writer.write().unwrap();
+    let report = writer.answer(&TrafficQuery { client: Some("0.0.0.1".to_owned()), ..all() }).unwrap();
+    let causes: Vec<_> = report.causes.iter().map(|row| (&*row.explanation, row.sums.received)).collect();
+    let expected = [
+        ("full set because the manager has no delta from revision 240531001", 500),
+        ("stored content was compared with the upstream's", 20),
+    ];
+    assert_eq!(causes, expected);
+    assert_eq!(
+        report.waits,
+        [WaitRow { client: "0.0.0.1".to_owned(), reason: "deferred".to_owned(), waits: 2, millis: 8_000 }]
+    );
+    let report = writer.answer(&TrafficQuery { object: Some("index".to_owned()), ..all() }).unwrap();
+    let objects: Vec<_> = report.objects.iter().map(|row| (&*row.object, row.sums.received)).collect();
+    assert_eq!(objects, [("/index", 50)]);
+}
+
+#[test]
+fn damaged_file_is_put_aside_and_replaced() {
+    for content in [
+        &b"no database, but longer than its header of one hundred bytes".repeat(4)[..],
+        &b"SQLite format 3\0damaged".repeat(400)[..],
+    ] {
+        let bed = Bed::new();
+        let path = bed.folder.path().join(FILE);
+        std::fs::write(&path, content).unwrap();
+        let mut writer = bed.writer();
+        bed.add(&record(1, "/a"), TransferCause::Miss, 5);
+        writer.write().unwrap();
+        assert_eq!(writer.answer(&all()).unwrap().wan.received, 5);
+        assert_eq!(std::fs::read(path.with_extension("damaged")).unwrap(), content);
+    }
+}
+
+#[test]
+fn failed_write_loses_nothing() {
+    let bed = Bed::new();
+    let folder = bed.folder.path().join("absent");
+    let mut writer = LedgerWriter { path: folder.join(FILE), ..bed.writer() };
+    bed.add(&record(1, "/a"), TransferCause::Miss, 5);
+    assert!(writer.write().is_err());
+    bed.add(&record(1, "/a"), TransferCause::Miss, 6);
+    std::fs::create_dir(&folder).unwrap();
+    writer.write().unwrap();
+    assert_eq!(writer.answer(&all()).unwrap().wan.received, 11);
+    assert_eq!(writer.process_received, 11);
+}
+
+#[test]
+fn two_processes_add_to_the_same_rows() {
+    let (bed, other) = (Bed::new(), Bed::new());
+    let (mut old, mut new) = (bed.writer(), LedgerWriter { traffic: other.traffic.clone(), ..bed.writer() });
+    for _ in 0..3 {
+        bed.add(&record(1, "/a"), TransferCause::Miss, 5);
+        other.add(&record(1, "/a"), TransferCause::Miss, 7);
+        old.write().unwrap();
+        new.write().unwrap();
+    }
+    let report = new.answer(&all()).unwrap();
+    assert_eq!((report.wan.received, report.causes.len()), (36, 1));
+}
+
+#[test]
+fn clock_set_back_loses_nothing() {
+    let bed = Bed::new();
+    let mut writer = bed.writer();
+    for back in [0, DAY, 400 * DAY] {
+        bed.clock.set_back(Duration::from_secs(back));
+        bed.add(&record(1, "/a"), TransferCause::Miss, 5);
+        writer.write().unwrap();
+    }
+    assert_eq!(writer.answer(&all()).unwrap().wan.received, 15);
+}
+
+#[tokio::test(start_paused = true)]
+async fn task_writes_every_minute_and_at_its_end() {
+    let bed = Bed::new();
+    let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
+    config.store.dir = bed.folder.path().to_owned();
+    let metrics = Arc::new(LedgerMetrics::register(&Registry::new()).unwrap());
+    let sampler = Box::new(|| SiteSample { sent: 100, saved: 90, ..SiteSample::default() });
+    let (ledger, task) = Ledger::new(&config, bed.traffic.clone(), sampler, metrics, bed.clock.clone());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(task.run(stop.clone()));
+    bed.add(&record(1, "/a"), TransferCause::Miss, 5);
+    let report = ledger.query(all()).await.unwrap();
+    assert_eq!((report.wan.received, report.clients_total.sent), (5, 100));
+    bed.add(&record(1, "/a"), TransferCause::Miss, 6);
+    stop.cancel();
+    running.await.unwrap();
+    assert!(matches!(ledger.query(all()).await, Err(QueryError::Stopping)));
+    let mut writer = bed.writer();
+    writer.write().unwrap();
+    assert_eq!(writer.answer(&all()).unwrap().wan.received, 11);
+}

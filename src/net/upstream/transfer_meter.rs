@@ -1,0 +1,133 @@
+//! The meter of one response body: it counts received bytes in the metric and records them under their cause. What it
+//! has counted is recorded about once a second and at the end, so that a download of hours shows while it runs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use super::{RequestBody, Upstream, UpstreamRequest, Upstreams};
+use crate::traffic::{TrafficCounts, TrafficRecorder, TransferCause, TransferRecord};
+use gupd_config::clock::{Clock, UnixMillis};
+use prometheus::IntCounter;
+
+/// Interval of records of a running transfer.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Maximum bytes of a recorded path; the rest is cut off.
+const MAX_PATH: usize = 512;
+
+/// Counts the bytes of one response.
+#[derive(Debug)]
+pub(super) struct TransferMeter {
+    traffic: Arc<TrafficRecorder>,
+    counter: IntCounter,
+    clock: Clock,
+    record: TransferRecord,
+    request_body: RequestBody,
+    /// Bytes that the relay has and the response repeats.
+    known: u64,
+    unrecorded: TrafficCounts,
+    wasted: u64,
+    recorded_at: Instant,
+}
+
+impl TransferMeter {
+    /// Creates the meter of a response with this status to `outgoing`. `is_empty` is true if it has no content.
+    pub(super) fn new(
+        upstreams: &Upstreams,
+        upstream: &Upstream,
+        outgoing: &UpstreamRequest,
+        status: StatusCode,
+        is_empty: bool,
+    ) -> Self {
+        let traffic = upstreams.metrics.traffic.clone();
+        let mut record = TransferRecord::new(upstream, outgoing);
+        // A manager under load answers with an empty delta (KB152365).
+        let is_missing =
+            matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) || status.is_success() && is_empty;
+        traffic.explain(upstreams.clock.now(), &mut record, is_missing);
+        Self {
+            traffic,
+            counter: upstream.received.clone(),
+            clock: upstreams.clock.clone(),
+            record,
+            request_body: outgoing.body.clone(),
+            known: 0,
+            unrecorded: TrafficCounts::default(),
+            wasted: 0,
+            recorded_at: Instant::now(),
+        }
+    }
+
+    /// Counts the next bytes as repeated ones that the relay has.
+    pub(super) fn expect_known(&mut self, bytes: u64) {
+        self.known = bytes;
+    }
+
+    /// Counts received bytes.
+    pub(super) fn received(&mut self, bytes: u64) {
+        self.counter.inc_by(bytes);
+        let wasted = self.known.min(bytes);
+        self.known -= wasted;
+        self.wasted += wasted;
+        self.unrecorded.received += bytes - wasted;
+        if self.recorded_at.elapsed() >= INTERVAL {
+            self.record();
+        }
+    }
+
+    fn record(&mut self) {
+        let now: UnixMillis = self.clock.now();
+        self.recorded_at = Instant::now();
+        let counts = std::mem::take(&mut self.unrecorded);
+        if counts != TrafficCounts::default() {
+            self.traffic.add(now, &self.record, self.record.labels.cause, counts);
+        }
+        let wasted = TrafficCounts { received: std::mem::take(&mut self.wasted), ..TrafficCounts::default() };
+        if wasted.received > 0 {
+            self.traffic.add(now, &self.record, TransferCause::ResumeWaste, wasted);
+        }
+    }
+}
+
+impl Drop for TransferMeter {
+    fn drop(&mut self) {
+        self.unrecorded.transfers = 1;
+        self.unrecorded.sent = self.request_body.sent_bytes();
+        self.record();
+    }
+}
+
+impl TransferRecord {
+    /// The record of a request to this upstream.
+    pub(super) fn new(upstream: &Upstream, outgoing: &UpstreamRequest) -> Self {
+        let path = outgoing.target.path();
+        let end = (0..=MAX_PATH.min(path.len())).rev().find(|end| path.is_char_boundary(*end)).unwrap_or(0);
+        Self {
+            upstream: upstream.name.clone(),
+            is_peer: upstream.is_peer(),
+            labels: outgoing.labels.clone(),
+            client: outgoing.client,
+            object: Arc::from(&path[..end]),
+            from_revision: None,
+        }
+    }
+}
+
+impl Upstreams {
+    /// Returns the recorder of traffic.
+    pub fn traffic(&self) -> &Arc<TrafficRecorder> {
+        &self.metrics.traffic
+    }
+
+    /// Records how many other clients a transfer has served.
+    pub fn record_followers(&self, upstream: &Upstream, outgoing: &UpstreamRequest, followers: u64) {
+        if followers > 0 {
+            let (now, mut record) = (self.clock.now(), TransferRecord::new(upstream, outgoing));
+            self.metrics.traffic.explain(now, &mut record, false);
+            let counts = TrafficCounts { followers, ..TrafficCounts::default() };
+            self.metrics.traffic.add(now, &record, record.labels.cause, counts);
+        }
+    }
+}
