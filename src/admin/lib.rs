@@ -1,4 +1,4 @@
-//! The admin address: metrics, health, and the API of `gupd why`, `refresh`, `reload`, `upgrade`,
+//! The admin address: metrics, health, and the API of `gupd status`, `why`, `refresh`, `reload`, `upgrade`,
 //! `drain`, `rollout` and `store purge`.
 //!
 //! It owns no state: handlers read and call the parts of the relay in [`AdminApi`]. Requests that change something, or
@@ -15,6 +15,7 @@ mod process;
 mod purge;
 mod request_body;
 mod rollout;
+mod status;
 mod traffic;
 
 use std::net::SocketAddr;
@@ -30,21 +31,31 @@ use axum::routing::{get, post};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 pub use self::auth::read_token;
 pub use self::commands::{CommandReply, CommandRequest, ProcessCommand, ProcessCommands};
 pub use self::exposition::Exposition;
 pub use self::purge::PurgeRequest;
+pub use self::status::rates::RateMeter;
+pub use self::status::{
+    Activity, LineStatus, PeriodTraffic, Savings, Severity, StatusFinding, StatusReport, StoreStatus,
+    UpstreamStatus,
+};
 use gupd_cache::fill::Fills;
 use gupd_config::PublicName;
 use gupd_config::clock::Clock;
 use gupd_ledger::Ledger;
 use gupd_net::listen::LifecycleStage;
+use gupd_net::metrics::NetMetrics;
 use gupd_net::redirect::{DrainMode, DrainState};
+use gupd_proxy::Generations;
+use gupd_proxy::metrics::RequestMetrics;
 use gupd_refresh::Refresher;
 use gupd_rollout::engine::Rollouts;
 use gupd_store::{Degradation, Store};
+use prometheus::IntGauge;
 
 /// The parts of a relay that the admin address reads and controls.
 #[derive(Clone, Debug)]
@@ -63,6 +74,16 @@ pub struct AdminApi {
     pub commands: Option<ProcessCommands>,
     /// Drain mode set by an administrator.
     pub drain: Arc<DrainState>,
+    /// The configuration in force, and its upstreams.
+    pub generations: Arc<Generations>,
+    /// Metrics of the network layer.
+    pub net: Arc<NetMetrics>,
+    /// Metrics of requests.
+    pub requests: Arc<RequestMetrics>,
+    /// 0 after a refused reload.
+    pub last_reload: IntGauge,
+    /// Rates of the last minute.
+    pub rates: Arc<RateMeter>,
     /// History of traffic.
     pub ledger: Ledger,
     /// Rollouts.
@@ -88,12 +109,32 @@ impl AdminApi {
         }
     }
 
+    /// Returns the bytes received from upstreams and sent to clients since the start.
+    fn line_bytes(&self) -> [u64; 2] {
+        let generation = self.generations.load();
+        let received = generation
+            .upstreams
+            .iter()
+            .map(|upstream| self.net.upstream_bytes.with_label_values(&[&*upstream.name]).get());
+        [received.sum(), self.requests.sent_bytes().1]
+    }
+
+    /// Reads the counters of both lines every few seconds. Never returns.
+    async fn record_rates(&self) {
+        let mut ticks = interval(RateMeter::INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.rates.record(Instant::now(), self.line_bytes());
+        }
+    }
+
     /// Serves `listener` until the relay has stopped or has handed over to another process.
     ///
     /// # Errors
     /// When the listener fails.
     pub async fn serve(self, listener: TcpListener, handed_over: CancellationToken) -> std::io::Result<()> {
-        let mut stage = self.stage.clone();
+        let (mut stage, api) = (self.stage.clone(), self.clone());
         let router = Router::new()
             .route("/metrics", get(metrics))
             .route("/healthz", get(healthz))
@@ -103,6 +144,7 @@ impl AdminApi {
             .route("/api/v1/upgrade", post(commands::upgrade))
             .route("/api/v1/drain", post(commands::start_drain).delete(commands::end_drain))
             .route("/api/v1/store/purge", post(purge::purge))
+            .route("/api/v1/status", get(status::status))
             .route("/api/v1/traffic", get(traffic::report))
             .route("/api/v1/rollout", get(rollout::status).post(rollout::command))
             .route("/api/v1/rollout/clients", get(clients::list))
@@ -116,7 +158,10 @@ impl AdminApi {
                 () = handed_over.cancelled() => {}
             }
         };
-        axum::serve(listener, router).with_graceful_shutdown(stopped).await
+        tokio::select! {
+            served = axum::serve(listener, router).with_graceful_shutdown(stopped) => served,
+            () = api.record_rates() => Ok(()),
+        }
     }
 }
 

@@ -20,7 +20,9 @@ mod process_commands;
 mod profile_check;
 pub mod relay;
 mod rollout;
+mod screen;
 mod serve;
+mod status;
 mod store;
 mod table;
 mod why;
@@ -72,6 +74,8 @@ enum Command {
     Drain(process_commands::Drain),
     /// Print the client settings for this relay: policies, proxy file, DNS record.
     ClientsConfig(Box<clients_config::ClientsConfig>),
+    /// Show the state of the running relay on one screen.
+    Status(status::StatusFlags),
     /// Explain what crossed the line: traffic by cause, client and object.
     Why(why::WhyFlags),
     /// Simulate a rollout at this site, and show the effect of each limit.
@@ -210,6 +214,7 @@ pub fn main() -> ExitCode {
         Command::Drain(drain) => process_commands::drain(&drain),
         Command::Upgrade(common) => process_commands::upgrade(&common),
         Command::ClientsConfig(command) => clients_config::run(&command),
+        Command::Status(flags) => status::run(&flags),
         Command::Why(flags) => why::run(&flags),
         Command::Plan(plan) => plan::run(&plan),
         Command::Policy { command } => policy::run(&command),

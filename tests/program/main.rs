@@ -47,6 +47,7 @@ mod seen;
 mod serve;
 mod signals;
 mod staged;
+mod status;
 mod store_commands;
 mod upgrade;
 mod why;

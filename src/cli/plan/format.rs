@@ -26,7 +26,7 @@ pub(super) fn span(seconds: f64) -> String {
 }
 
 /// Formats bytes per second as bits per second with three digits.
-pub(super) fn rate(bytes: f64) -> String {
+pub(crate) fn rate(bytes: f64) -> String {
     let bits = bytes * 8.0;
     let units = [(1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s")];
     // A rate that rounds up to the next unit is shown in that unit.

@@ -17,7 +17,7 @@ const REVISION: &str = match option_env!("GUPD_REVISION") {
 /// Result and time of the last reload.
 #[derive(Debug)]
 pub(super) struct ReloadMetrics {
-    successful: IntGauge,
+    pub(super) successful: IntGauge,
     success_time: IntGauge,
 }
 

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
 
 pub(crate) use self::command::author;
+pub(crate) use self::table::time;
 use super::admin_client::AdminClient;
 use super::{AdminFlags, CommandError, print_line};
 use gupd_rollout::command::RolloutCommand;

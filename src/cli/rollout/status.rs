@@ -1,9 +1,5 @@
 //! `gupd rollout status`: prints the status of rollouts once, or every two seconds.
 
-use std::io::{self, IsTerminal, Write};
-use std::thread::sleep;
-use std::time::Duration;
-
 use bytes::Bytes;
 use clap::Args;
 use http::Method;
@@ -13,17 +9,8 @@ use serde_json::Value;
 use super::super::admin_client::{AdminClient, AdminRequest};
 use super::clients::{self, ListedClient};
 use super::{AdminFlags, CommandError, MAX_RESPONSE, parse, print_line, table};
-use crate::to_json;
+use crate::{screen, to_json};
 use gupd_rollout::status::Status;
-
-/// Interval of --watch.
-const WATCH_INTERVAL: Duration = Duration::from_secs(2);
-
-/// Each status overwrites the one before line by line; clearing the screen first would flicker.
-const CURSOR_HOME: &str = "\x1b[H";
-const CLEAR_LINE: &str = "\x1b[K";
-const CLEAR_BELOW: &str = "\x1b[J";
-const CLEAR_SCREEN: &str = "\x1b[2J";
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusFlags {
@@ -54,38 +41,7 @@ pub(super) fn run(flags: &StatusFlags) -> Result<(), CommandError> {
         print_line(&status_text(&admin, flags.clients, zone)?);
         return Ok(());
     }
-    let mut first = true;
-    loop {
-        // The relay may be restarting.
-        let text = status_text(&admin, flags.clients, zone).unwrap_or_else(|failure| match failure {
-            CommandError::Configuration(message) | CommandError::Failed(message) => message,
-        });
-        match show(&text, first) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            Err(error) => return Err(CommandError::Failed(format!("standard output: {error}"))),
-        }
-        first = false;
-        sleep(WATCH_INTERVAL);
-    }
-}
-
-/// Overwrites the screen of a terminal; appends to any other output.
-fn show(text: &str, first: bool) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    if !out.is_terminal() {
-        writeln!(out, "{text}\n")?;
-        return out.flush();
-    }
-    if first {
-        write!(out, "{CLEAR_SCREEN}")?;
-    }
-    write!(out, "{CURSOR_HOME}")?;
-    for line in text.lines() {
-        writeln!(out, "{line}{CLEAR_LINE}")?;
-    }
-    write!(out, "{CLEAR_BELOW}")?;
-    out.flush()
+    screen::watch(|| status_text(&admin, flags.clients, zone))
 }
 
 fn status_text(admin: &AdminClient, with_clients: bool, zone: &TimeZone) -> Result<String, CommandError> {

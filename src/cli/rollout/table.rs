@@ -24,7 +24,7 @@ pub(super) fn table(status: &Status, zone: &TimeZone) -> String {
 }
 
 /// Formats a time in the zone of the site, such as `%F %H:%M`.
-pub(super) fn time(at: UnixMillis, format: &str, zone: &TimeZone) -> String {
+pub(crate) fn time(at: UnixMillis, format: &str, zone: &TimeZone) -> String {
     let time = Timestamp::from_millisecond(at).map(|time| time.to_zoned(zone.clone()));
     time.map_or_else(|_| "never".to_owned(), |time| time.strftime(format).to_string())
 }

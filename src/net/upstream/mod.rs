@@ -206,6 +206,11 @@ impl Upstreams {
         self.list.iter()
     }
 
+    /// Returns the peers in the order of the configuration.
+    pub fn peers(&self) -> &[Arc<Upstream>] {
+        &self.peers
+    }
+
     /// Returns true if an upstream has this scheme and authority.
     pub fn has_authority(&self, scheme: &str, authority: &Authority) -> bool {
         self.list.iter().any(|upstream| upstream.is_at(scheme, authority))

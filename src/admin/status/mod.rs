@@ -1,0 +1,158 @@
+//! `GET /api/v1/status`: the state of a relay on one page, for `gupd status` and the status page. This file has the
+//! types, which the command reads back. `collect` fills them in, `findings` decides what needs attention.
+
+mod collect;
+mod findings;
+pub(crate) mod rates;
+
+use std::net::SocketAddr;
+
+use axum::extract::{ConnectInfo, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+
+pub(super) use self::collect::collect;
+use super::auth::authorize_read;
+use super::{AdminApi, json_response, text_response};
+use gupd_ledger::SiteSums;
+use gupd_rollout::status::Status;
+
+/// The state of a relay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Version of the program.
+    pub version: String,
+    /// Time of the report, RFC 3339.
+    pub time: String,
+    /// True while new clients should use another relay.
+    pub is_draining: bool,
+    /// The state in one sentence, with the one thing to do.
+    pub sentence: String,
+    /// What needs attention, the most severe first.
+    pub findings: Vec<StatusFinding>,
+    /// Traffic of today and of 30 days; `None` while the ledger cannot be read.
+    pub savings: Option<Savings>,
+    /// The line to the upstreams.
+    pub wan: LineStatus,
+    /// The line to the clients.
+    pub lan: LineStatus,
+    /// What runs now.
+    pub activity: Activity,
+    /// Upstreams in the order of the configuration.
+    pub upstreams: Vec<UpstreamStatus>,
+    /// Peers in the order of the configuration.
+    pub peers: Vec<UpstreamStatus>,
+    /// The store.
+    pub store: StoreStatus,
+    /// Rollouts and counts of clients; `None` without rings, when clients are not tracked.
+    pub rollout: Option<Status>,
+}
+
+/// Something that needs attention.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusFinding {
+    /// How urgent it is.
+    pub severity: Severity,
+    /// What happened.
+    pub message: String,
+    /// What to do.
+    pub action: String,
+}
+
+/// Urgency of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Clients get less than they should.
+    Critical,
+    /// Clients will get less if nothing is done.
+    Warning,
+    /// Worth knowing.
+    Notice,
+}
+
+/// Traffic of two periods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Savings {
+    /// Since midnight at the site.
+    pub today: PeriodTraffic,
+    /// Of the last 30 days.
+    pub month: PeriodTraffic,
+}
+
+/// Traffic of a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeriodTraffic {
+    /// Bytes received from upstreams.
+    pub wan_received: u64,
+    /// Responses to clients.
+    pub clients: SiteSums,
+}
+
+/// A line and its limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineStatus {
+    /// Mean rate of the last minute.
+    pub bytes_per_second: u64,
+    /// The limit at this time; `None` without one.
+    pub limit: Option<u64>,
+}
+
+/// What runs now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Open connections of clients.
+    pub connections: i64,
+    /// Downloads that hold a slot; 0 without a limit.
+    pub downloads: i64,
+    /// Requests that wait for a slot.
+    pub queued: i64,
+    /// Fills.
+    pub fills: i64,
+}
+
+/// An upstream or peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// Its name.
+    pub name: String,
+    /// True if it gets requests.
+    pub is_healthy: bool,
+    /// Bytes received from it since the start of the process.
+    pub received: u64,
+}
+
+/// The store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// `well`, or the kind of failure.
+    pub health: String,
+    /// The first error.
+    pub detail: Option<String>,
+    /// Stored objects.
+    pub objects: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Maximum bytes on disk.
+    pub quota: u64,
+}
+
+impl LineStatus {
+    /// Returns the part of the limit that is used, in percent.
+    pub fn busy_percent(&self) -> Option<u64> {
+        let limit = self.limit.filter(|limit| *limit > 0)?;
+        Some(self.bytes_per_second.saturating_mul(100) / limit)
+    }
+}
+
+pub(super) async fn status(
+    State(api): State<AdminApi>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(refusal) = authorize_read(api.token_file.clone(), from, &headers).await {
+        return text_response(refusal);
+    }
+    json_response(&collect(&api).await)
+}
