@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use gupd_config::{
     Binding, CertificateFiles, Class, Config, ContentMatch, Fallback, GroupSettings, LogFormat, Overrides,
-    PassRules, Problem, Problems, RateSchedule, Rule,
+    Problem, Problems, RateSchedule, Rule,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -97,7 +97,7 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.server.client_ca = Some("/etc/gupd/site-ca.pem".into());
     expected.server.access.clone_from(&documented.server.access);
     expected.routes[0].access.clone_from(&documented.routes[0].access);
-    expected.routes[0].pass = Some(PassRules::default());
+    expected.routes[0].pass = Some(expected.routes[0].profile.pass.clone());
     expected.server.public_names.clone_from(&documented.server.public_names);
     expected.store.dir = "/var/lib/gupd".into();
     expected.upstreams[0].public_url = Some("https://manager.example".parse().unwrap());
