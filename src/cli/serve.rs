@@ -13,6 +13,7 @@ use super::{CommandError, CommonFlags, fitness};
 use crate::relay::Relay;
 use gupd_config::{Config, LogSettings};
 use gupd_guard::log::{self, LogGuard};
+use gupd_guard::panics;
 
 /// Argument that makes the program a guard.
 const GUARD: &str = "--guard";
@@ -48,7 +49,9 @@ pub(super) fn run(serve: Serve) -> Result<(), CommandError> {
 }
 
 fn init_log(settings: &LogSettings) -> Result<LogGuard, CommandError> {
-    log::init(settings).map_err(|error| CommandError::Configuration(error.to_string()))
+    let log = log::init(settings).map_err(|error| CommandError::Configuration(error.to_string()))?;
+    panics::install_hook();
+    Ok(log)
 }
 
 fn log_start(relay: &Relay, flags: &CommonFlags) {

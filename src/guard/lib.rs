@@ -15,6 +15,7 @@ mod handover;
 mod listeners;
 pub mod log;
 pub mod metrics;
+pub mod panics;
 mod reexec;
 mod response;
 mod run;

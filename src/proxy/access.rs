@@ -114,6 +114,11 @@ impl AccessRecord {
         }
     }
 
+    /// Counts a body that ended in a panic.
+    pub(crate) fn count_panic(&self) {
+        self.metrics.panics.inc();
+    }
+
     /// Counts the response's head, which is about to be sent.
     pub(crate) fn count_head(&self) {
         self.metrics.count_response(self.cache, self.class, self.status);

@@ -2,6 +2,7 @@
 //! access line when the body ends or is dropped. Bytes are handed on as they are: never copied, never changed.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -45,6 +46,9 @@ pub enum BodyError {
     /// A passed-through response differs from its announced digest.
     #[error("content does not match its announced digest")]
     Mismatch,
+    /// The relay has a defect.
+    #[error("panic: the log has its place")]
+    Panic,
 }
 
 impl BodyError {
@@ -202,6 +206,37 @@ impl ResponseBody {
         Self { content, access, pacer, slot }
     }
 
+    /// Polls for the next piece of content that may leave now.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            if let Some(pacer) = &mut self.pacer {
+                let left = self.access.expected.map_or(u64::MAX, |all| all.saturating_sub(self.access.sent));
+                if let Some(piece) = ready!(pacer.poll_take(cx, left)) {
+                    return Poll::Ready(Some(Ok(piece)));
+                }
+            }
+            let piece = match &mut self.content {
+                BodyContent::Empty => None,
+                BodyContent::Whole(_) => match std::mem::replace(&mut self.content, BodyContent::Empty) {
+                    BodyContent::Whole(bytes) => Some(Ok(bytes)),
+                    _ => None,
+                },
+                BodyContent::Stream(stream) => ready!(stream.as_mut().poll_next(cx)),
+            };
+            match (piece, &mut self.pacer) {
+                (Some(Ok(piece)), Some(pacer)) => pacer.put(piece),
+                (piece, _) => return Poll::Ready(piece),
+            }
+        }
+    }
+
+    /// Ends the content after a panic, which may have left it in any state.
+    fn break_off(&mut self) -> BodyError {
+        self.access.count_panic();
+        (self.content, self.pacer) = (BodyContent::Empty, None);
+        BodyError::Panic
+    }
+
     fn held(&self) -> usize {
         self.pacer.as_ref().map_or(0, |pacer| pacer.held())
     }
@@ -216,25 +251,9 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let piece = loop {
-            if let Some(pacer) = &mut this.pacer {
-                let left = this.access.expected.map_or(u64::MAX, |all| all.saturating_sub(this.access.sent));
-                if let Some(piece) = ready!(pacer.poll_take(cx, left)) {
-                    break Some(Ok(piece));
-                }
-            }
-            let piece = match &mut this.content {
-                BodyContent::Empty => None,
-                BodyContent::Whole(_) => match std::mem::replace(&mut this.content, BodyContent::Empty) {
-                    BodyContent::Whole(bytes) => Some(Ok(bytes)),
-                    _ => None,
-                },
-                BodyContent::Stream(stream) => ready!(stream.as_mut().poll_next(cx)),
-            };
-            match (piece, &mut this.pacer) {
-                (Some(Ok(piece)), Some(pacer)) => pacer.put(piece),
-                (piece, _) => break piece,
-            }
+        let piece = match catch_unwind(AssertUnwindSafe(|| this.poll_piece(cx))) {
+            Ok(piece) => ready!(piece),
+            Err(_logged_by_the_hook) => Some(Err(this.break_off())),
         };
         Poll::Ready(match piece {
             Some(Ok(piece)) => {
@@ -282,6 +301,20 @@ mod tests {
     use crate::metrics::RequestMetrics;
     use gupd_config::Config;
     use gupd_net::shape::SlotLimiter;
+
+    #[tokio::test]
+    async fn panic_in_a_body_breaks_it_off_and_is_counted() {
+        let metrics = Arc::new(RequestMetrics::in_new_registry());
+        let client = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
+        let access =
+            AccessRecord::new(client, &http::Request::new(()).into_parts().0, metrics.clone(), false);
+        let defect = once(async { Ok(Bytes::from_static(b"begin")) }).chain(once(async { panic!("defect") }));
+        let mut body = ResponseBody::new(BodyContent::Stream(Box::pin(defect)), access, None, None);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "begin");
+        assert!(matches!(body.frame().await, Some(Err(BodyError::Panic))));
+        assert!(body.is_end_stream());
+        assert_eq!(metrics.panics.get(), 1);
+    }
 
     #[tokio::test]
     async fn download_keeps_slot_until_last_bytes_have_left() {

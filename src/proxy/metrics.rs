@@ -37,6 +37,8 @@ pub struct RequestMetrics {
     pub head_seconds: Histogram,
     /// Time to the end of the response, or until the client disconnected.
     pub request_seconds: Histogram,
+    /// Requests and response bodies that ended in a panic.
+    pub panics: IntCounter,
     /// Responses that did not reach their end, by the side that broke off.
     pub broken: IntCounterVec,
     /// Requests refused, by reason; connections refused are counted with them.
@@ -92,6 +94,10 @@ impl RequestMetrics {
             )?,
             by_content_type: ArcSwap::default(),
             responses: StatusClass::ALL.map(|class| responses.with_label_values(&[class.as_str()])),
+            panics: counter(
+                "gupd_request_panics_total",
+                "Requests that ended in a panic and were answered with 500 or broken off: a defect of gupd.",
+            )?,
             broken,
             refused: net.refused.clone(),
             head_seconds: seconds("gupd_response_head_seconds", "Time from a request to its response head.")?,

@@ -4,12 +4,15 @@
 
 use std::convert::Infallible;
 use std::ops::ControlFlow::{self, Break, Continue};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
-use http::{Request, Response};
+use futures_util::FutureExt;
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::Proxy;
-use crate::access::AccessRecord;
+use crate::access::{AccessRecord, RequestObserver};
 use crate::body::ResponseBody;
 use crate::exchange::{Exchange, client_attributes};
 use crate::fetch::serve_or_fill;
@@ -23,10 +26,20 @@ use crate::screening::{
 use crate::slot::{hold_slot, wait_for_slot};
 use crate::view::{record_download, serve_visible_revision};
 use crate::window::defer_outside_window;
+use crate::{Generation, Proxy};
+use gupd_config::policy::Group;
 use gupd_net::listen::ClientConnection;
 
 /// Decision of a step: go on to the next one, or end the request with this reply.
 pub(crate) type StepResult<T = ()> = ControlFlow<Reply, T>;
+
+/// Outcome of all steps.
+struct Answer<'a> {
+    reply: Reply,
+    /// Group of the client; `None` if the request was refused before it was known.
+    group: Option<&'a Arc<Group>>,
+    observer: Option<Box<dyn RequestObserver>>,
+}
 
 /// Runs the steps of one request in their order. Each comment says when the step applies.
 async fn run(proxy: &Proxy, exchange: &mut Exchange<'_>, body: Incoming) -> StepResult<Infallible> {
@@ -43,7 +56,7 @@ async fn run(proxy: &Proxy, exchange: &mut Exchange<'_>, body: Incoming) -> Step
 }
 
 impl Proxy {
-    /// Answers one request. Never fails: errors become a status, or a body that breaks off.
+    /// Answers one request. Never fails: errors and panics become a status, or a body that breaks off.
     pub async fn handle(
         &self,
         request: Request<Incoming>,
@@ -53,17 +66,11 @@ impl Proxy {
         let (head, body) = request.into_parts();
         let (metrics, log) = (self.metrics.clone(), generation.config.log.access);
         let mut access = AccessRecord::new(connection.address, &head, metrics, log);
-        // Refuses invalid targets and loops; selects route, group and upstreams.
-        let (reply, group) = match open_exchange(self, &head, &connection, &generation) {
-            Break(reply) => (reply, None),
-            Continue(mut exchange) => {
-                let Break(reply) = run(self, &mut exchange, body).await;
-                let reply = hold_slot(self, &mut exchange, reply).await;
-                record_download(self, &exchange, &reply);
-                access.observer = exchange.observer.take();
-                (reply, Some(exchange.group))
-            }
-        };
+        // A panic ends this request alone. Nothing that it leaves half done is shared: locks are held across no step.
+        let answer = AssertUnwindSafe(self.answer(&head, body, &connection, &generation));
+        let Answer { reply, group, observer } =
+            answer.catch_unwind().await.unwrap_or_else(|_logged_by_the_hook| self.answer_panic());
+        access.observer = observer;
         access.group = group.cloned();
         let pacer = || {
             // A request without a valid target has no path either.
@@ -71,5 +78,31 @@ impl Proxy {
             ResponsePacer::new(self.lan.clone(), connection.address.ip(), group.clone())
         };
         reply.into_response(&head.method, access, pacer, self.lan.is_limited())
+    }
+
+    async fn answer<'a>(
+        &self,
+        head: &'a Parts,
+        body: Incoming,
+        connection: &'a ClientConnection,
+        generation: &'a Arc<Generation>,
+    ) -> Answer<'a> {
+        // Refuses invalid targets and loops; selects route, group and upstreams.
+        match open_exchange(self, head, connection, generation) {
+            Break(reply) => Answer { reply, group: None, observer: None },
+            Continue(mut exchange) => {
+                let Break(reply) = run(self, &mut exchange, body).await;
+                let reply = hold_slot(self, &mut exchange, reply).await;
+                record_download(self, &exchange, &reply);
+                Answer { reply, group: Some(exchange.group), observer: exchange.observer.take() }
+            }
+        }
+    }
+
+    fn answer_panic(&self) -> Answer<'static> {
+        self.metrics.panics.inc();
+        let reply =
+            Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "gupd: internal error: its log has the cause\n");
+        Answer { reply, group: None, observer: None }
     }
 }

@@ -44,6 +44,7 @@ mod next_upstream;
 mod offline;
 mod pages;
 mod passing;
+mod panics;
 mod peers;
 #[cfg(debug_assertions)]
 mod pipeline;
