@@ -11,6 +11,7 @@ use super::machine::Machine;
 use super::{CommandError, CommonFlags, fitness, new_runtime, print_line};
 use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config, UpstreamSettings};
+use gupd_guard::sandbox::{Restrictions, Sandbox};
 use gupd_net::listen::tls;
 use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::{BandwidthClass, WanLimiter};
@@ -31,6 +32,12 @@ pub(super) fn run(flags: &CommonFlags, probe: bool) -> Result<(), CommandError> 
         print_line(&format!("warning: {warning}"));
     }
     print_line("configuration is valid");
+    if config.server.is_sandboxed {
+        let tried = Sandbox::probe(&config, flags.file.path());
+        let Restrictions { files, calls } =
+            tried.map_err(|error| CommandError::Failed(format!("sandbox: cannot be tried: {error}")))?;
+        print_line(&format!("sandbox of this machine: files {files}; system calls {calls}"));
+    }
     if probe { probe_upstreams(&config, &upstreams) } else { Ok(()) }
 }
 

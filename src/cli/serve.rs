@@ -11,9 +11,10 @@ use clap::Args;
 use super::machine::Machine;
 use super::{CommandError, CommonFlags, fitness};
 use crate::relay::Relay;
-use gupd_config::{Config, LogSettings};
+use gupd_config::{Config, ConfiguredFile, LogSettings};
 use gupd_guard::log::{self, LogGuard};
 use gupd_guard::panics;
+use gupd_guard::sandbox::{Restrictions, Sandbox};
 
 /// Argument that makes the program a guard.
 const GUARD: &str = "--guard";
@@ -54,7 +55,9 @@ fn init_log(settings: &LogSettings) -> Result<LogGuard, CommandError> {
     Ok(log)
 }
 
-fn log_start(relay: &Relay, flags: &CommonFlags) {
+fn log_start(relay: &Relay, flags: &CommonFlags, sandbox: &Sandbox) {
+    let Restrictions { files, calls } = sandbox.restrictions();
+    tracing::info!(%files, %calls, "sandbox");
     tracing::info!(
         config = flags.file.path().map(|path| tracing::field::display(path.display())),
         listen = ?relay.addresses(),
@@ -72,7 +75,7 @@ fn log_warnings(config: &Config) {
 }
 
 /// Reloads the configuration and returns the result for the administrator.
-fn reload(relay: &mut Relay, flags: &CommonFlags) -> Result<String, String> {
+fn reload(relay: &mut Relay, flags: &CommonFlags, sandbox: &Sandbox) -> Result<String, String> {
     const REFUSED: &str = "reload refused; the old configuration stays in force";
     let config = flags.load().map_err(|problems| {
         relay.metrics().record_refused_reload();
@@ -80,6 +83,16 @@ fn reload(relay: &mut Relay, flags: &CommonFlags) -> Result<String, String> {
         format!("{REFUSED}\n{problems}")
     })?;
     log_warnings(&config);
+    if let Some(ConfiguredFile { setting, path }) = sandbox.hidden_file(&config) {
+        relay.metrics().record_refused_reload();
+        let error = format!(
+            "{setting}: {}: outside the folders that the running relay may read: restart gupd, or use a folder \
+             that its configuration named at start",
+            path.display()
+        );
+        tracing::error!(%error, "{REFUSED}");
+        return Err(format!("{REFUSED}\n{error}"));
+    }
     match relay.reload(config) {
         Ok(sections) if sections.is_empty() => {
             tracing::info!("configuration reloaded");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::content::{ContentType, PolicySettings, Rule, TypeNames};
 use crate::content::{read_content_types, read_policy, read_rules};
 use crate::defaults;
-use crate::document::Document;
+use crate::document::{ConfiguredFile, Document};
 use crate::fill::{CacheSettings, FillSettings, read_cache, read_fill};
 use crate::group::{GroupContext, GroupSettings, read_groups};
 use crate::guard::{GuardSettings, read_guard};
@@ -84,6 +84,8 @@ pub struct Config {
     pub prefetch: PrefetchSettings,
     /// Behaviour while no worker serves.
     pub guard: GuardSettings,
+    /// Files and folders that the settings name and the relay reads.
+    pub files: Vec<ConfiguredFile>,
     /// Valid but probably unintended settings, by location: for `gupd check` and the log.
     pub warnings: Vec<Problem>,
 }
@@ -184,7 +186,8 @@ impl Config {
         let env: Vec<_> = env.collect();
         let store_dir = default_dir(Path::new(defaults::STORE_DIR), &env);
         let mut document = Document::open(overrides, file, env.into_iter())?;
-        let config = Self::read_sections(&mut document, store_dir);
+        let mut config = Self::read_sections(&mut document, store_dir);
+        config.files = document.take_files();
         config.check_time_zone(&mut document);
         Ok((document, config))
     }
@@ -246,6 +249,7 @@ impl Config {
             lan,
             groups,
             rollout,
+            files: Vec::new(),
             warnings: Vec::new(),
         }
     }

@@ -1,7 +1,7 @@
 //! The configuration as text: finds each setting in a flag, else an environment variable, else the file. Sections take
 //! out the keys that they know, and the rest is reported as unknown, so the sections are the only list of keys.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::file::{self, Block, BlockBody, Setting, Value};
 use crate::overrides::Overrides;
@@ -26,6 +26,16 @@ pub(crate) struct Document {
     unknown: Vec<UnknownKey>,
     // Lists of tables that were taken and had none.
     empty: Vec<&'static str>,
+    files: Vec<ConfiguredFile>,
+}
+
+/// A file or folder that the configuration names and the relay reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfiguredFile {
+    /// Setting that names it, such as `server.tls_key`.
+    pub setting: String,
+    /// Its path.
+    pub path: PathBuf,
 }
 
 /// One table: the settings of its keys, the strongest location first.
@@ -39,6 +49,7 @@ pub(crate) struct Section {
     warnings: Vec<Problem>,
     // Keys that were read, with the location of their setting.
     known: Vec<(&'static str, Option<Location>)>,
+    files: Vec<ConfiguredFile>,
 }
 
 impl Document {
@@ -73,6 +84,7 @@ impl Document {
             keys: KnownKeys::default(),
             unknown: Vec::new(),
             empty: Vec::new(),
+            files: Vec::new(),
         }
     }
 
@@ -131,6 +143,7 @@ impl Document {
     pub(crate) fn close(&mut self, section: Section) {
         self.problems.extend(section.problems);
         self.warnings.extend(section.warnings);
+        self.files.extend(section.files);
         let name = section.name;
         self.keys.add(name, section.is_list, section.known.iter().map(|(key, _)| *key));
         let unknown = section.entries.into_iter();
@@ -144,6 +157,11 @@ impl Document {
     /// Returns true if `[[name]]` was taken and there was none.
     pub(crate) fn has_no_tables(&self, name: &str) -> bool {
         self.empty.contains(&name)
+    }
+
+    /// Takes the files that the closed sections name.
+    pub(crate) fn take_files(&mut self) -> Vec<ConfiguredFile> {
+        std::mem::take(&mut self.files)
     }
 
     /// Adds the problems of another file.
@@ -219,8 +237,8 @@ impl Document {
 
 impl Section {
     fn new(name: &'static str, is_list: bool, location: Option<Location>, entries: Vec<Setting>) -> Self {
-        let (problems, warnings, known) = (Vec::new(), Vec::new(), Vec::new());
-        Self { name, is_list, location, entries, problems, warnings, known }
+        let (problems, warnings, known, files) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { name, is_list, location, entries, problems, warnings, known, files }
     }
 
     /// Reads the value of `key`, if it is set. A value that `read` refuses is a problem.
@@ -290,6 +308,11 @@ impl Section {
                 Some(taken)
             }
         }
+    }
+
+    /// Notes a file that the value of `key` names.
+    pub(crate) fn add_file(&mut self, key: &str, path: PathBuf) {
+        self.files.push(ConfiguredFile { setting: format!("{}.{key}", self.name), path });
     }
 
     /// Returns the location of the section.

@@ -59,6 +59,7 @@ pub use binding::Binding;
 pub use clock::Clock;
 pub use config::{Config, DEFAULT_FILE};
 pub use content::{Class, ContentMatch, ContentType, PolicySettings, Rule};
+pub use document::ConfiguredFile;
 pub use fill::{CacheSettings, FillSettings, FinishPolicy};
 pub use group::{GroupSettings, OutsideWindow};
 pub use group_id::GroupId;

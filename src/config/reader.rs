@@ -107,6 +107,14 @@ pub(crate) fn check_bounds<T: PartialOrd, S: Display>(
     }
 }
 
+/// Reads the path of a file that the relay reads itself, and notes it for the sandbox.
+pub(crate) fn file(s: &mut Section, key: &'static str) -> Option<PathBuf> {
+    let file = s.read(key, path)?;
+    s.add_file(key, file.clone());
+    Some(file)
+}
+
+/// Reads the path of a folder or file that no other reader notes: use [`file()`] for files that the relay reads.
 pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
         Err("empty path: write the path of a file or folder".to_owned())

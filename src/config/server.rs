@@ -9,7 +9,7 @@ use crate::access::{AccessSettings, read_access};
 use crate::defaults::{self, Bounds};
 use crate::document::{Document, Section};
 use crate::public_name::PublicName;
-use crate::reader::{count, number, path, size, time};
+use crate::reader::{choice, count, file, number, size, time};
 use crate::server_url::warn_reserved;
 use crate::tls::{CertificateFiles, certificate_files};
 
@@ -47,6 +47,8 @@ pub struct ServerSettings {
     pub stall_timeout: Duration,
     /// Time for running downloads to finish after SIGTERM, 0 to 24 h.
     pub drain_timeout: Duration,
+    /// Whether the processes of `gupd serve` restrict themselves as far as the kernel offers it.
+    pub is_sandboxed: bool,
 }
 
 pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
@@ -56,9 +58,9 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
     for name in &public_names {
         warn_reserved(&mut s, "public_names", name.host());
     }
-    let admin_token_file = s.read("admin_token_file", path);
+    let admin_token_file = file(&mut s, "admin_token_file");
     let tls = certificate_files(&mut s, "tls_cert", "tls_key");
-    let client_ca = s.read("client_ca", path);
+    let client_ca = file(&mut s, "client_ca");
     if client_ca.is_some() && !s.is_given("tls_cert") {
         s.refuse("client_ca", "is set without tls_cert: clients present certificates over TLS only");
     }
@@ -88,6 +90,7 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
         header_timeout: time(&mut s, "header_timeout", defaults::HEADER_TIMEOUT),
         stall_timeout: time(&mut s, "stall_timeout", defaults::STALL_TIMEOUT),
         drain_timeout: time(&mut s, "drain_timeout", defaults::DRAIN_TIMEOUT),
+        is_sandboxed: s.read("sandbox", sandbox).unwrap_or(true),
     };
     document.close(s);
     server
@@ -109,6 +112,10 @@ fn read_addresses(s: &mut Section) -> (Vec<SocketAddr>, SocketAddr) {
 
 fn workers(text: &str) -> Result<usize, String> {
     if text == "auto" { Ok(available_cores()) } else { number(text, defaults::WORKERS) }
+}
+
+fn sandbox(text: &str) -> Result<bool, String> {
+    choice(text, &[("auto", true), ("off", false)])
 }
 
 fn available_cores() -> usize {

@@ -10,7 +10,7 @@ use http::uri::Scheme;
 use sha2::{Digest, Sha256};
 
 use crate::document::Section;
-use crate::reader::path;
+use crate::reader::file;
 
 /// Paths of a PEM certificate chain and its key.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +87,7 @@ pub(crate) fn certificate_files(
     cert_key: &'static str,
     key_key: &'static str,
 ) -> Option<CertificateFiles> {
-    match (s.read(cert_key, path), s.read(key_key, path)) {
+    match (file(s, cert_key), file(s, key_key)) {
         (Some(cert), Some(key)) => Some(CertificateFiles { cert, key }),
         (None, None) => None,
         (cert, _) => {
@@ -102,7 +102,7 @@ pub(crate) fn certificate_files(
 
 /// Reads the certificate rules of the server at `url`, which is `None` if its URL was refused.
 pub(crate) fn read_trust(s: &mut Section, url: Option<&Uri>) -> Trust {
-    let ca = s.read("ca", path);
+    let ca = file(s, "ca");
     let pins = s.read_list("pin", Pin::from_str).unwrap_or_default();
     let client = certificate_files(s, "client_cert", "client_key");
     if url.is_some_and(|url| url.scheme() == Some(&Scheme::HTTP)) {

@@ -13,7 +13,7 @@ use crate::group::GroupSettings;
 use crate::health::HealthSettings;
 use crate::limit::{RateSchedule, read_rate_schedule, warn_above};
 use crate::problem::Location;
-use crate::reader::{name, name_or_authority, number, origin, path};
+use crate::reader::{file, name, name_or_authority, number, origin};
 use crate::route::RouteSettings;
 use crate::server::ServerSettings;
 use crate::server_url::{refuse_own_address, warn_doubtful};
@@ -159,7 +159,7 @@ fn read_proxy(s: &mut Section) -> Option<HttpProxy> {
     if let Some(url) = &url {
         warn_doubtful(s, "proxy", url);
     }
-    let auth_file = s.read("proxy_auth_file", path);
+    let auth_file = file(s, "proxy_auth_file");
     if auth_file.is_some() && !s.is_given("proxy") {
         s.refuse("proxy_auth_file", "is set without proxy: set both or remove it");
     }

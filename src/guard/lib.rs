@@ -6,7 +6,8 @@
 //!
 //! Start with `handover` (decides whether guard or worker accepts) and `run` (the loop that carries it out).
 //! [`control`] is the protocol between guard and worker, `workers` their processes, `listeners` the sockets, `fallback`
-//! the responses to clients, `reexec` the replacement of a guard by a newer program, [`log`] the log of every process.
+//! the responses to clients, `reexec` the replacement of a guard by a newer program, [`log`] the log of every process,
+//! [`sandbox`] the restrictions of every process.
 
 mod admin;
 pub mod control;
@@ -19,6 +20,7 @@ pub mod panics;
 mod reexec;
 mod response;
 mod run;
+pub mod sandbox;
 pub mod service;
 mod signals;
 mod workers;

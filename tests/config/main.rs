@@ -98,6 +98,8 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.server.access.clone_from(&documented.server.access);
     expected.routes[0].access.clone_from(&documented.routes[0].access);
     expected.routes[0].pass = Some(expected.routes[0].profile.pass.clone());
+    expected.routes[0].pass = Some(PassRules::default());
+    expected.files.clone_from(&documented.files);
     expected.server.public_names.clone_from(&documented.server.public_names);
     expected.store.dir = "/var/lib/gupd".into();
     expected.upstreams[0].public_url = Some("https://manager.example".parse().unwrap());

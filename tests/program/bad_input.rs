@@ -227,13 +227,14 @@ fn warnings_have_their_line_and_do_not_prevent_start() {
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
     // The folder for temporary files may be in memory, which is a warning too.
     let lines: Vec<_> = ended.lines.iter().filter(|line| !line.contains(" is in memory")).collect();
-    let [no_zone, spread, good] = lines[..] else { panic!("{ended:#?}") };
+    let [no_zone, spread, good, sandbox] = lines[..] else { panic!("{ended:#?}") };
     assert!(no_zone.starts_with("warning: site.time_zone: is not set"), "{no_zone}");
     assert!(
         spread.starts_with("warning: ") && spread.contains("gupd.toml:4: group.spread: 4h does not fit"),
         "{spread}"
     );
     assert_eq!(good, "configuration is valid");
+    assert!(sandbox.starts_with("sandbox of this machine: files "), "{sandbox}");
     let mut command = serve(&manager, &folder.path().join("store"));
     let mut relay = Relay::start(command.envs(small).arg("--config").arg(&file));
     let logged = relay.process.warnings().into_iter().filter(|line| !line.contains(" is in memory"));

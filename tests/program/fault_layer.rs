@@ -38,6 +38,8 @@ impl FaultLayer {
             .env("LD_PRELOAD", self.folder.path().join("fault_layer.so"))
             .env("FAULT_UNDER", &self.under)
             .env("FAULT_FILE", self.file())
+            // The library reads that file inside the process.
+            .env("GUPD_SERVER_SANDBOX", "off")
     }
 
     /// Makes calls of these kinds (`r`, `w`) fail with this error from now on.

@@ -43,6 +43,7 @@ mod purge;
 mod refresh;
 mod resumable;
 mod rollout;
+mod sandbox;
 mod seen;
 mod serve;
 mod signals;

@@ -200,8 +200,9 @@ fn process_state(pid: u32) -> (bool, usize) {
 async fn guard_that_cannot_be_replaced_continues() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let program = install(folder.path());
-    let mut relay =
-        Relay::start(&mut with_program(&program, &guarded(&manager, &folder.path().join("store"))));
+    let mut command = with_program(&program, &guarded(&manager, &folder.path().join("store")));
+    // The sandbox hides the descriptors from other users, who may run this test.
+    let mut relay = Relay::start(command.env("GUPD_SERVER_SANDBOX", "off"));
     let (old, guard) = (wait_for_worker(&relay).await, relay.process.id());
     let before = process_state(guard);
     // The stopped worker cannot hand over before the program is renamed.

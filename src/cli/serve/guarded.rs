@@ -5,11 +5,14 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{CommandError, CommonFlags, GUARD, RESUMED, WORKER, init_log};
+use gupd_guard::sandbox::restrict_guard;
 use gupd_guard::{self as guard, GuardOutcome, Program, Setup};
 
 pub(super) fn run(flags: CommonFlags, resumed: bool) -> Result<(), CommandError> {
     let config = flags.load()?;
+    let restriction = restrict_guard(&config, resumed);
     let log = init_log(&config.log)?;
+    tracing::debug!(calls = %restriction, "guard restricted");
     if !resumed {
         for warning in config.redirect_warnings() {
             tracing::warn!(%warning, "configuration warning");

@@ -12,12 +12,17 @@ use crate::relay::Relay;
 use crate::{CommandError, CommonFlags, new_runtime};
 use gupd_admin::{CommandRequest, ProcessCommand, ProcessCommands};
 use gupd_config::Clock;
+use gupd_guard::sandbox::Sandbox;
 use gupd_guard::service;
 use gupd_net::SetupError;
 use gupd_net::listen::Sockets;
 
 pub(super) fn run(flags: &CommonFlags) -> Result<(), CommandError> {
     let config = flags.load()?;
+    Relay::validate(&config, &Clock::system())?;
+    let sockets = Sockets::open(&config.server).map_err(SetupError::from)?;
+    // Before the first thread, and after what may fail: it creates the store's folder.
+    let sandbox = Sandbox::enter(&config, flags.file.path());
     let _log = init_log(&config.log)?;
     log_warnings(&config);
     // A runtime for signals alone; the relay has its own.
@@ -28,14 +33,13 @@ pub(super) fn run(flags: &CommonFlags) -> Result<(), CommandError> {
         ServeSignals::register().map_err(|error| CommandError::Failed(format!("signals: {error}")))?
     };
     let (commands, mut requests) = ProcessCommands::channel();
-    let sockets = Sockets::open(&config.server).map_err(SetupError::from)?;
     let mut relay = Relay::prepare(config, Clock::system(), sockets)?.with_commands(commands).serve()?;
-    log_start(&relay, flags);
+    log_start(&relay, flags, &sandbox);
     service::notify_ready("serving");
     spawn_watchdog(&relay);
     handle_until_stop(&runtime, &mut signals, &mut requests, || {
         service::notify_reloading();
-        let result = reload(&mut relay, flags);
+        let result = reload(&mut relay, flags, &sandbox);
         service::notify_ready("serving");
         result
     });

@@ -15,6 +15,7 @@ use gupd_admin::{CommandReply, CommandRequest, ProcessCommand, ProcessCommands};
 use gupd_config::Clock;
 use gupd_guard::control::{self, Channel, Packet, WorkerCommand, WorkerMessage};
 use gupd_guard::metrics::GuardStats;
+use gupd_guard::sandbox::Sandbox;
 use gupd_net::listen::Sockets;
 
 /// Way in which a serving worker ends.
@@ -49,12 +50,14 @@ pub(super) fn run(flags: &CommonFlags) -> Result<(), CommandError> {
     };
     let mut guard = GuardConnection::open(requests).map_err(|error| no_guard(&error))?;
     let interval = guard.wait_for_begin().ok_or_else(|| no_guard(&"no first command"))?;
+    let config = flags.load()?;
+    Relay::validate(&config, &Clock::system())?;
+    // Before the first thread, and after what may fail: it creates the store's folder.
+    let sandbox = Sandbox::enter(&config, flags.file.path());
     let probe = Arc::<Mutex<Option<LivenessProbe>>>::default();
     spawn_heartbeat(interval, guard.channel.clone(), probe.clone());
-    let config = flags.load()?;
     let _log = init_log(&config.log)?;
     log_warnings(&config);
-    Relay::validate(&config, &Clock::system())?;
     guard.send(WorkerMessage::Prepared);
     let Some(sockets) = guard.wait_for_sockets() else { return Ok(()) };
     // Reload commands that came before this are covered by reading the configuration again.
@@ -65,8 +68,8 @@ pub(super) fn run(flags: &CommonFlags) -> Result<(), CommandError> {
     let mut relay = prepared.with_guard_stats(&stats).with_commands(commands).serve()?;
     guard.limits = Some(relay.limits());
     *probe.lock().unwrap_or_else(PoisonError::into_inner) = relay.liveness_probe();
-    log_start(&relay, flags);
-    match guard.handle_until_end(&mut relay, flags) {
+    log_start(&relay, flags, &sandbox);
+    match guard.handle_until_end(&mut relay, flags, &sandbox) {
         WorkerEnd::HandOver => {
             let started = Instant::now();
             relay.hand_over();
@@ -180,9 +183,9 @@ impl GuardConnection {
         }
     }
 
-    fn handle_until_end(&mut self, relay: &mut Relay, flags: &CommonFlags) -> WorkerEnd {
+    fn handle_until_end(&mut self, relay: &mut Relay, flags: &CommonFlags, sandbox: &Sandbox) -> WorkerEnd {
         if std::mem::take(&mut self.is_reload_pending) {
-            self.reload(relay, flags);
+            self.reload(relay, flags, sandbox);
         }
         loop {
             match self.next().map(|(command, _)| command) {
@@ -192,7 +195,7 @@ impl GuardConnection {
                 }
                 Some(WorkerCommand::Stop) => return WorkerEnd::Stop,
                 Some(WorkerCommand::HandOver) => return WorkerEnd::HandOver,
-                Some(WorkerCommand::Reload) => self.reload(relay, flags),
+                Some(WorkerCommand::Reload) => self.reload(relay, flags, sandbox),
                 Some(WorkerCommand::SetStats(stats)) => relay.metrics().set_guard_stats(&stats),
                 Some(WorkerCommand::AnswerUpgrade(result)) => {
                     let result = result.map(|()| "upgrade: the new worker is taking over".to_owned());
@@ -209,8 +212,8 @@ impl GuardConnection {
         }
     }
 
-    fn reload(&mut self, relay: &mut Relay, flags: &CommonFlags) {
-        let result = reload(relay, flags);
+    fn reload(&mut self, relay: &mut Relay, flags: &CommonFlags, sandbox: &Sandbox) {
+        let result = reload(relay, flags, sandbox);
         // The administrator's connection may be closed.
         let _gone = self.reload_reply.take().map(|reply| reply.send(result));
     }

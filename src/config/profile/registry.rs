@@ -138,9 +138,11 @@ fn known(files: &[ProfileFile]) -> String {
 pub(crate) fn read_profiles(document: &mut Document) -> Profiles {
     let mut s = document.take_section("profiles");
     let mut files: Vec<ProfileFile> = Vec::new();
-    let mut problems = Vec::new();
+    let (mut problems, mut named) = (Vec::new(), Vec::new());
     let mut read = |text: &str| {
-        for path in list_files(&reader::path(text)?)? {
+        let path = reader::path(text)?;
+        named.push(path.clone());
+        for path in list_files(&path)? {
             match read_file(&path) {
                 Ok(file) => match files.iter().find(|other| other.profile.name == file.profile.name) {
                     Some(other) => {
@@ -158,6 +160,7 @@ pub(crate) fn read_profiles(document: &mut Document) -> Profiles {
         Ok(())
     };
     s.read_list("files", &mut read);
+    named.into_iter().for_each(|path| s.add_file("files", path));
     if files.len() > MAX_FILES {
         s.refuse("files", format!("more than {MAX_FILES} profiles: remove some"));
     }

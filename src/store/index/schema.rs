@@ -26,6 +26,10 @@ pub(super) const INCOMPLETE: i64 = i64::MAX;
 /// Prepared statements cached per connection: as many as the other files have.
 const STATEMENTS: usize = 64;
 
+/// Place of temporary tables. A sandboxed relay may create no file outside the store, where SQLite would. They are small:
+/// only a migration and a rebuild sort all rows.
+const TEMPORARY: &str = "MEMORY";
+
 const TABLES: &str = "
     CREATE TABLE blobs (
         id   INTEGER PRIMARY KEY,
@@ -233,6 +237,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, IndexFault> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "cache_size", -8192)?; // KiB
+    connection.pragma_update(None, "temp_store", TEMPORARY)?;
     // A checkpoint syncs twice; the log has the size below by then.
     connection.pragma_update(None, "wal_autocheckpoint", 4000)?;
     connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
@@ -264,6 +269,7 @@ pub(super) fn create(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "journal_mode", "OFF")?;
     connection.pragma_update(None, "synchronous", "OFF")?;
     connection.pragma_update(None, "cache_size", -(64 << 10))?; // KiB: keys and hashes come in no order
+    connection.pragma_update(None, "temp_store", TEMPORARY)?;
     connection.execute_batch(TABLES)?;
     connection.execute_batch(PACKS)?;
     connection.execute_batch(NAMED)?;
@@ -297,6 +303,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "cache_size", -1024)?; // KiB
+    connection.pragma_update(None, "temp_store", TEMPORARY)?;
     Ok(connection)
 }
 
