@@ -44,6 +44,7 @@ mod refresh;
 mod resumable;
 mod rollout;
 mod sandbox;
+mod secrets;
 mod seen;
 mod serve;
 mod signals;
