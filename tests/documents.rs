@@ -1,14 +1,16 @@
 //! Checks of the documents: links lead to files and headings, named paths exist, and the invariants of ARCHITECTURE.md
-//! name tests. README.md and ARCHITECTURE.md keep to their size.
+//! and the threats of docs/security.md name tests. Each library has its reason. README.md and ARCHITECTURE.md keep to
+//! their size.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Documents at the root, and folders of further ones.
-const ROOTS: [&str; 5] =
-    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "benches/README.md"];
+const ROOTS: [&str; 6] =
+    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benches/README.md"];
 
 /// Maximum bytes: README.md is read in minutes, ARCHITECTURE.md before the first change.
 const SIZES: [(&str, u64); 2] = [("README.md", 9_000), ("ARCHITECTURE.md", 16_000)];
@@ -65,23 +67,70 @@ fn has_anchor(text: &str, wanted: &str) -> bool {
     headings.map(|line| anchor(line.trim_start_matches('#').trim())).any(|anchor| anchor == wanted)
 }
 
-#[test]
-fn invariants_name_existing_tests() {
-    let text = read(&repository().join("ARCHITECTURE.md"));
-    let table = text.split_once("\n## Invariants\n").expect("ARCHITECTURE.md has invariants").1;
+/// Returns the rows of the table under this heading whose last two spans of code are no file and test.
+fn rows_without_test(text: &str, heading: &str, least: usize) -> Vec<String> {
+    let table = text.split_once(&format!("\n## {heading}\n")).expect("the heading exists").1;
     let table = table.split("\n## ").next().unwrap();
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with('|')).skip(2).collect();
-    assert!(rows.len() >= 30, "only {} invariants were found", rows.len());
-    let missing: Vec<String> = rows
-        .iter()
-        .filter_map(|row| {
-            let named: Vec<&str> = inline_code(row).collect();
-            let [.., file, test] = named[..] else { return Some(format!("no file and test: {row}")) };
-            let code = fs::read_to_string(repository().join(file)).unwrap_or_default();
-            (!code.contains(&format!("fn {test}("))).then(|| format!("{file}: {test}"))
-        })
-        .collect();
-    assert!(missing.is_empty(), "ARCHITECTURE.md names tests that do not exist:\n{}", missing.join("\n"));
+    assert!(rows.len() >= least, "only {} rows were found under {heading}", rows.len());
+    let missing = rows.iter().filter_map(|row| {
+        let named: Vec<&str> = inline_code(row).collect();
+        let [.., file, test] = named[..] else { return Some(format!("no file and test: {row}")) };
+        let code = fs::read_to_string(repository().join(file)).unwrap_or_default();
+        (!code.contains(&format!("fn {test}("))).then(|| format!("{file}: {test}"))
+    });
+    missing.collect()
+}
+
+#[test]
+fn invariants_and_threats_name_existing_tests() {
+    let mut missing = rows_without_test(&read(&repository().join("ARCHITECTURE.md")), "Invariants", 30);
+    missing.extend(rows_without_test(&read(&repository().join("docs/security.md")), "Threats", 30));
+    assert!(missing.is_empty(), "documents name tests that do not exist:\n{}", missing.join("\n"));
+}
+
+/// Names of the libraries that a manifest's section lists.
+fn listed_libraries(manifest: &str, section: &str) -> BTreeSet<String> {
+    let section = manifest.split_once(&format!("[{section}]\n")).map_or("", |(_, section)| section);
+    let lines = section.lines().take_while(|line| !line.starts_with('['));
+    let names = lines.filter_map(|line| line.split_once([' ', '.', '=']).map(|(name, _)| name));
+    names.filter(|name| !name.starts_with(['#']) && !name.starts_with("gupd-")).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_library_has_its_reason() {
+    let manifest = read(&repository().join("Cargo.toml"));
+    let used = listed_libraries(&manifest, "workspace.dependencies");
+    let page = read(&repository().join("docs/design/libraries.md"));
+    let rows = page.lines().filter(|line| line.starts_with('|')).skip(2);
+    let names = rows.filter_map(|row| row.split('|').nth(1));
+    // Features stand in parentheses.
+    let names = names.flat_map(|names| {
+        names.split(')').flat_map(|part| part.split('(').next().unwrap_or_default().split(','))
+    });
+    let reasoned: BTreeSet<String> =
+        names.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+    let differences: Vec<_> = used.symmetric_difference(&reasoned).collect();
+    assert!(
+        differences.is_empty(),
+        "in one of Cargo.toml and docs/design/libraries.md only: {differences:?}"
+    );
+}
+
+#[test]
+fn crates_take_libraries_from_the_workspace_alone() {
+    let manifest = read(&repository().join("Cargo.toml"));
+    let workspace = listed_libraries(&manifest, "workspace.dependencies");
+    let mut used = listed_libraries(&manifest, "dev-dependencies");
+    let mut files = Vec::new();
+    collect_files(&repository().join("src"), &mut files);
+    for file in files.iter().filter(|file| file.ends_with("Cargo.toml")) {
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            used.extend(listed_libraries(&read(file), section));
+        }
+    }
+    let differences: Vec<_> = used.symmetric_difference(&workspace).collect();
+    assert!(differences.is_empty(), "used or listed in the workspace only: {differences:?}");
 }
 
 #[test]

@@ -43,8 +43,8 @@ mod negative;
 mod next_upstream;
 mod offline;
 mod pages;
-mod passing;
 mod panics;
+mod passing;
 mod peers;
 #[cfg(debug_assertions)]
 mod pipeline;
