@@ -16,6 +16,7 @@ pub struct Exposition {
     registry: Registry,
     connections: IntGauge,
     draining: IntGauge,
+    wan_limit: IntGauge,
     process: ProcessMetrics,
     // Locked for the duration of a scrape.
     store: Mutex<StoreMetrics>,
@@ -31,8 +32,13 @@ impl Exposition {
         let draining =
             IntGauge::new("gupd_draining", "1 while the relay drains or stops: /readyz answers 503.")?;
         registry.register(Box::new(draining.clone()))?;
+        let wan_limit = IntGauge::new(
+            "gupd_wan_limit_bytes_per_second",
+            "Bytes a second that all upstreams together may send now, by wan.limit and yielding; 0 without a limit.",
+        )?;
+        registry.register(Box::new(wan_limit.clone()))?;
         let process = ProcessMetrics::register(&registry)?;
-        Ok(Self { registry, connections, draining, process, store })
+        Ok(Self { registry, connections, draining, wan_limit, process, store })
     }
 
     /// Returns the text format, with these figures of the store.
@@ -44,11 +50,13 @@ impl Exposition {
         facts: &StoreStats,
         quota: u64,
         is_draining: bool,
+        wan_limit: u64,
     ) -> Result<Vec<u8>, prometheus::Error> {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         store.update(facts, quota);
         self.process.update();
         self.draining.set(is_draining.into());
+        self.wan_limit.set(i64::try_from(wan_limit).unwrap_or(i64::MAX));
         let mut text = Vec::with_capacity(TEXT_BYTES);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

@@ -96,6 +96,10 @@ pub struct AdminApi {
     pub token_file: Option<PathBuf>,
 }
 
+/// `/readyz` of a fresh installation.
+const NOT_CONFIGURED: &str =
+    "not configured: no upstream: add [[upstream]] to the configuration file and reload gupd";
+
 /// An error response: status and one line of text.
 type ErrorMessage = (StatusCode, String);
 
@@ -166,7 +170,8 @@ impl AdminApi {
 }
 
 async fn metrics(State(api): State<AdminApi>) -> Response {
-    match api.exposition.encode(&api.store.stats(), api.store.quota(), api.is_draining()) {
+    let wan_limit = api.generations.load().upstreams.wan().line_rate();
+    match api.exposition.encode(&api.store.stats(), api.store.quota(), api.is_draining(), wan_limit) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
         }
@@ -182,8 +187,11 @@ async fn healthz() -> &'static str {
 /// Readiness: new clients are welcome. A failing disk does not change that, because content is passed through.
 async fn readyz(State(api): State<AdminApi>) -> (StatusCode, String) {
     let (status, word) = match api.is_draining() {
-        false => (StatusCode::OK, "serving"),
         true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        false if api.generations.load().config.upstreams.is_empty() => {
+            (StatusCode::SERVICE_UNAVAILABLE, NOT_CONFIGURED)
+        }
+        false => (StatusCode::OK, "serving"),
     };
     let text = match api.store.degradation() {
         None => format!("{word}\n"),

@@ -39,6 +39,11 @@ impl ConfigFile {
         Config::load(overrides, self.path(), config::environment())
     }
 
+    /// Loads the configuration for the start of a relay: a file without upstreams is only a warning.
+    pub(super) fn load_for_start(&self, overrides: &Overrides) -> Result<Config, Problems> {
+        Config::load_for_start(overrides, self.path(), config::environment())
+    }
+
     /// Loads the configuration of a command that needs no upstream.
     pub(super) fn load_without_upstreams(&self, overrides: &Overrides) -> Result<Config, Problems> {
         Config::load_without_upstreams(overrides, self.path(), config::environment())

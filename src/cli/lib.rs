@@ -139,6 +139,10 @@ impl CommonFlags {
         self.file.load(&self.overrides())
     }
 
+    fn load_for_start(&self) -> Result<Config, Problems> {
+        self.file.load_for_start(&self.overrides())
+    }
+
     fn overrides(&self) -> Overrides {
         Overrides {
             listen: self.listen.clone(),

@@ -25,6 +25,10 @@ const WORKER: &str = "--guarded";
 /// Argument that a guard gives the guard that replaces it.
 const RESUMED: &str = "--resumed";
 
+/// Argument that a guard without upstreams gives its worker and its replacement: they may start without any too. Without
+/// it a file that has lost its upstreams stops an upgrade, not the service.
+const UNCONFIGURED: &str = "--unconfigured";
+
 /// Flags of `gupd serve`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Serve {
@@ -39,12 +43,17 @@ pub(super) struct Serve {
     /// Set by a guard for the guard that replaces it.
     #[arg(long, hide = true, requires = "guard")]
     resumed: bool,
+    /// Set by a guard without upstreams.
+    #[arg(long, hide = true)]
+    unconfigured: bool,
 }
 
 pub(super) fn run(serve: Serve) -> Result<(), CommandError> {
     match serve {
-        Serve { common, guarded: true, .. } => worker::run(&common),
-        Serve { common, guard: true, resumed, .. } => guarded::run(common, resumed),
+        Serve { common, guarded: true, unconfigured, .. } => worker::run(&common, unconfigured),
+        Serve { common, guard: true, resumed, unconfigured, .. } => {
+            guarded::run(common, resumed, unconfigured || !resumed)
+        }
         Serve { common, .. } => standalone::run(&common),
     }
 }

@@ -102,12 +102,27 @@ impl Config {
     ) -> Result<Self, Problems> {
         let (mut document, config) = Self::read(overrides, file, env)?;
         if document.has_no_tables("upstream") {
-            document.refuse_missing(file, match file {
-                Some(_) => "no upstream is configured: add [[upstream]] to it, or pass --upstream URL".to_owned(),
-                None => format!(
-                    "no upstream is configured: pass --upstream URL, or add [[upstream]] to {DEFAULT_FILE}"
-                ),
-            });
+            document.refuse_missing(file, no_upstream(file));
+        }
+        Ok(Self { warnings: document.finish()?, ..config })
+    }
+
+    /// Like [`Config::load`], for the start of a relay: a file without upstreams is only a warning. The relay of a
+    /// fresh installation then runs, says what is missing, and is configured by a reload.
+    ///
+    /// # Errors
+    /// As for [`Config::load`]; also without upstreams if there is no file to add them to.
+    pub fn load_for_start(
+        overrides: &Overrides,
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Problems> {
+        let (mut document, config) = Self::read(overrides, file, env)?;
+        if document.has_no_tables("upstream") {
+            match file {
+                Some(path) => document.warn_about_file(path, no_upstream(file)),
+                None => document.refuse_missing(file, no_upstream(file)),
+            }
         }
         Ok(Self { warnings: document.finish()?, ..config })
     }
@@ -273,6 +288,16 @@ impl Config {
                 "site.time_zone",
                 "is not set and the machine has no time zone: times of day are in UTC",
             );
+        }
+    }
+}
+
+/// Message about a configuration without upstreams.
+fn no_upstream(file: Option<&Path>) -> String {
+    match file {
+        Some(_) => "no upstream is configured: add [[upstream]] to it, or pass --upstream URL".to_owned(),
+        None => {
+            format!("no upstream is configured: pass --upstream URL, or add [[upstream]] to {DEFAULT_FILE}")
         }
     }
 }

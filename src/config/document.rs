@@ -175,6 +175,12 @@ impl Document {
         self.problems.push(Problem { location, key: None, message });
     }
 
+    /// Adds a warning about the file as a whole.
+    pub(crate) fn warn_about_file(&mut self, file: &Path, message: String) {
+        let location = Some(Location::File(file.display().to_string().into(), None));
+        self.warnings.push(Problem { location, key: None, message });
+    }
+
     /// Adds a warning without a location: it follows from a setting that is missing.
     pub(crate) fn warn_missing(&mut self, key: &str, message: &str) {
         let key = Some(key.to_owned());

@@ -341,7 +341,8 @@ impl Guard {
     fn replace(&self) -> io::Error {
         tracing::info!(program = %self.setup.program.path.display(), "replacing the guard");
         self.setup.log.flush();
-        reexec::replace(&self.setup.program, &self.listeners, &self.workers, &self.handover, &self.sent_stats)
+        let program = self.setup.program.for_config(&self.setup.config);
+        reexec::replace(&program, &self.listeners, &self.workers, &self.handover, &self.sent_stats)
     }
 
     fn replacement_failed(&mut self, error: &io::Error) {

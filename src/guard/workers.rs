@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use super::control::{self, Channel, Packet, WorkerCommand, WorkerMessage};
 use super::handover::{Exit, GuardEvent, WorkerId};
 use crate::service;
+use gupd_config::Config;
 
 /// Program on disk and its arguments.
 #[derive(Clone, Debug)]
@@ -27,6 +28,20 @@ pub struct Program {
     pub worker: Vec<OsString>,
     /// Arguments of a guard that replaces another one.
     pub guard: Vec<OsString>,
+    /// Further argument of both while the guard's configuration has no upstream.
+    pub unconfigured: OsString,
+}
+
+impl Program {
+    /// Returns the program with the arguments for a guard with this configuration.
+    pub(super) fn for_config(&self, config: &Config) -> Self {
+        let mut program = self.clone();
+        if config.upstreams.is_empty() {
+            program.worker.push(self.unconfigured.clone());
+            program.guard.push(self.unconfigured.clone());
+        }
+        program
+    }
 }
 
 /// All worker processes that have not been waited for.

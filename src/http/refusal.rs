@@ -41,6 +41,8 @@ pub enum Refusal {
     UploadTooLarge,
     /// `max_pass_through` requests of the route are with its upstreams.
     PassThroughLimit,
+    /// A request to a relay whose configuration names no upstream yet.
+    NotConfigured,
     /// A request that this relay has forwarded before, or that has passed too many relays.
     Loop,
     /// The limits on concurrent downloads leave no slot.
@@ -60,7 +62,7 @@ pub enum SlotRefusalReason {
 
 impl Refusal {
     /// Every refusal, for metrics that exist before the first one.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Connect,
         Self::Trace,
         Self::ForeignTarget,
@@ -78,6 +80,7 @@ impl Refusal {
         Self::ClosedMethod,
         Self::UploadTooLarge,
         Self::PassThroughLimit,
+        Self::NotConfigured,
         Self::Loop,
         Self::NoSlot(SlotRefusalReason::QueueFull),
         Self::NoSlot(SlotRefusalReason::ClientQueueFull),
@@ -104,6 +107,7 @@ impl Refusal {
             Self::ClosedMethod => "closed-method",
             Self::UploadTooLarge => "upload-too-large",
             Self::PassThroughLimit => "pass-through-limit",
+            Self::NotConfigured => "not-configured",
             Self::Loop => "loop",
             Self::NoSlot(SlotRefusalReason::QueueFull) => "queue-full",
             Self::NoSlot(SlotRefusalReason::ClientQueueFull) => "client-queue-full",
@@ -125,7 +129,7 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Loop => StatusCode::LOOP_DETECTED,
             // Not 429: the relay is busy, and updaters know 503 from managers.
-            Self::NoSlot(_) | Self::PassThroughLimit => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoSlot(_) | Self::PassThroughLimit | Self::NotConfigured => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -156,6 +160,9 @@ impl Refusal {
             Self::UploadTooLarge => "gupd: request body refused: too long for this route\n",
             Self::PassThroughLimit => {
                 "gupd: too many requests at the upstreams: retry after the time in Retry-After\n"
+            }
+            Self::NotConfigured => {
+                "gupd: this relay has no upstream yet: its administrator must configure one\n"
             }
             Self::Loop => "gupd: forwarding loop: this relay has forwarded the request before\n",
             Self::NoSlot(SlotRefusalReason::ClientQueueFull) => {

@@ -19,6 +19,9 @@ use gupd_http::target::{OwnAddresses, Target, TargetRules};
 use gupd_net::listen::ClientConnection;
 use gupd_net::redirect::DrainMode;
 
+/// `Retry-After` of a relay without upstreams, in seconds: an administrator is at work.
+const NOT_CONFIGURED_RETRY: HeaderValue = HeaderValue::from_static("300");
+
 /// Opens the exchange of a request with a valid target. Ends `OPTIONS` requests that go no further, loops, and
 /// everything that is not content of a configured upstream.
 pub(crate) fn open_exchange<'a>(
@@ -45,6 +48,11 @@ pub(crate) fn open_exchange<'a>(
         },
     };
     match Target::parse(&head.method, &head.uri, head.version, &head.headers, &bounds) {
+        Ok(_) if generation.config.upstreams.is_empty() => {
+            let mut reply = proxy.refuse(Refusal::NotConfigured);
+            reply.headers_mut().insert(header::RETRY_AFTER, NOT_CONFIGURED_RETRY);
+            Break(reply)
+        }
         Ok(target) => Continue(Exchange::new(head, connection, target, generation)),
         Err(refusal) => Break(proxy.refuse(refusal)),
     }

@@ -35,6 +35,7 @@ async fn known_series_exist_before_the_first_event() {
         ("gupd_store_bytes", ""),
         ("gupd_store_deduplicated_bytes", ""),
         ("gupd_draining", ""),
+        ("gupd_wan_limit_bytes_per_second", ""),
         ("gupd_fill_oversized_total", ""),
         ("gupd_content_type_sent_bytes_total", r#"{content_type="virus-definitions-32"}"#),
         ("gupd_content_type_sent_bytes_total", r#"{content_type="catalog"}"#),
@@ -130,4 +131,12 @@ async fn build_and_process_are_described() {
     assert!((-2.0..300.0).contains(&age), "{age} s");
     assert_eq!(value("gupd_config_last_reload_successful"), 1.0);
     assert!((now - value("gupd_config_last_reload_success_timestamp_seconds")).abs() < 300.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limit_of_the_line_is_a_series() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let mut command = serve(&manager, folder.path());
+    let relay = Relay::start(command.args(["--wan-limit", "8Mbit/s"]));
+    assert!(relay.metrics().await.contains("gupd_wan_limit_bytes_per_second 1000000\n"));
 }

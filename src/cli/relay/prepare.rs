@@ -149,6 +149,7 @@ impl PreparedRelay {
         )?;
         let api = AdminApi {
             public_names: config.server.public_names.clone(),
+            generations: relay.generations.clone(),
             exposition: relay.metrics.exposition.clone(),
             store: relay.cache.store().clone(),
             fills: relay.proxy.fills().clone(),
@@ -156,7 +157,6 @@ impl PreparedRelay {
             refresher: relay.refresher.clone(),
             commands,
             drain: relay.proxy.drain().clone(),
-            generations: relay.generations.clone(),
             net: relay.metrics.net.clone(),
             requests: relay.metrics.requests.clone(),
             last_reload: relay.metrics.reload.successful.clone(),

@@ -4,12 +4,12 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use super::{CommandError, CommonFlags, GUARD, RESUMED, WORKER, init_log};
+use super::{CommandError, CommonFlags, GUARD, RESUMED, UNCONFIGURED, WORKER, init_log};
 use gupd_guard::sandbox::restrict_guard;
 use gupd_guard::{self as guard, GuardOutcome, Program, Setup};
 
-pub(super) fn run(flags: CommonFlags, resumed: bool) -> Result<(), CommandError> {
-    let config = flags.load()?;
+pub(super) fn run(flags: CommonFlags, resumed: bool, may_be_unconfigured: bool) -> Result<(), CommandError> {
+    let config = if may_be_unconfigured { flags.load_for_start()? } else { flags.load()? };
     let restriction = restrict_guard(&config, resumed);
     let log = init_log(&config.log)?;
     tracing::debug!(calls = %restriction, "guard restricted");
@@ -38,7 +38,12 @@ fn program() -> io::Result<Program> {
         None => std::env::current_exe()?,
     };
     let given: Vec<OsString> =
-        arguments.filter(|given| ![GUARD, RESUMED].iter().any(|own| given == own)).collect();
+        arguments.filter(|given| ![GUARD, RESUMED, UNCONFIGURED].iter().any(|own| given == own)).collect();
     let with = |own: &[&str]| given.iter().cloned().chain(own.iter().map(OsString::from)).collect();
-    Ok(Program { path, worker: with(&[WORKER]), guard: with(&[GUARD, RESUMED]) })
+    Ok(Program {
+        path,
+        worker: with(&[WORKER]),
+        guard: with(&[GUARD, RESUMED]),
+        unconfigured: UNCONFIGURED.into(),
+    })
 }

@@ -18,7 +18,7 @@ use gupd_net::SetupError;
 use gupd_net::listen::Sockets;
 
 pub(super) fn run(flags: &CommonFlags) -> Result<(), CommandError> {
-    let config = flags.load()?;
+    let config = flags.load_for_start()?;
     Relay::validate(&config, &Clock::system())?;
     let sockets = Sockets::open(&config.server).map_err(SetupError::from)?;
     // Before the first thread, and after what may fail: it creates the store's folder.

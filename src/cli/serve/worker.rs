@@ -43,14 +43,15 @@ struct GuardConnection {
     _ignored_signals: Vec<Signal>,
 }
 
-pub(super) fn run(flags: &CommonFlags) -> Result<(), CommandError> {
+pub(super) fn run(flags: &CommonFlags, may_be_unconfigured: bool) -> Result<(), CommandError> {
     let (commands, requests) = ProcessCommands::channel();
     let no_guard = |error: &dyn std::fmt::Display| {
         CommandError::Failed(format!("--guarded: no guard on standard input: {error}: use --guard instead"))
     };
     let mut guard = GuardConnection::open(requests).map_err(|error| no_guard(&error))?;
     let interval = guard.wait_for_begin().ok_or_else(|| no_guard(&"no first command"))?;
-    let config = flags.load()?;
+    let load = || if may_be_unconfigured { flags.load_for_start() } else { flags.load() };
+    let config = load()?;
     Relay::validate(&config, &Clock::system())?;
     // Before the first thread, and after what may fail: it creates the store's folder.
     let sandbox = Sandbox::enter(&config, flags.file.path());
@@ -61,7 +62,7 @@ pub(super) fn run(flags: &CommonFlags) -> Result<(), CommandError> {
     guard.send(WorkerMessage::Prepared);
     let Some(sockets) = guard.wait_for_sockets() else { return Ok(()) };
     // Reload commands that came before this are covered by reading the configuration again.
-    let config = flags.load().unwrap_or(config);
+    let config = load().unwrap_or(config);
     let prepared = Relay::prepare(config, Clock::system(), sockets)?;
     guard.send(WorkerMessage::Ready);
     let Some(stats) = guard.wait_for_accept() else { return Ok(()) };

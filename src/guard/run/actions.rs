@@ -89,7 +89,7 @@ impl Guard {
 
     fn spawn(&mut self, id: WorkerId) -> Option<GuardEvent> {
         let heartbeat = self.setup.config.guard.watchdog / HEARTBEATS;
-        match self.workers.spawn(id, &self.setup.program, heartbeat) {
+        match self.workers.spawn(id, &self.setup.program.for_config(&self.setup.config), heartbeat) {
             Ok(pid) => {
                 self.service.stats().starts += 1;
                 tracing::info!(worker = id, pid, "worker started");

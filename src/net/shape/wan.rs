@@ -209,6 +209,11 @@ impl WanLimiter {
         }
     }
 
+    /// Returns the bytes a second that all upstreams together may send now; 0 without a limit.
+    pub fn line_rate(&self) -> u64 {
+        self.line_rate.load(Ordering::Relaxed)
+    }
+
     /// Returns the receive window of a connection with this round trip; `None` without a limit on the line.
     ///
     /// Bytes that a limit holds back then wait at the upstream and not in this machine's buffers, which would take a

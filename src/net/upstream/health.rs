@@ -100,8 +100,9 @@ impl HealthCheckTask {
             let interval = upstreams.health.interval;
             let checking = async {
                 match interval {
-                    Some(interval) => upstreams.run_checks(interval).await,
-                    None => std::future::pending().await,
+                    // Without upstreams there is nothing to wait for, and the loop would not pause.
+                    Some(interval) if !upstreams.list.is_empty() => upstreams.run_checks(interval).await,
+                    _ => std::future::pending().await,
                 }
             };
             tokio::select! {
@@ -335,5 +336,19 @@ mod tests {
             sleep(MAX_CLOCK_INTERVAL).await;
             assert_eq!(network.0.load(Ordering::Relaxed), checks);
         }
+    }
+
+    /// A task that never waits would hold its thread, and the time-out would never be polled.
+    #[tokio::test(start_paused = true)]
+    async fn checks_of_no_upstream_wait_for_a_configuration() {
+        let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
+        (config.upstreams, config.routes) = (Vec::new(), Vec::new());
+        let clock = Clock::manual(1_000_000_000);
+        let wan = Arc::new(WanLimiter::unlimited(&config, clock.clone()));
+        let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new()).unwrap());
+        let network = Arc::new(Reachable::default());
+        let upstreams = Upstreams::with_network(network, &config, clock, wan, metrics).unwrap();
+        let (_checks, task) = HealthChecks::new(Arc::new(upstreams));
+        assert!(tokio::time::timeout(INTERVAL, task.run()).await.is_err());
     }
 }
