@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use gupd_config::{
     Binding, CertificateFiles, Class, Config, ContentMatch, Fallback, GroupSettings, LogFormat, Overrides,
-    Problem, Problems, RateSchedule, Rule,
+    PassRules, Problem, Problems, RateSchedule, Rule,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
