@@ -34,6 +34,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use self::auth::TokenFailures;
 pub use self::auth::read_token;
 pub use self::commands::{CommandReply, CommandRequest, ProcessCommand, ProcessCommands};
 pub use self::exposition::Exposition;
@@ -153,6 +154,7 @@ impl AdminApi {
             .route("/api/v1/rollout", get(rollout::status).post(rollout::command))
             .route("/api/v1/rollout/clients", get(clients::list))
             .route("/api/v1/rollout/view", get(rollout::view))
+            .layer(from_fn_with_state(Arc::new(TokenFailures::new(&self.net)), auth::delay_wrong_token))
             .layer(from_fn_with_state(self.public_names.clone().into(), auth::refuse_foreign_host))
             .with_state(self)
             .into_make_service_with_connect_info::<SocketAddr>();

@@ -40,10 +40,6 @@ pub(super) fn warnings(config: &Config, machine: &Machine) -> Vec<Problem> {
         Some(TokenFile::Unusable(error)) => {
             warnings.push(Problem { location: None, key: None, message: error.clone() });
         }
-        Some(TokenFile::ReadableByOthers(path)) => warn(
-            "server.admin_token_file",
-            format!("every user may read {0}, and change the relay: run chmod o= {0}", path.display()),
-        ),
         Some(TokenFile::Good) | None => {}
     }
     warnings.extend(certificate_warnings(machine));
@@ -222,9 +218,5 @@ mod tests {
             machine.token = Some(TokenFile::Unusable("server.admin_token_file /t: missing".to_owned()));
         };
         assert_eq!(found(unusable), ["server.admin_token_file /t: missing"]);
-        let open = |_: &mut Config, machine: &mut Machine| {
-            machine.token = Some(TokenFile::ReadableByOthers("/t".into()));
-        };
-        assert!(found(open)[0].ends_with("run chmod o= /t"));
     }
 }

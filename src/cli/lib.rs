@@ -32,6 +32,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use rustix::fs::Mode;
+use rustix::process::umask;
 use tokio::runtime::Runtime;
 
 use self::admin_client::AdminClient;
@@ -206,6 +208,7 @@ enum CommandError {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    restrict_created_files();
     // clap prints usage errors itself and exits with 2.
     let result = match CommandLine::parse().command {
         Command::Serve(serve) => serve::run(serve),
@@ -239,6 +242,14 @@ pub fn main() -> ExitCode {
             ExitCode::from(status)
         }
     }
+}
+
+/// Takes from others all rights to files that the process creates, and from its group that to write: the store has what
+/// clients may be denied. The umask of the service's unit may take more.
+fn restrict_created_files() {
+    // Sets a mask to read the one in force; no other thread creates files yet.
+    let given = umask(Mode::RWXO);
+    umask(given | Mode::RWXO | Mode::WGRP);
 }
 
 impl CommandError {

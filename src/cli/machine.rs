@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
@@ -16,9 +15,6 @@ use gupd_net::pem::{self, Validity};
 
 /// File systems in memory, by the number that `statfs` has for them: tmpfs and ramfs.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
-
-/// Permission of users who are neither owner nor of the group.
-const OTHERS: u32 = 0o007;
 
 /// Facts about the machine.
 #[derive(Debug)]
@@ -54,7 +50,6 @@ pub(super) struct StoreFolder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TokenFile {
     Unusable(String),
-    ReadableByOthers(PathBuf),
     Good,
 }
 
@@ -92,13 +87,7 @@ impl StoreFolder {
 
 impl TokenFile {
     fn read(path: &Path) -> Self {
-        match (read_token(path), fs::metadata(path)) {
-            (Err(error), _) => Self::Unusable(error),
-            (Ok(_), Ok(file)) if file.permissions().mode() & OTHERS != 0 => {
-                Self::ReadableByOthers(path.to_owned())
-            }
-            (Ok(_), _) => Self::Good,
-        }
+        read_token(path).map_or_else(Self::Unusable, |_| Self::Good)
     }
 }
 

@@ -237,7 +237,10 @@ async fn catalog_is_revalidated_at_its_own_upstream() {
     }
     two.site.wait_for_fills().await;
     two.second.put(CATALOG, Resource::new("newer"));
-    assert_eq!(ask(&two.site, "s3cret").await.expect_body(), br#"{"asked":4,"changed":3,"failed":0}"#);
+    assert_eq!(
+        ask(&two.site, "s3cret-of-the-site").await.expect_body(),
+        br#"{"asked":4,"changed":3,"failed":0}"#
+    );
     assert_eq!((two.request_counts(CATALOG), two.request_counts(listed)), ((2, 2), (1, 1)));
     for (client, own, of_listed) in [(BATCH, "newer", "second"), (OTHER, "first", "first")] {
         assert_eq!(
@@ -251,11 +254,17 @@ async fn catalog_is_revalidated_at_its_own_upstream() {
         let binding = config.groups[0].binding.clone();
         config.groups = vec![GroupSettings { binding, ..GroupSettings::catch_all("all") }];
     });
-    assert_eq!(ask(&two.site, "s3cret").await.expect_body(), br#"{"asked":2,"changed":0,"failed":0}"#);
+    assert_eq!(
+        ask(&two.site, "s3cret-of-the-site").await.expect_body(),
+        br#"{"asked":2,"changed":0,"failed":0}"#
+    );
     assert_eq!((two.request_counts(CATALOG), two.request_counts(listed)), ((2, 3), (1, 2)));
     // The second manager's entries, which no group uses now, are not refreshed.
     two.reload(|config| config.groups.clear());
-    assert_eq!(ask(&two.site, "s3cret").await.expect_body(), br#"{"asked":2,"changed":0,"failed":0}"#);
+    assert_eq!(
+        ask(&two.site, "s3cret-of-the-site").await.expect_body(),
+        br#"{"asked":2,"changed":0,"failed":0}"#
+    );
     assert_eq!((two.request_counts(CATALOG), two.request_counts(listed)), ((3, 3), (2, 2)));
 }
 
@@ -268,7 +277,7 @@ async fn bound_payload_is_prefetched_and_repaired_from_its_manager() {
         config.prefetch.paths = vec![PAYLOAD.parse().unwrap()];
     });
     two.site.manager.remove(PAYLOAD);
-    assert_eq!(ask(&two.site, "s3cret").await.status, 200);
+    assert_eq!(ask(&two.site, "s3cret-of-the-site").await.status, 200);
     two.site.wait_for_metric("gupd_prefetched_bytes_total", LENGTH as f64).await;
     assert_eq!(two.get(BATCH, PAYLOAD).await.cache_status(), "gupd; hit");
     assert_eq!(two.request_counts(PAYLOAD), (1, 1));

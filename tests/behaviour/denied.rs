@@ -84,7 +84,7 @@ async fn denied_route_content_is_never_fetched() {
         config.prefetch.paths = vec![PATCH.parse().unwrap()];
     };
     let site = with_content(Site::with_config(change));
-    assert_eq!(ask(&site, "s3cret").await.status, 200);
+    assert_eq!(ask(&site, "s3cret-of-the-site").await.status, 200);
     site.wait_for_metric_at_least("gupd_prefetched_bytes_total", 10_000.0).await;
     assert_eq!(
         (site.manager.request_count("/patches/index2.dax"), site.manager.request_count(PATCH)),
@@ -101,7 +101,7 @@ async fn denied_route_content_is_never_fetched() {
             ..GroupSettings::catch_all("all")
         }];
     }));
-    assert_eq!(ask(&site, "s3cret").await.status, 200);
+    assert_eq!(ask(&site, "s3cret-of-the-site").await.status, 200);
     site.wait_for_metric_at_least("gupd_prefetched_bytes_total", 10_000.0).await;
     assert_eq!(site.get(PATCH).await.status, 404);
     assert_eq!(

@@ -181,7 +181,8 @@ async fn refresh_ignores_the_answer_of_an_earlier_request() {
     site.clock.advance(Duration::from_secs(1));
     let admin = site.relay().admin();
     let refresh = tokio::spawn(async move {
-        let request = Request::new("POST", "/api/v1/refresh").header("Authorization", "Bearer s3cret");
+        let request =
+            Request::new("POST", "/api/v1/refresh").header("Authorization", "Bearer s3cret-of-the-site");
         request.send(admin).await
     });
     site.clock.advance(Duration::from_secs(1));
@@ -191,5 +192,5 @@ async fn refresh_ignores_the_answer_of_an_earlier_request() {
     site.wait_for_metric("gupd_refresh_total{outcome=\"done\"}", 1.0).await;
     assert_eq!(site.get(CATALOG).await.expect_body(), b"3");
     assert_eq!(site.manager.request_count(CATALOG), 3);
-    assert_eq!(ask(&site, "s3cret").await.status, 200);
+    assert_eq!(ask(&site, "s3cret-of-the-site").await.status, 200);
 }

@@ -80,7 +80,7 @@ async fn ledger_equals_received_bytes_for_every_kind_of_transfer() {
     site.clock.advance(Duration::from_secs(3_600));
     site.get(CATALOG).await.expect_body();
     site.manager.put(CATALOG, Resource::tagged(bytes(6, 6_000), "\"2\""));
-    assert_eq!(ask(&site, "s3cret").await.status, 200);
+    assert_eq!(ask(&site, "s3cret-of-the-site").await.status, 200);
     site.wait_for_metric("gupd_prefetched_bytes_total", 40_000.0).await;
     // A client that leaves in mid-download.
     let gate = Gate::default();

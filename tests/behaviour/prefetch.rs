@@ -36,7 +36,7 @@ fn listing(config: &mut Config, paths: &[String]) {
 }
 
 async fn refresh(site: &Site) {
-    assert_eq!(ask(site, "s3cret").await.status, 200);
+    assert_eq!(ask(site, "s3cret-of-the-site").await.status, 200);
 }
 
 /// Clients took these; a moment later.

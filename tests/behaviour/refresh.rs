@@ -31,7 +31,7 @@ async fn every_four_hours(change: impl FnOnce(&mut Config)) -> Site {
 
 pub(crate) fn with_token(config: &mut Config) {
     let file = config.store.dir.join("token");
-    std::fs::write(&file, "s3cret\n").unwrap();
+    crate::support::write_secret(&file, "s3cret-of-the-site\n");
     config.server.admin_token_file = Some(file);
 }
 
@@ -115,7 +115,7 @@ async fn made_up_queries_cost_a_bounded_refresh() {
         site.wait_until_stored(&format!("{MINITRI}?{query}")).await;
     }
     let (minitri, catalog) = (site.manager.request_count(MINITRI), site.manager.request_count(CATALOG));
-    assert_eq!(ask(&site, "s3cret").await.status, 200);
+    assert_eq!(ask(&site, "s3cret-of-the-site").await.status, 200);
     let requests = site.manager.requests_for(MINITRI);
     let mut targets: Vec<&str> = requests[minitri..].iter().map(|request| &*request.target).collect();
     targets.sort_unstable();
@@ -198,7 +198,7 @@ async fn admin_refresh_ignores_windows() {
     assert_eq!(ask(&site, "wrong").await.status, 401);
     assert_eq!(get(site.relay().admin(), "/api/v1/refresh").await.status, 405);
     assert_eq!(site.manager.request_count(MINITRI), 1);
-    let response = ask(&site, "s3cret").await;
+    let response = ask(&site, "s3cret-of-the-site").await;
     assert_eq!((response.status, response.header("content-type")), (200, Some("application/json")));
     assert_eq!(response.expect_body(), br#"{"asked":1,"changed":0,"failed":0}"#);
     assert_eq!(site.manager.request_count(MINITRI), 2);
@@ -271,7 +271,7 @@ async fn a_manager_that_is_away_is_not_asked_for_every_catalog() {
         let broken = Resource::new("broken").without("ETag").status(500);
         site.manager.put(&format!("/{name}_livetri.zip"), broken);
     }
-    let report = ask(&site, "s3cret").await;
+    let report = ask(&site, "s3cret-of-the-site").await;
     assert_eq!(report.expect_body(), br#"{"asked":100,"changed":0,"failed":100}"#);
     let asked =
         (0..100).filter(|name| site.manager.request_count(&format!("/{name}_livetri.zip")) > 0).count();
@@ -286,7 +286,25 @@ async fn admin_api_reports_revision() {
         config.refresh.catalogs = vec!["/minitri.flg".parse().unwrap()];
     });
     crate::collect::publish(&site.manager, 1);
-    let report = ask(&site, "s3cret").await;
+    let report = ask(&site, "s3cret-of-the-site").await;
     assert_eq!(report.expect_body(), br#"{"asked":1,"changed":1,"failed":0,"revision":1}"#);
-    assert_eq!(ask(&site, "s3cret").await.expect_body(), br#"{"asked":1,"changed":0,"failed":0}"#);
+    assert_eq!(
+        ask(&site, "s3cret-of-the-site").await.expect_body(),
+        br#"{"asked":1,"changed":0,"failed":0}"#
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_admin_token_is_counted_and_answered_late() {
+    let site = Site::with_config(with_token);
+    let refused = "gupd_refused_total{reason=\"admin-token\"}";
+    assert_eq!(site.metric(refused).await, 0.0);
+    let begun = std::time::Instant::now();
+    for wrong in ["s3cret-of-the-sit", "", "another-of-the-site"] {
+        assert_eq!(ask(&site, wrong).await.status, 401, "{wrong}");
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(3), "a connection makes one guess a second");
+    assert_eq!(site.metric(refused).await, 3.0);
+    assert_eq!(ask(&site, "s3cret-of-the-site").await.status, 200);
+    assert_eq!(site.metric(refused).await, 3.0);
 }

@@ -120,7 +120,7 @@ impl Repository {
     /// Starts a relay in front of the manager: one ring for all clients, and no refresh but those of the test.
     fn serve(&self) -> Relay {
         let (token, store) = (self.folder.path().join("token"), self.folder.path().join("store"));
-        fs::write(&token, "s3cret\n").unwrap();
+        crate::support::write_secret(&token, "s3cret-of-the-site\n");
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nadmin_token_file = {token:?}\n\
              [store]\ndir = {store:?}\nmin_free = \"0B\"\n\

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use gupd_store::BlobId;
@@ -304,4 +305,48 @@ async fn bundle_larger_than_quota_is_refused_unread() {
     command.arg(&new).arg(&bundle).env("GUPD_STORE_QUOTA", "64MiB");
     Process::start(&mut command).wait_for_exit().assert_error(1, &["store.quota", "nothing was imported"]);
     assert!(!new.exists());
+}
+
+/// Needs root, whose rights an import gives up.
+#[tokio::test(flavor = "multi_thread")]
+async fn import_by_root_writes_through_no_link_of_the_owner() {
+    const OWNER: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: not root");
+        return;
+    }
+    let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::set_permissions(to.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fill_store(&manager, from.path()).await;
+    let bundle = to.path().join("bundle.tar.zst");
+    assert!(export(from.path(), &bundle, &[]).status.success());
+    fs::set_permissions(&bundle, fs::Permissions::from_mode(0o644)).unwrap();
+    let own = |name: &str| {
+        let folder = to.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        chown(&folder, Some(OWNER), Some(OWNER)).unwrap();
+        folder
+    };
+    for link in ["blobs", "packs", "partial", "index.db", "index.journal", "lock"] {
+        let (folder, of_root) = (own(&format!("with-{link}")), to.path().join(format!("root-{link}")));
+        fs::create_dir(&of_root).unwrap();
+        let target =
+            if link.contains('.') || link == "lock" { of_root.join("file") } else { of_root.clone() };
+        symlink(&target, folder.join(link)).unwrap();
+        import(&folder, &bundle);
+        let written: Vec<_> = fs::read_dir(&of_root).unwrap().collect();
+        assert!(written.is_empty(), "{link}: {written:?}");
+    }
+    let folder = own("store");
+    assert!(import(&folder, &bundle).status.success());
+    let mut folders = vec![folder];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let (entry, kind) = entry.map(|entry| (entry.metadata().unwrap(), entry)).unwrap();
+            assert_eq!((entry.uid(), entry.gid(), entry.mode() & 0o027), (OWNER, OWNER, 0), "{kind:?}");
+            if entry.is_dir() {
+                folders.push(kind.path());
+            }
+        }
+    }
 }

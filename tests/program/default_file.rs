@@ -91,7 +91,7 @@ fn error_about_a_missing_setting_names_the_file() {
 async fn relay_and_its_commands_share_the_default_file() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let (file, token) = (folder.path().join("gupd.toml"), folder.path().join("token"));
-    fs::write(&token, "s3cret\n").unwrap();
+    crate::support::write_secret(&token, "s3cret-of-the-site\n");
     let text = |attempts: u32| {
         let (store, token) = (folder.path().join("store"), token.display());
         format!(

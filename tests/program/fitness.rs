@@ -51,8 +51,8 @@ const SMALL: &str = "quota = \"64MiB\"\nmin_free = 0\nmemory = \"16MiB\"";
 fn setting_that_does_not_fit_the_machine_is_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
-    fs::write(at("empty"), "").unwrap();
-    fs::write(at("open"), "s3cret").unwrap();
+    crate::support::write_secret(at("empty"), "");
+    crate::support::write_secret(at("open"), "s3cret-of-the-site");
     fs::set_permissions(at("open"), fs::Permissions::from_mode(0o644)).unwrap();
     let token = |name: &str| format!("admin_token_file = \"{}\"", at(name));
     let in_store = |text: &str| (String::new(), text.to_owned());
@@ -76,7 +76,7 @@ fn setting_that_does_not_fit_the_machine_is_a_warning() {
             "missing: No such file or directory (os error 2): write a token to it, or correct the path",
         ),
         (in_server(token("empty")), "the first line is empty"),
-        (in_server(token("open")), "every user may read "),
+        (in_server(token("open")), "open: other users may read or change it (mode 644): chmod 600"),
         (
             in_server("listen = \"192.0.2.1:2967\"".to_owned()),
             "server.listen: no interface of this machine has 192.0.2.1",

@@ -128,7 +128,7 @@ fn user_without_permission_is_advised_to_use_sudo() {
     fs::copy(env!("CARGO_BIN_EXE_gupd"), at("gupd")).unwrap();
     fs::create_dir(at("store")).unwrap();
     fs::set_permissions(at("store"), fs::Permissions::from_mode(0o700)).unwrap();
-    write("token", "s3cret", 0o600);
+    write("token", "s3cret-of-the-site", 0o600);
     let token = format!("[server]\nadmin_token_file = \"{}\"\n", at("token").display());
     write("open.toml", &format!("{token}[store]\ndir = \"{}\"\n", at("store").display()), 0o644);
     write("closed.toml", "", 0o600);

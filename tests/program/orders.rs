@@ -9,7 +9,7 @@ use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, WireClient, byte
 
 /// `gupd serve` with a configuration file that has settings without flags, and a token.
 pub(crate) fn configured(folder: &Path, manager: &Manager, more: &str) -> Command {
-    fs::write(folder.join("token"), "s3cret\n").unwrap();
+    crate::support::write_secret(folder.join("token"), "s3cret-of-the-site\n");
     let file = folder.join("gupd.toml");
     let (token, store) = (folder.join("token"), folder.join("store"));
     let text = format!(
@@ -98,7 +98,7 @@ async fn drain_without_redirect_serves_new_requests() {
     assert!(order(&relay, folder.path(), &["drain"]).status.success());
     assert_eq!(get(relay.admin, "/readyz").await.status, 503);
     assert_eq!(relay.get(PAYLOAD).await.expect_body(), b"content");
-    fs::write(folder.path().join("token"), "other\n").unwrap();
+    crate::support::write_secret(folder.path().join("token"), "another-of-the-site\n");
     assert!(
         order(&relay, folder.path(), &["drain", "--end"]).status.success(),
         "a new token applies at once"

@@ -58,7 +58,7 @@ fn assert_accepted(folder: &Path, text: &str, place: &str) {
     let (file, roots) = (folder.join("gupd.toml"), folder.join("roots.pem"));
     // These exist on no machine of tests.
     let (profiles, token) = (repository("config/profiles"), folder.join("token"));
-    fs::write(&token, "s3cret\n").unwrap();
+    crate::support::write_secret(&token, "s3cret-of-the-site\n");
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
     let text = text.replace("/etc/gupd/profiles", &profiles.display().to_string());
     fs::write(&file, text.replace("/etc/gupd/admin-token", &token.display().to_string())).unwrap();

@@ -244,10 +244,10 @@ async fn purge_without_permission_removes_nothing() {
     for (token, body, status) in [
         ("wrong", all, 401),
         ("", all, 401),
-        ("s3cret", "", 400),
-        ("s3cret", r#"{"by":"anna","select":{}}"#, 400),
-        ("s3cret", r#"{"by":"","select":{"path":"**"}}"#, 400),
-        ("s3cret", r#"{"by":"anna","folder":[1,2],"select":{"path":"**"}}"#, 409),
+        ("s3cret-of-the-site", "", 400),
+        ("s3cret-of-the-site", r#"{"by":"anna","select":{}}"#, 400),
+        ("s3cret-of-the-site", r#"{"by":"","select":{"path":"**"}}"#, 400),
+        ("s3cret-of-the-site", r#"{"by":"anna","folder":[1,2],"select":{"path":"**"}}"#, 409),
     ] {
         assert_eq!(post(&relay, token, body).await.status, status, "{token:?} {body}");
     }

@@ -1,7 +1,5 @@
 //! `gupd refresh` against a running relay.
 
-use std::fs;
-
 use crate::process::{Ended, Process, Relay, gupd, serve};
 use crate::support::{Manager, Resource};
 
@@ -17,8 +15,8 @@ fn refresh(relay: &Relay, token: Option<&std::path::Path>) -> Ended {
 async fn refresh_revalidates_catalogs_and_prints_result() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let [token, other] = ["token", "other"].map(|name| folder.path().join(name));
-    fs::write(&token, "s3cret\n").unwrap();
-    fs::write(&other, "other\n").unwrap();
+    crate::support::write_secret(&token, "s3cret-of-the-site\n");
+    crate::support::write_secret(&other, "another-of-the-site\n");
     let mut command = serve(&manager, &folder.path().join("store"));
     let relay = Relay::start(command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", &token));
     manager.put(MINITRI, Resource::new(" "));
@@ -32,7 +30,7 @@ async fn refresh_revalidates_catalogs_and_prints_result() {
     refresh(&relay, None).assert_error(2, &["server.admin_token_file", "--config"]);
     refresh(&relay, Some(&folder.path().join("none"))).assert_error(2, &["server.admin_token_file", "none"]);
     refresh(&relay, Some(&other)).assert_error(1, &["refused", "wrong admin token"]);
-    fs::write(&token, "other\n").unwrap();
+    crate::support::write_secret(&token, "another-of-the-site\n");
     assert!(refresh(&relay, Some(&other)).status.success(), "a new token holds at once");
     assert!(manager.request_count(MINITRI) == 3);
     let Relay { mut process, admin, .. } = relay;
@@ -45,7 +43,7 @@ async fn refresh_revalidates_catalogs_and_prints_result() {
 async fn relay_without_token_refuses_and_names_setting() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let token = folder.path().join("token");
-    fs::write(&token, "s3cret\n").unwrap();
+    crate::support::write_secret(&token, "s3cret-of-the-site\n");
     let relay = Relay::start(&mut serve(&manager, &folder.path().join("store")));
     refresh(&relay, Some(&token)).assert_error(1, &["refused", "set server.admin_token_file"]);
 }

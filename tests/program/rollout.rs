@@ -33,7 +33,7 @@ impl Place {
     fn new(rings: &str) -> Self {
         let (folder, manager) = (tempfile::tempdir().unwrap(), Manager::start());
         let (token, store) = (folder.path().join("token"), folder.path().join("store"));
-        fs::write(&token, "s3cret\n").unwrap();
+        crate::support::write_secret(&token, "s3cret-of-the-site\n");
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nadmin_token_file = {token:?}\n\
              [store]\ndir = {store:?}\nmin_free = \"0B\"\n[refresh]\nschedule = \"off\"\n\
@@ -113,7 +113,7 @@ async fn status(admin: SocketAddr) -> Value {
 }
 
 pub(crate) fn post(path: &str, body: &str) -> Request {
-    Request::new("POST", path).header("Authorization", "Bearer s3cret").body(body)
+    Request::new("POST", path).header("Authorization", "Bearer s3cret-of-the-site").body(body)
 }
 
 pub(crate) fn order(body: &str) -> Request {
@@ -335,7 +335,8 @@ async fn clients_are_listed_in_status_and_dry_run() {
     assert_eq!(clients, [["127.0.0.3", "default", "1", "3", "3", "1"]], "{lines:#?}");
 
     let query = "/api/v1/rollout/clients?group=pilot";
-    let list = Request::get(query).header("Authorization", "Bearer s3cret").send(relay.admin).await;
+    let list =
+        Request::get(query).header("Authorization", "Bearer s3cret-of-the-site").send(relay.admin).await;
     let list: Value = serde_json::from_slice(&list.expect_body()).unwrap();
     assert_eq!((list.as_array().unwrap().len(), &list[0]["client"]), (1, &json!("127.0.0.2")));
 }

@@ -161,7 +161,7 @@ async fn two_workers_share_the_wan_limit() {
 async fn upgrade_to_broken_program_changes_nothing() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let [program, token] = ["gupd", "token"].map(|name| folder.path().join(name));
-    fs::write(&token, "s3cret\n").unwrap();
+    crate::support::write_secret(&token, "s3cret-of-the-site\n");
     manager.put(PAYLOAD, Resource::new("content"));
     install(folder.path());
     let mut command = with_program(&program, &guarded(&manager, &folder.path().join("store")));
@@ -256,7 +256,7 @@ fn upgrade(admin: SocketAddr, token: Option<&Path>) -> Ended {
 async fn upgrade_without_guard_or_token_is_refused_with_reason() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let token = folder.path().join("token");
-    fs::write(&token, "s3cret\n").unwrap();
+    crate::support::write_secret(&token, "s3cret-of-the-site\n");
     let mut command = crate::process::serve(&manager, &folder.path().join("store"));
     let relay = Relay::start(command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", &token));
     upgrade(relay.admin, Some(&token)).assert_error(1, &["refused", "no guard", "gupd serve --guard"]);

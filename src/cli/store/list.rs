@@ -11,6 +11,7 @@ use super::selection::Selection;
 use super::{CommandError, StoreLocation};
 use gupd_cache::age;
 use gupd_config::clock::{Clock, UnixMillis};
+use gupd_guard::log::escape_invisible;
 use gupd_http::key;
 use gupd_store::{Inventory, Object};
 
@@ -57,7 +58,8 @@ pub(super) fn print_list(
         let written = match format {
             ListFormat::Table => write_line(&mut out, &object, now),
             ListFormat::Json => {
-                write!(out, "{}{}", if objects == 0 { "\n" } else { ",\n" }, to_json(&object))
+                let (before, json) = (if objects == 0 { "\n" } else { ",\n" }, to_json(&object).to_string());
+                write!(out, "{before}{}", escape_invisible(&json))
             }
         };
         if !is_open(written)? {

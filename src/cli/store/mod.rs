@@ -2,6 +2,7 @@
 //! beside a running relay; other commands need the lock of the folder. `purge` asks the relay that has it.
 
 mod list;
+mod owner;
 mod purge;
 mod selection;
 mod transfer;
@@ -146,8 +147,9 @@ struct OpenedStore {
 }
 
 impl OpenedStore {
-    /// Locks the folder and opens the store.
+    /// Locks the folder and opens the store, with the rights of its owner.
     fn open(config: &config::StoreSettings) -> Result<Self, StoreError> {
+        owner::become_owner(&config.dir)?;
         // Shows what the store does by itself, such as setting a damaged index aside.
         let warnings = tracing_subscriber::fmt().with_env_filter(LOG_FILTER);
         // Has no effect the second time in a process.

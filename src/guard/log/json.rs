@@ -3,6 +3,7 @@
 //! The feature `json` of `tracing-subscriber` writes the same fields, but takes 2.0 µs for an access line where this
 //! format takes 0.7 µs. The difference is 7 % of a hit of 1 KiB (19 µs), so the format is written here.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use tracing::field::{Field, Visit};
@@ -136,10 +137,7 @@ impl Write for Escaped<'_, '_> {
                 '"' => self.0.write_str("\\\"")?,
                 '\\' => self.0.write_str("\\\\")?,
                 '\n' => self.0.write_str("\\n")?,
-                _ => found
-                    .encode_utf16(&mut [0; 2])
-                    .iter()
-                    .try_for_each(|unit| write!(self.0, "\\u{unit:04x}"))?,
+                _ => write_escape(self.0, found)?,
             }
             unescaped = at + found.len_utf8();
         }
@@ -147,14 +145,37 @@ impl Write for Escaped<'_, '_> {
     }
 }
 
-/// Returns true for the characters of JSON's syntax, control characters, and invisible ones: joiners, directional marks,
-/// line and paragraph separators, tags.
+/// Escapes control and invisible characters within the strings of a JSON text, which a terminal may show.
+pub fn escape_invisible(json: &str) -> Cow<'_, str> {
+    if !json.contains(is_invisible) {
+        return json.into();
+    }
+    let mut escaped = String::with_capacity(json.len());
+    for found in json.chars() {
+        // Writing to a text does not fail.
+        let _written = match is_invisible(found) {
+            true => write_escape(&mut escaped, found),
+            false => escaped.write_char(found),
+        };
+    }
+    escaped.into()
+}
+
+fn write_escape(to: &mut impl Write, found: char) -> fmt::Result {
+    found.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(to, "\\u{unit:04x}"))
+}
+
+/// Returns true for the characters of JSON's syntax, and for those that are not shown.
 fn must_escape(found: char) -> bool {
+    matches!(found, '"' | '\\' | '\u{0}'..='\u{1f}') || is_invisible(found)
+}
+
+/// Returns true for control characters beyond those of ASCII, and invisible ones: joiners, directional marks, line and
+/// paragraph separators, tags.
+fn is_invisible(found: char) -> bool {
     matches!(
         found,
-        '"' | '\\'
-            | '\u{0}'..='\u{1f}'
-            | '\u{7f}'..='\u{9f}'
+        '\u{7f}'..='\u{9f}'
             | '\u{ad}'
             | '\u{61c}'
             | '\u{200b}'..='\u{200f}'
@@ -236,6 +257,18 @@ mod tests {
                 assert_eq!(value["text"], text);
             }
         }
+    }
+
+    #[test]
+    fn invisible_characters_of_a_json_text_are_escaped() {
+        let value = serde_json::json!({ "path": "/a\u{202e}\"\\\u{9b}b\u{e0041}\n é" });
+        let text = value.to_string();
+        let escaped = escape_invisible(&text);
+        assert!(escaped.is_ascii() || escaped.contains('é'), "{escaped}");
+        assert!(escaped.contains("\\u202e") && escaped.contains("\\u009b"), "{escaped}");
+        assert!(!escaped.contains(is_invisible));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
+        assert!(matches!(escape_invisible("{\"a\":1}"), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+pub use self::json::escape_invisible;
 pub use self::writer::LogGuard;
 use gupd_config::{LogFormat, LogSettings};
 
