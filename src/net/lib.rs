@@ -13,6 +13,7 @@ pub mod pem;
 pub mod redirect;
 pub mod relocation;
 pub mod shape;
+mod thread;
 pub mod traffic;
 pub mod upstream;
 

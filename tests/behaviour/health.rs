@@ -70,12 +70,12 @@ async fn upstream_failing_checks_gets_no_request_until_one_succeeds() {
     site.clock.advance(2 * RETRY);
     site.wait_for_metric(&health_metric(&name), 1.0).await;
     assert_eq!(site.get(PAYLOAD).await.expect_body(), b"definitions");
-    // Checks do not count as client requests, and they keep their connection.
+    // Checks do not count as client requests, and they keep their connection; the client's worker has its own.
     assert_eq!(
         site.metric(&format!("gupd_upstream_requests_total{{outcome=\"5xx\",upstream=\"{name}\"}}")).await,
         0.0
     );
-    assert_eq!(site.manager.connections(), 1);
+    assert_eq!(site.manager.connections(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
-//! Worker threads that serve clients, each with a current-thread runtime. A worker's runtime may drive a pooled
-//! upstream connection from which another worker's client, or a fill, reads. Therefore all workers end together,
-//! after the last of those.
+//! Worker threads that serve clients, each with a current-thread runtime. A worker's runtime drives the fills that its
+//! clients started, and their upstream connections; clients of other workers follow them. Therefore all workers end
+//! together, after the last of those.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::LifecycleStage;
 use super::client_share::CountedConnection;
 use super::connection::{HttpServer, RequestHandler};
+use crate::thread::enter_worker;
 
 /// Maximum of connections queued for one worker. Beyond it new ones wait in the kernel's backlog, which costs nothing
 /// here.
@@ -138,6 +139,7 @@ impl WorkerThread {
         let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
         let (ping_sender, pings) = mpsc::channel(MAX_PINGS);
         let thread = std::thread::Builder::new().name(format!("gupd-worker-{number}")).spawn(move || {
+            enter_worker(number);
             runtime.spawn(answer_pings(pings));
             runtime.block_on(serve(receiver, connections, running, stage));
         })?;

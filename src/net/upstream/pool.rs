@@ -1,7 +1,8 @@
-//! Connection pools, one per upstream. The module bounds the number and age of connections; hyper-util pools them and
-//! `connect` opens new ones.
+//! Connection pools, for each upstream one per worker thread and one for all other threads. A connection's task runs on
+//! the thread that opened it, so a request that finds its connection in its own pool waits for no other thread. The
+//! module bounds the number and age of connections; hyper-util pools them and `connect` opens new ones.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Uri;
@@ -21,6 +22,7 @@ use super::proxy::HttpProxyClient;
 use super::tls::SystemRoots;
 use crate::metrics::NetMetrics;
 use crate::shape::WanLimiter;
+use crate::thread::worker_number;
 use gupd_config::{self as config, Config};
 
 /// Maximum size of a response head, and of a piece of a body. hyper's default is 400 KiB. Each connection of a stalled
@@ -30,7 +32,7 @@ const MAX_READ: usize = 32 << 10;
 /// Maximum of fields in a response head.
 const MAX_FIELDS: usize = 256;
 
-/// Maximum of idle connections to one upstream: enough for a burst of small deltas.
+/// Maximum of idle connections in one pool: enough for a burst of small deltas.
 const MAX_IDLE: usize = 32;
 
 /// Idle time-out of a connection. Apache and IIS close theirs after 5 to 120 s; the pool retries a request that meets
@@ -52,6 +54,7 @@ pub(super) struct Pools {
     roots: SystemRoots,
     timeout: Duration,
     certificate_expiry: IntGaugeVec,
+    workers: usize,
 }
 
 /// The connections to one upstream.
@@ -60,8 +63,11 @@ pub(super) struct Pool {
     connector: Connector,
     /// The proxy that gets absolute targets for this upstream (RFC 9112 §3.2.2).
     proxy: Option<Arc<HttpProxyClient>>,
-    // Locked to clone or replace the client.
-    current: Mutex<ClientGeneration>,
+    /// Of tasks on no worker thread.
+    shared: Mutex<ClientGeneration>,
+    /// Of each worker thread, by its number.
+    // Locked to clone or replace the client, by their thread alone.
+    workers: Box<[Mutex<ClientGeneration>]>,
 }
 
 /// Connections opened within [`MAX_AGE`] of each other. A replaced generation ends with its last response.
@@ -88,6 +94,7 @@ impl Pools {
             roots: SystemRoots::default(),
             timeout,
             certificate_expiry: metrics.certificate_expiry.clone(),
+            workers: config.server.workers,
         })
     }
 
@@ -109,15 +116,16 @@ impl Pools {
             timeout: self.timeout,
             certificate_expiry: self.certificate_expiry.clone(),
         });
-        let current = Mutex::new(ClientGeneration::new(&connector, MAX_READ));
-        Ok(Pool { connector, proxy: proxy.filter(|_| !is_tls), current })
+        let pool = || Mutex::new(ClientGeneration::new(&connector, MAX_READ));
+        let (shared, workers) = (pool(), std::iter::repeat_with(pool).take(self.workers).collect());
+        Ok(Pool { connector, proxy: proxy.filter(|_| !is_tls), shared, workers })
     }
 }
 
 impl Pool {
     /// Returns the client for one request.
     pub(super) fn client(&self) -> PooledClient {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current();
         if current.since.elapsed() >= MAX_AGE {
             *current = ClientGeneration::new(&self.connector, current.max_read);
         }
@@ -126,13 +134,20 @@ impl Pool {
 
     /// Limits the bytes read at once, on new connections.
     pub(super) fn read_at_most(&self, bytes: usize) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = ClientGeneration::new(&self.connector, bytes);
+        for pool in self.workers.iter().chain([&self.shared]) {
+            *lock(pool) = ClientGeneration::new(&self.connector, bytes);
+        }
+    }
+
+    /// Returns the pool of this thread.
+    fn current(&self) -> MutexGuard<'_, ClientGeneration> {
+        let own = worker_number().and_then(|number| self.workers.get(number));
+        lock(own.unwrap_or(&self.shared))
     }
 
     /// Opens a connection that the pool does not know. It ends when the sender is dropped.
     pub(super) async fn open(&self, uri: Uri) -> Result<(SendRequest<RequestBody>, LineHandle), BoxError> {
-        let max_read = self.current.lock().unwrap_or_else(PoisonError::into_inner).max_read;
+        let max_read = self.current().max_read;
         let stream = self.connector.clone().call(uri).await?;
         let line = stream.inner().get_ref().line().clone();
         let (sender, connection) = http1::Builder::new()
@@ -160,6 +175,10 @@ impl Pool {
     }
 }
 
+fn lock(pool: &Mutex<ClientGeneration>) -> MutexGuard<'_, ClientGeneration> {
+    pool.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl ClientGeneration {
     fn new(connector: &Connector, max_read: usize) -> Self {
         let client = legacy::Client::builder(TokioExecutor::new())
@@ -175,5 +194,81 @@ impl ClientGeneration {
             .http1_allow_spaces_after_header_name_in_responses(true)
             .build(connector.clone());
         Self { client, since: Instant::now(), max_read }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use http::HeaderMap;
+    use http_body_util::BodyExt;
+    use prometheus::Registry;
+    use tokio::runtime::Runtime;
+    use tokio::task::yield_now;
+
+    use super::*;
+    use crate::shape::BandwidthClass;
+    use crate::thread::enter_worker;
+    use crate::upstream::{UpstreamRequest, Upstreams};
+    use gupd_config::clock::Clock;
+
+    /// Answers each request with an empty response, and counts connections.
+    fn serve_empty(listener: TcpListener, connections: Arc<AtomicUsize>) {
+        for stream in listener.incoming() {
+            connections.fetch_add(1, Ordering::SeqCst);
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                for _end in lines.map_while(Result::ok).filter(String::is_empty) {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn each_worker_keeps_its_own_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let connections = Arc::<AtomicUsize>::default();
+        let counted = connections.clone();
+        thread::spawn(move || serve_empty(listener, counted));
+        let mut config = Config::for_upstreams(&[&url]).unwrap();
+        config.server.workers = 2;
+        let (clock, metrics) = (Clock::manual(0), NetMetrics::register(&Registry::new()).unwrap());
+        let wan = Arc::new(WanLimiter::unlimited(&config, clock.clone()));
+        let upstreams = Upstreams::new(&config, clock, wan, Arc::new(metrics)).unwrap();
+        let order: Vec<_> = upstreams.iter().map(|upstream| upstream.id.clone()).collect();
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (first, second, control) = (runtime(), runtime(), runtime());
+        let ask = |worker: Option<usize>, runtime: &Runtime| {
+            let request = async {
+                let get =
+                    UpstreamRequest::get("/".parse().unwrap(), HeaderMap::new(), BandwidthClass::default());
+                let answer = upstreams.send(&order, &get).await.unwrap();
+                answer.response.into_body().collect().await.unwrap();
+                // The connection returns to its pool in tasks of its own.
+                for _ in 0..32 {
+                    yield_now().await;
+                }
+            };
+            let on_thread = || {
+                worker.into_iter().for_each(enter_worker);
+                runtime.block_on(request);
+            };
+            thread::scope(|scope| scope.spawn(on_thread).join().unwrap());
+            connections.load(Ordering::SeqCst)
+        };
+        assert_eq!(ask(Some(0), &first), 1);
+        assert_eq!(ask(Some(1), &second), 2);
+        assert_eq!(ask(None, &control), 3);
+        let again = [ask(Some(0), &first), ask(Some(1), &second), ask(None, &control)];
+        assert_eq!(again, [3, 3, 3], "each has a connection of its own");
+        drop(first);
+        assert_eq!(ask(Some(1), &second), 3, "the end of a worker concerns no other");
     }
 }
