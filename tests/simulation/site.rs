@@ -86,14 +86,7 @@ impl Site {
             Upstreams::with_network(network, &config, clock.clone(), wan, metrics.net.clone()).unwrap();
         let store = Store::open(&config.store, clock.clone()).unwrap();
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
-        let fills = Fills::new(
-            &config,
-            store.clone(),
-            cache,
-            metrics.fills.clone(),
-            clock.clone(),
-            Handle::current(),
-        );
+        let fills = Fills::new(&config, store.clone(), cache, metrics.fills.clone(), clock.clone());
         tokio::spawn(run_clock(clock.clone(), store.clone(), tick));
         let policy = Policy::new(&config).unwrap();
         let upstreams = Arc::new(upstreams);

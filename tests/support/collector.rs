@@ -23,7 +23,6 @@ use gupd_rollout::revision::{Catalog, Revision, version_key};
 use gupd_rollout::view::RevisionView;
 use gupd_store::{BlobId, ObjectKey, Store};
 use tempfile::TempDir;
-use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 pub struct Collector {
@@ -74,14 +73,7 @@ impl Collector {
         };
         let store = Store::open(&config.store, clock.clone()).unwrap();
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
-        let fills = Fills::new(
-            &config,
-            store.clone(),
-            cache.clone(),
-            metrics.fills.clone(),
-            clock.clone(),
-            Handle::current(),
-        );
+        let fills = Fills::new(&config, store.clone(), cache.clone(), metrics.fills.clone(), clock.clone());
         let generation = Generation::new(config.clone(), Arc::new(upstreams)).unwrap();
         let rules = generation.rollout.clone();
         let (rollouts, rollout) =

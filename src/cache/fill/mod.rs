@@ -37,7 +37,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header;
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -66,7 +65,6 @@ use gupd_store::{ObjectKey, Store};
 #[derive(Clone, Debug)]
 pub struct Fills {
     context: Arc<FillContext>,
-    runtime: Handle,
     tasks: TaskTracker,
 }
 
@@ -117,15 +115,13 @@ const MAX_DISAGREEING: u64 = 1_000;
 const OPEN_ENDED_SHARE: u64 = 8;
 
 impl Fills {
-    /// Creates an empty register. Fill tasks run on `runtime`, apart from the threads that serve clients: hashing and
-    /// disk writes must not delay hits.
+    /// Creates an empty register.
     pub fn new(
         config: &Config,
         store: Arc<Store>,
         cache: Arc<Cache>,
         metrics: Arc<FillMetrics>,
         clock: Clock,
-        runtime: Handle,
     ) -> Self {
         for outcome in FillOutcome::all() {
             metrics.ended.with_label_values(&[outcome.as_str()]);
@@ -147,7 +143,7 @@ impl Fills {
             metrics,
             clock,
         };
-        Self { context: Arc::new(context), runtime, tasks: TaskTracker::new() }
+        Self { context: Arc::new(context), tasks: TaskTracker::new() }
     }
 
     /// Metrics of all fills.
@@ -155,7 +151,8 @@ impl Fills {
         &self.context.metrics
     }
 
-    /// Joins the running fill of `request`, or starts one.
+    /// Joins the running fill of `request`, or starts one on the runtime of the caller. It stays there, so that a fill
+    /// costs its first client no hop between threads; hashing of large pieces and disk writes have threads of their own.
     pub fn join(&self, mut request: FillRequest, upstreams: &Arc<Upstreams>) -> Joined {
         let control = CacheControl::from_request(&request.client_headers);
         let now = self.context.clock.now();
@@ -185,7 +182,7 @@ impl Fills {
             FillTask::new(self.context.clone(), upstreams.clone(), request, key.clone());
         running.insert(key, fill.clone());
         drop(running);
-        self.tasks.spawn_on(task.run(), &self.runtime);
+        self.tasks.spawn(task.run());
         Joined::Started(fill, private_response)
     }
 

@@ -81,6 +81,8 @@ pub struct Relay {
     ledger_writes: TaskTracker,
     ledger_end: CancellationToken,
     ledger: Ledger,
+    /// Cancelled to end the drain at once.
+    stop_now: CancellationToken,
     /// Tasks that end when the relay stops accepting.
     background: TaskTracker,
     /// Taken when the relay ends.

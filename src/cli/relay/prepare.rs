@@ -62,7 +62,7 @@ impl Relay {
         let slots = Arc::new(SlotLimiter::new(&config));
         let proxy = Arc::new(Proxy::new(
             generations.clone(),
-            fills(&config, &cache, &metrics, &clock, &control),
+            fills(&config, &cache, &metrics, &clock),
             lan.clone(),
             slots.clone(),
             metrics.requests.clone(),
@@ -106,6 +106,7 @@ impl Relay {
             ledger_writes: TaskTracker::new(),
             ledger_end: CancellationToken::new(),
             ledger,
+            stop_now: CancellationToken::new(),
             background: TaskTracker::new(),
             control: Some(control),
         };
@@ -213,15 +214,9 @@ fn open_ledger(config: &Config, metrics: &RelayMetrics, clock: &Clock) -> (Ledge
     Ledger::new(config, metrics.net.traffic.clone(), Box::new(sampler), metrics.ledger.clone(), clock.clone())
 }
 
-fn fills(
-    config: &Config,
-    cache: &Arc<Cache>,
-    metrics: &RelayMetrics,
-    clock: &Clock,
-    control: &Runtime,
-) -> Fills {
+fn fills(config: &Config, cache: &Arc<Cache>, metrics: &RelayMetrics, clock: &Clock) -> Fills {
     let (store, metrics) = (cache.store().clone(), metrics.fills.clone());
-    Fills::new(config, store, cache.clone(), metrics, clock.clone(), control.handle().clone())
+    Fills::new(config, store, cache.clone(), metrics, clock.clone())
 }
 
 /// Reads the state of rollouts. Blocks.

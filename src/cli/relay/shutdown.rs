@@ -63,18 +63,17 @@ impl Relay {
     pub fn stop(mut self) {
         let Some(control) = self.control.take() else { return };
         self.advance_stage(LifecycleStage::Leaving);
-        let mut stage = self.stage.subscribe();
         control.block_on(async {
             tokio::select! {
                 () = self.drain() => {}
                 () = tokio::time::sleep(self.drain_timeout()) => {
                     tracing::warn!("server.drain_timeout expired; dropping running downloads");
                 }
-                () = LifecycleStage::Stopped.wait_until_reached(&mut stage) => {
+                () = self.stop_now.cancelled() => {
                     tracing::warn!("dropping running downloads");
                 }
             }
-            // Bytes of unfinished fills are kept for the next start.
+            // Bytes of unfinished fills are kept for the next start. Fills end before the workers on which they run.
             self.proxy.fills().stop();
             if timeout(FLUSH_TIMEOUT, self.proxy.fills().wait_until_idle()).await.is_err() {
                 tracing::warn!("disk too slow: part of the unfinished downloads may be fetched again");
@@ -134,10 +133,8 @@ impl Relay {
 
     /// Returns a handle that ends the drain at once.
     pub fn stopper(&self) -> impl Fn() + Send + 'static {
-        let stage = self.stage.clone();
-        move || {
-            stage.send_replace(LifecycleStage::Stopped);
-        }
+        let stop_now = self.stop_now.clone();
+        move || stop_now.cancel()
     }
 
     /// Returns the liveness probe; `None` once the relay has ended.
