@@ -1,7 +1,8 @@
 //! Admission of fills: at most `fill.max_concurrent` run, and no client can hold all of their permits. Most permits go in
 //! order of arrival. A quarter is for clients that hold few of it, an eighth for catalogs and revalidations, which are
 //! small and which every client waits for. The complication: a queued fill may gain followers of other clients, and
-//! then no longer counts against the client that started it.
+//! then no longer counts against the client that started it. A fill gives its permit back before the commit of a small
+//! body, so that a disk that is slow for a moment delays no other fill; [`CommitBacklog`] bounds what waits.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::FillRequest;
 use super::handle::FillFlags;
 use gupd_config::Class;
+use gupd_store::CHUNK;
 
 /// Share of the permits for clients that hold few of these.
 const FAIR_SHARE: usize = 4;
@@ -21,6 +23,12 @@ const CATALOG_SHARE: usize = 8;
 
 /// Number of clients that together can hold all permits of the fair share.
 const FAIR_CLIENTS: usize = 4;
+
+/// Maximum of memory for complete bodies that wait for their commit, in KiB.
+const COMMITS_KIB: u64 = 32 << 10;
+
+/// Memory of a waiting commit besides its body, in KiB.
+const COMMIT_OVERHEAD_KIB: u64 = 16;
 
 /// Permits of all fills.
 #[derive(Debug)]
@@ -90,6 +98,31 @@ impl FillAdmission {
     }
 }
 
+/// Complete bodies in memory that wait for their commit without a permit.
+#[derive(Debug)]
+pub(super) struct CommitBacklog(Arc<Semaphore>);
+
+impl Default for CommitBacklog {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(COMMITS_KIB as usize)))
+    }
+}
+
+impl CommitBacklog {
+    /// Exchanges the permit of a fill with a body of `length` bytes for a place in the backlog. Without room there, or
+    /// with a body in a file, the fill keeps its permit.
+    pub(super) fn exchange(&self, permit: FillPermit, length: u64) -> FillPermit {
+        if length > CHUNK {
+            return permit;
+        }
+        let kib = u32::try_from(length.div_ceil(1 << 10) + COMMIT_OVERHEAD_KIB).unwrap_or(u32::MAX);
+        match Arc::clone(&self.0).try_acquire_many_owned(kib) {
+            Ok(place) => FillPermit { _permit: place, _client: None },
+            Err(_) => permit,
+        }
+    }
+}
+
 /// Use of a client's share by a queued fill. Running fills hold the share through their permits.
 struct ClientUse<'a> {
     admission: &'a FillAdmission,
@@ -117,5 +150,33 @@ impl Drop for ClientUse<'_> {
         if Arc::strong_count(&self.share) == 2 {
             clients.remove(&self.client);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waiting_commit_holds_no_permit_while_there_is_room() {
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = || FillPermit { _permit: permits.clone().try_acquire_owned().unwrap(), _client: None };
+        let backlog = CommitBacklog::default();
+        let large = backlog.exchange(permit(), CHUNK + 1);
+        assert_eq!(permits.available_permits(), 0, "a body in a file keeps its permit");
+        drop(large);
+        let mut waiting = Vec::new();
+        loop {
+            let place = backlog.exchange(permit(), CHUNK);
+            if permits.available_permits() == 0 {
+                break;
+            }
+            waiting.push(place);
+        }
+        let bytes = waiting.len() as u64 * CHUNK;
+        assert!((COMMITS_KIB / 2..=COMMITS_KIB).contains(&(bytes >> 10)), "{bytes} bytes wait");
+        waiting.pop();
+        let _place = backlog.exchange(permit(), 0);
+        assert_eq!(permits.available_permits(), 1);
     }
 }

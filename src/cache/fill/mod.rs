@@ -40,7 +40,7 @@ use http::header;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::admission::FillAdmission;
+use self::admission::{CommitBacklog, FillAdmission};
 pub use self::content::FillContent;
 use self::handle::Phase;
 pub use self::handle::{FillHandle, FillProgress, FillResponse, FillResult, Joined, UnsharedReason};
@@ -76,6 +76,7 @@ struct FillContext {
     /// Number of fills that sent a client's credentials.
     with_credentials: AtomicU64,
     admission: FillAdmission,
+    commits: CommitBacklog,
     /// Maximum wait for a permit.
     queue_timeout: Duration,
     /// Cancelled at shutdown: fills write the bytes that have arrived and send no more requests.
@@ -130,6 +131,7 @@ impl Fills {
             running: Mutex::default(),
             with_credentials: AtomicU64::default(),
             admission: FillAdmission::new(config.fill.max_concurrent),
+            commits: CommitBacklog::default(),
             queue_timeout: config.fill.total_timeout,
             stopping: CancellationToken::new(),
             digests: Digests::new(cache.clone(), metrics.digest_mismatches.clone()),

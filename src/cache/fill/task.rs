@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode, header};
 use tokio::sync::{Notify, watch};
 
 use super::accept::{AcceptedResponse, RejectedResponse};
+use super::admission::FillPermit;
 use super::fetch::Followers;
 use super::handle::FillFlags;
 use super::private_response::PrivateResponseSender;
@@ -35,6 +36,8 @@ pub(super) struct FillTask {
     request: FillRequest,
     register_key: FillKey,
     phase: watch::Sender<Phase>,
+    /// `None` while the fill is queued.
+    permit: Option<FillPermit>,
     flags: Arc<FillFlags>,
     current_upstream: CurrentUpstream,
     /// Notified when a follower leaves, or wants bytes that no run brings.
@@ -81,6 +84,7 @@ impl FillTask {
             request,
             register_key,
             phase,
+            permit: None,
             flags,
             current_upstream,
             attention,

@@ -275,6 +275,7 @@ impl FillTask {
         if negative::is_negative(content.head.status) && length < negative::MAX_BODY {
             return StepOutcome::Done(self.keep_negative(&content, writer).await);
         }
+        self.permit = self.permit.take().map(|permit| self.context.commits.exchange(permit, length));
         StepOutcome::Done(self.commit(&content, writer).await)
     }
 

@@ -15,7 +15,8 @@ impl FillTask {
     pub(in crate::fill) async fn run(mut self) {
         let context = self.context.clone();
         let outcome = match self.wait_for_permit().await {
-            Ok(_permit) => {
+            Ok(permit) => {
+                self.permit = Some(permit);
                 let _running = GaugeGuard::increment(&context.metrics.running);
                 self.fill().await
             }
