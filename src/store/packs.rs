@@ -32,6 +32,8 @@ pub(super) struct Packs {
     bytes: u64,
     /// The pack that is appended to.
     current: Option<(u32, Arc<File>)>,
+    /// The pack that is being compacted: nothing is appended to it.
+    compacting: Option<u32>,
     /// The pack in which a record was marked last.
     marked: Option<(u32, File)>,
     pending_sync: Arc<PendingSync>,
@@ -47,7 +49,7 @@ impl Packs {
         let capacity = (quota / CAPACITY_SHARE).clamp(CAPACITY_MIN, CAPACITY_MAX);
         let sizes = list(&folder)?;
         let bytes = sizes.values().sum();
-        Ok(Self { folder, capacity, sizes, bytes, current: None, marked: None, pending_sync })
+        Ok(Self { folder, capacity, sizes, bytes, current: None, compacting: None, marked: None, pending_sync })
     }
 
     /// Returns the bytes of all packs on disk.
@@ -99,6 +101,11 @@ impl Packs {
         self.pending_sync.sync();
     }
 
+    /// Begins or continues the compaction of a pack, which is not the one that is appended to.
+    pub(super) fn compact(&mut self, number: u32) {
+        self.compacting = Some(number);
+    }
+
     /// Closes the pack that is appended to; the next record begins another.
     pub(super) fn close_current(&mut self) {
         self.current = None;
@@ -141,7 +148,11 @@ impl Packs {
         let last = self.sizes.last_key_value().map(|(number, size)| (*number, *size));
         let opened = match last {
             // The last pack of an earlier process has room.
-            Some((number, size)) if self.current.is_none() && size + more <= self.capacity / 2 => {
+            Some((number, size))
+                if self.current.is_none()
+                    && self.compacting != Some(number)
+                    && size + more <= self.capacity / 2 =>
+            {
                 let file = File::options().read(true).write(true).open(self.folder.pack(number));
                 (number, file.map_err(|source| self.io_error(number, source))?)
             }

@@ -346,3 +346,26 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn compaction_after_a_restart_moves_records_to_another_pack() {
+    let site = Site::with(|config| config.memory = 0);
+    let put = async |store: &Arc<Store>| {
+        for key in 0..50 {
+            super::store(store, &key.to_string(), &body(key, 3000)).await.unwrap();
+        }
+        for key in 0..40 {
+            store.remove(&key.to_string()).await.unwrap();
+        }
+    };
+    run(async { put(&site.open()).await });
+    let before = used_bytes(&site);
+    run(async {
+        let store = site.open();
+        store.maintain().await.unwrap();
+        assert!(used_bytes(&site) < before / 2, "{} of {before} bytes are left", used_bytes(&site));
+        for key in 40..50 {
+            assert_eq!(read_whole(&store, &key.to_string()).await.unwrap(), body(key, 3000));
+        }
+    });
+}

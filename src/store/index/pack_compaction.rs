@@ -102,6 +102,7 @@ impl IndexChange<'_> {
         from: u64,
         map_error: impl Fn(rusqlite::Error) -> StoreError,
     ) -> Result<Step, StoreError> {
+        self.packs()?.compact(pack);
         let path = self.packs()?.path(pack);
         let failed = |source| StoreError::Io { doing: "read", path: path.clone(), source };
         let file = File::open(&path).map_err(failed)?;
