@@ -111,15 +111,27 @@ pub struct NewObject {
 impl NewObject {
     /// Encodes the record for a blob's trailer.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![RECORD_VERSION];
-        for text in [&*self.key, &self.selecting, &self.content_type, &self.upstream] {
+        self.encode_with_position().0
+    }
+
+    /// Encodes the record, and returns the position of the header fields in it.
+    fn encode_with_position(&self) -> (Vec<u8>, usize) {
+        let texts = [&*self.key, &self.selecting, &self.content_type, &self.upstream];
+        let bytes = texts.iter().map(|text| text.len() + 4).sum::<usize>() + 32 + self.headers.len() * 48;
+        let mut out = Vec::with_capacity(bytes);
+        out.push(RECORD_VERSION);
+        for text in texts {
             put(&mut out, text.as_bytes());
         }
         out.extend_from_slice(&self.status.as_u16().to_le_bytes());
         out.extend_from_slice(&self.request_time.to_le_bytes());
         out.extend_from_slice(&self.response_time.to_le_bytes());
-        put(&mut out, &encode_headers(&self.headers));
-        out
+        let headers = out.len() + 4;
+        out.extend_from_slice(&[0; 4]);
+        append_headers(&mut out, &self.headers);
+        let length = u32::try_from(out.len() - headers).unwrap_or(u32::MAX);
+        out[headers - 4..headers].copy_from_slice(&length.to_le_bytes());
+        (out, headers)
     }
 
     /// Decodes a record; `None` if it is malformed.
@@ -159,14 +171,55 @@ impl NewObject {
     }
 }
 
+/// A response to be stored with its record, which blob, index and journal share.
+#[derive(Clone, Debug)]
+pub(super) struct EncodedObject {
+    new: NewObject,
+    record: Vec<u8>,
+    /// Position of the header fields, which end the record.
+    headers: usize,
+}
+
+impl EncodedObject {
+    /// Encodes the record.
+    pub(super) fn new(new: NewObject) -> Self {
+        let (record, headers) = new.encode_with_position();
+        Self { new, record, headers }
+    }
+
+    /// Returns the response without its record.
+    pub(super) fn into_new(self) -> NewObject {
+        self.new
+    }
+
+    /// Returns the response.
+    pub(super) fn object(&self) -> &NewObject {
+        &self.new
+    }
+
+    /// Returns the record for a blob's trailer.
+    pub(super) fn record(&self) -> &[u8] {
+        &self.record
+    }
+
+    /// Returns the header fields as [`encode_headers`] does.
+    pub(super) fn headers(&self) -> &[u8] {
+        &self.record[self.headers..]
+    }
+}
+
 /// Encodes header fields in order, each a name and a value.
 pub(super) fn encode_headers(headers: &HeaderMap) -> Vec<u8> {
     let mut out = Vec::new();
-    for (name, value) in headers {
-        put(&mut out, name.as_str().as_bytes());
-        put(&mut out, value.as_bytes());
-    }
+    append_headers(&mut out, headers);
     out
+}
+
+fn append_headers(out: &mut Vec<u8>, headers: &HeaderMap) {
+    for (name, value) in headers {
+        put(out, name.as_str().as_bytes());
+        put(out, value.as_bytes());
+    }
 }
 
 /// Decodes header fields; `None` if they are malformed.
@@ -236,6 +289,7 @@ mod tests {
     #[test]
     fn record_round_trips() {
         assert_eq!(NewObject::decode(&sample().encode()), Some(sample()));
+        assert_eq!(EncodedObject::new(sample()).headers(), encode_headers(&sample().headers));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,9 @@ const CAPACITY_MIN: u64 = 512 << 10;
 /// Parts of the quota that a pack may have.
 const CAPACITY_SHARE: u64 = 32;
 
+/// Maximum of appended bytes that wait for their write.
+const UNWRITTEN_MAX: usize = 1 << 20;
+
 /// The packs.
 #[derive(Debug)]
 pub(super) struct Packs {
@@ -34,6 +38,10 @@ pub(super) struct Packs {
     current: Option<(u32, Arc<File>)>,
     /// The pack that is being compacted: nothing is appended to it.
     compacting: Option<u32>,
+    /// Appended records that are not written yet, at the end of that pack.
+    unwritten: Vec<u8>,
+    /// Failure to write records of the running transaction.
+    lost: Option<StoreError>,
     /// The pack in which a record was marked last.
     marked: Option<(u32, File)>,
     pending_sync: Arc<PendingSync>,
@@ -49,7 +57,18 @@ impl Packs {
         let capacity = (quota / CAPACITY_SHARE).clamp(CAPACITY_MIN, CAPACITY_MAX);
         let sizes = list(&folder)?;
         let bytes = sizes.values().sum();
-        Ok(Self { folder, capacity, sizes, bytes, current: None, compacting: None, marked: None, pending_sync })
+        Ok(Self {
+            folder,
+            capacity,
+            sizes,
+            bytes,
+            current: None,
+            compacting: None,
+            unwritten: Vec::new(),
+            lost: None,
+            marked: None,
+            pending_sync,
+        })
     }
 
     /// Returns the bytes of all packs on disk.
@@ -79,16 +98,45 @@ impl Packs {
         self.sizes.iter().map(|(pack, size)| (*pack, *size)).filter(move |(pack, _)| Some(*pack) != current)
     }
 
-    /// Appends a record. Not synced: see `pending_sync`.
+    /// Appends a record, to be written by the next [`Self::flush`].
     pub(super) fn append(&mut self, record: &[u8]) -> Result<PackPlace, StoreError> {
-        let (number, file) = self.writable(record.len() as u64)?;
+        if self.unwritten.len() + record.len() > UNWRITTEN_MAX {
+            self.write()?;
+        }
+        let number = self.writable(record.len() as u64)?;
         let end = self.sizes.get(&number).copied().unwrap_or(0);
-        file.write_all_at(record, end).map_err(|source| self.io_error(number, source))?;
+        self.unwritten.extend_from_slice(record);
         self.sizes.insert(number, end + record.len() as u64);
         self.bytes += record.len() as u64;
-        self.pending_sync.add(&file);
         let size = u32::try_from(record.len() - HEADER).unwrap_or(u32::MAX);
         Ok(PackPlace { pack: number, at: end + HEADER as u64, size })
+    }
+
+    /// Writes the appended records, before their rows are committed. Not synced: see `pending_sync`.
+    ///
+    /// # Errors
+    /// If a record since the last call could not be written. Rows of all of them must not be committed then.
+    pub(super) fn flush(&mut self) -> Result<(), StoreError> {
+        let written = self.write();
+        self.lost.take().map_or(written, Err)
+    }
+
+    fn write(&mut self) -> Result<(), StoreError> {
+        let bytes = self.unwritten.len() as u64;
+        let Some((number, file)) = self.current.clone().filter(|_| bytes > 0) else { return Ok(()) };
+        let start = self.sizes.get(&number).map_or(0, |end| end - bytes);
+        let written = file.write_all_at(&self.unwritten, start);
+        self.unwritten.clear();
+        if let Err(source) = written {
+            self.sizes.insert(number, start);
+            self.bytes -= bytes;
+            let copy =
+                source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error);
+            self.lost = Some(self.io_error(number, copy));
+            return Err(self.io_error(number, source));
+        }
+        self.pending_sync.add(&file);
+        Ok(())
     }
 
     /// Returns the path of a pack.
@@ -96,9 +144,11 @@ impl Packs {
         self.folder.pack(number)
     }
 
-    /// Syncs all writes so far.
-    pub(super) fn sync(&self) {
+    /// Writes and syncs all records so far.
+    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
+        self.write()?;
         self.pending_sync.sync();
+        Ok(())
     }
 
     /// Begins or continues the compaction of a pack, which is not the one that is appended to.
@@ -107,8 +157,10 @@ impl Packs {
     }
 
     /// Closes the pack that is appended to; the next record begins another.
-    pub(super) fn close_current(&mut self) {
+    pub(super) fn close_current(&mut self) -> Result<(), StoreError> {
+        self.write()?;
         self.current = None;
+        Ok(())
     }
 
     /// Marks a record as removed. A record whose mark is lost is restored if index and journal are lost too.
@@ -129,7 +181,7 @@ impl Packs {
     pub(super) fn remove(&mut self, number: u32) -> Result<(), StoreError> {
         self.folder.check()?;
         if let Err(error) = fs::remove_file(self.folder.pack(number))
-            && error.kind() != std::io::ErrorKind::NotFound
+            && error.kind() != io::ErrorKind::NotFound
         {
             return Err(self.io_error(number, error));
         }
@@ -139,12 +191,13 @@ impl Packs {
     }
 
     /// Returns the pack that takes the next `more` bytes.
-    fn writable(&mut self, more: u64) -> Result<(u32, Arc<File>), StoreError> {
-        if let Some((number, file)) = &self.current
+    fn writable(&mut self, more: u64) -> Result<u32, StoreError> {
+        if let Some((number, _)) = &self.current
             && self.sizes.get(number).is_none_or(|size| *size == 0 || size + more <= self.capacity)
         {
-            return Ok((*number, Arc::clone(file)));
+            return Ok(*number);
         }
+        self.write()?;
         let last = self.sizes.last_key_value().map(|(number, size)| (*number, *size));
         let opened = match last {
             // The last pack of an earlier process has room.
@@ -161,13 +214,13 @@ impl Packs {
                 (number, self.folder.create_pack(number)?)
             }
         };
-        let opened = (opened.0, Arc::new(opened.1));
-        self.sizes.entry(opened.0).or_default();
-        self.current = Some(opened.clone());
-        Ok(opened)
+        let (number, file) = opened;
+        self.sizes.entry(number).or_default();
+        self.current = Some((number, Arc::new(file)));
+        Ok(number)
     }
 
-    fn io_error(&self, number: u32, source: std::io::Error) -> StoreError {
+    fn io_error(&self, number: u32, source: io::Error) -> StoreError {
         StoreError::Io { doing: "write", path: self.folder.pack(number), source }
     }
 }
@@ -184,4 +237,29 @@ pub(super) fn list(folder: &Folder) -> Result<BTreeMap<u32, u64>, StoreError> {
         }
     }
     Ok(sizes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    #[test]
+    fn failed_write_of_records_is_reported_before_their_commit() {
+        let dir = TempDir::new().unwrap();
+        let (folder, _lock, _) = Folder::open(dir.path()).unwrap();
+        let mut packs = Packs::open(folder, 1 << 30, Arc::default()).unwrap();
+        let record = vec![7; 100];
+        let first = packs.append(&record).unwrap();
+        packs.flush().unwrap();
+        // A write to a file that is open for reading fails.
+        packs.current = Some((first.pack, Arc::new(File::open(packs.path(first.pack)).unwrap())));
+        packs.append(&record).unwrap();
+        assert!(packs.close_current().is_err());
+        let lost = packs.flush().unwrap_err();
+        assert!(matches!(lost, StoreError::Io { .. }), "{lost}");
+        packs.flush().unwrap();
+        assert_eq!(packs.bytes(), 100, "the lost record takes no room");
+        assert!(packs.has_bytes(BlobId::from([0; 32]), 1, Some(first)));
+    }
 }

@@ -26,7 +26,7 @@ use super::folder::Folder;
 use super::id::BlobId;
 use super::index::{BlobRow, IndexChange};
 use super::memory::{ChunkKey, MemoryId};
-use super::object::{NewObject, Object};
+use super::object::{EncodedObject, NewObject, Object};
 use super::pack::{self, PACKED_BELOW};
 use super::partial::PartialBlob;
 use super::partial_body::PartialBody;
@@ -255,7 +255,8 @@ impl BlobWriter {
     async fn store_object(mut self, object: NewObject) -> Result<CommittedObject, StoreError> {
         let _write_token = self.draft.store.lease.begin_write()?;
         let len = self.finish().await?.map_err(|_| StoreError::Broken)?;
-        let record = object.encode();
+        let object = EncodedObject::new(object);
+        let record = object.record();
         if record.len() > RECORD_MAX {
             return Err(StoreError::HeadTooLarge { bytes: record.len(), max: RECORD_MAX });
         }
@@ -270,29 +271,28 @@ impl BlobWriter {
         };
         let sealed = match (room, &body) {
             (DraftRoom::Memory(reservation), Some(body))
-                if len < PACKED_BELOW && !pack::contains_magic(body, &record) =>
+                if len < PACKED_BELOW && !pack::contains_magic(body, record) =>
             {
                 SealedBlob::Packed {
                     id,
                     len,
-                    record: pack::encode(id, body, &checksums, &record),
+                    record: pack::encode(id, body, &checksums, record),
                     reservation,
                 }
             }
             (room, body) => {
-                let (trailer, body) = (trailer::encode(id, len, &checksums, &record), body.clone());
+                let (trailer, body) = (trailer::encode(id, len, &checksums, record), body.clone());
                 self.seal_file((id, len), room, body, trailer).await?
             }
         };
         let store = &self.draft.store;
         let (map_error, now) = (store.index.error_mapper(), store.clock.now());
-        let new = object.clone();
-        let ((row, deduplicated, room), gone) = store
+        let ((row, deduplicated, room, object), gone) = store
             .index
-            .change(move |change| {
+            .change_in_group(move |change| {
                 let (blob, deduplicated, room) = sealed.install(change, &map_error)?;
-                let row = change.insert_object(&new, blob, now).map_err(&map_error)?;
-                Ok((row, deduplicated, room))
+                let row = change.insert_object(&object, blob, now).map_err(&map_error)?;
+                Ok((row, deduplicated, room, object))
             })
             .await?;
         let partial = self.partial();
@@ -308,7 +308,7 @@ impl BlobWriter {
         if matches!(room, DraftRoom::File(_)) || !gone.is_empty() {
             spawn_blocking(move || drop((room, gone))).await?;
         }
-        let object = object.into_object(row, id, len, now);
+        let object = object.into_new().into_object(row, id, len, now);
         Ok(CommittedObject { object, source: BodySource::Blob { id, len }, deduplicated })
     }
 
@@ -382,7 +382,7 @@ enum SealedBlob {
 }
 
 impl SealedBlob {
-    /// Installs the bytes. Runs on the index thread, where no other change can interleave. Returns the row,
+    /// Installs the bytes, and then changes the index. Runs on the index thread, where no other change can interleave. Returns the row,
     /// whether the bytes were stored already, and the room to give back after the commit; a file then still has the
     /// copy.
     fn install(

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::retention::Retention;
+use super::statements::BlobRow;
 use crate::object::{FieldReader, put};
 use crate::pack::PackPlace;
 use crate::{BlobId, NewObject};
@@ -126,18 +127,25 @@ impl IndexJournal {
 impl ObjectEntry {
     /// Appends the frame, after that of the blob's place.
     pub(super) fn encode(&self, frames: &mut Vec<u8>) {
-        if let Some(place) = self.place {
-            encode_place(self.blob, place, frames);
-        }
-        let mut payload = vec![PUT];
-        payload.extend_from_slice(&self.id.to_le_bytes());
-        payload.push(self.retention.bits());
-        payload.extend_from_slice(self.blob.as_bytes());
-        payload.extend_from_slice(&self.len.to_le_bytes());
-        payload.extend_from_slice(&self.disk.to_le_bytes());
-        payload.extend_from_slice(&self.new.encode());
-        append_frame(frames, &payload);
+        let blob = BlobRow { row: 0, id: self.blob, len: self.len, disk: self.disk, place: self.place };
+        encode_put(self.id, self.retention, &blob, &self.new.encode(), frames);
     }
+}
+
+/// Appends the frame of an object with this record, after that of its blob's place.
+pub(super) fn encode_put(id: i64, retention: Retention, blob: &BlobRow, record: &[u8], frames: &mut Vec<u8>) {
+    if let Some(place) = blob.place {
+        encode_place(blob.id, place, frames);
+    }
+    let mut payload = Vec::with_capacity(58 + record.len());
+    payload.push(PUT);
+    payload.extend_from_slice(&id.to_le_bytes());
+    payload.push(retention.bits());
+    payload.extend_from_slice(blob.id.as_bytes());
+    payload.extend_from_slice(&blob.len.to_le_bytes());
+    payload.extend_from_slice(&blob.disk.to_le_bytes());
+    payload.extend_from_slice(record);
+    append_frame(frames, &payload);
 }
 
 /// Appends the frame that removes an object.

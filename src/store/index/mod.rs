@@ -7,6 +7,8 @@
 
 mod check;
 mod compact;
+mod gathering;
+mod group_commit;
 mod journal;
 mod key_filter;
 mod migrate;
@@ -31,8 +33,9 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
+use self::gathering::Gathering;
 use self::state::IndexState;
-use self::writer::{IndexWriter, PendingCommit, Work, WriterContext};
+use self::writer::{IndexWriter, Isolation, PendingCommit, Work, WriterContext};
 use super::budget::DiskBudget;
 use super::folder::Folder;
 use super::object::Object;
@@ -68,6 +71,7 @@ pub(super) struct Index {
     writer: Option<JoinHandle<()>>,
     readers: Arc<ReadPool>,
     pending_sync: Arc<PendingSync>,
+    gathering: Arc<Gathering>,
     /// The whole index was checked since the start.
     checked: AtomicBool,
 }
@@ -95,7 +99,7 @@ impl Index {
     ) -> Result<Self, StoreError> {
         let path = folder.index();
         let state = Arc::new(IndexState::new(Arc::clone(&folder)));
-        let pending_sync = Arc::<PendingSync>::default();
+        let (pending_sync, gathering) = (Arc::<PendingSync>::default(), Arc::<Gathering>::default());
         let writer = IndexWriter::open(WriterContext {
             folder,
             room,
@@ -103,6 +107,7 @@ impl Index {
             state: Arc::clone(&state),
             clock,
             pending_sync: Arc::clone(&pending_sync),
+            gathering: Arc::clone(&gathering),
         })?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("gupd-index".to_owned());
@@ -112,9 +117,10 @@ impl Index {
             path,
             source,
         })?;
+        gathering.set_thread(writer.thread());
         let readers = ReadPool { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::default() };
         let (jobs, writer, readers) = (Some(jobs), Some(writer), Arc::new(readers));
-        Ok(Self { state, jobs, writer, readers, pending_sync, checked })
+        Ok(Self { state, jobs, writer, readers, pending_sync, gathering, checked })
     }
 
     /// Switches to the index of the store that replaced this one.
@@ -233,12 +239,45 @@ impl Index {
         &self,
         work: impl FnOnce(&mut IndexChange<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<(T, Vec<Scratch>), StoreError> {
+        let _urgent = self.gathering.begin_urgent();
+        self.run_change(Isolation::Savepoint, work).await
+    }
+
+    /// Runs a change and commits it with others that arrive within milliseconds. An error of the index fails all of them,
+    /// because a savepoint for each change costs more than the rows of an object. `work` must do everything else
+    /// that can fail before it writes to the index.
+    pub(super) async fn change_in_group<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut IndexChange<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<(T, Vec<Scratch>), StoreError> {
+        self.run_change(Isolation::Group, work).await
+    }
+
+    async fn run_change<T: Send + 'static>(
+        &self,
+        isolation: Isolation,
+        work: impl FnOnce(&mut IndexChange<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<(T, Vec<Scratch>), StoreError> {
         let (answer, reply) = oneshot::channel();
         let state = Arc::clone(&self.state);
-        let job = move |connection: &Connection, packs: &mut Packs| {
+        let job = move |connection: &Connection, packs: &mut Packs, is_grouped: bool| {
             let mut change = IndexChange::for_store(connection, packs, &state.keys);
-            let result = writer::run_in_savepoint(&mut change, work, |error| state.map_error(&error));
+            let is_grouped = is_grouped && isolation == Isolation::Group;
+            let result = if is_grouped {
+                work(&mut change)
+            } else {
+                writer::run_in_savepoint(&mut change, work, |error| state.map_error(&error))
+            };
+            let group_failure = match &result {
+                Err(StoreError::Index { reason, .. } | StoreError::IndexDamaged { reason, .. })
+                    if is_grouped =>
+                {
+                    Some(reason.clone())
+                }
+                _ => None,
+            };
             PendingCommit {
+                group_failure,
                 unreferenced: change.unreferenced,
                 journal: change.journal,
                 appended: change.appended,

@@ -64,7 +64,7 @@ impl IndexChange<'_> {
                 let below = if is_urgent { URGENT_BELOW } else { DUE_BELOW };
                 let mut chosen = self.emptiest_pack(below).map_err(&map_error)?;
                 if chosen.is_none() && is_urgent {
-                    self.packs()?.close_current();
+                    self.packs()?.close_current()?;
                     chosen = self.emptiest_pack(below).map_err(&map_error)?;
                 }
                 Ok(chosen.map_or(Step::End, |pack| Step::Move { pack, from: 0 }))
@@ -109,7 +109,7 @@ impl IndexChange<'_> {
         let mut at = from;
         while at - from < STEP_BYTES {
             let Some(record) = pack::next_record(&file, pack, at).map_err(failed)? else {
-                self.packs()?.sync();
+                self.packs()?.sync()?;
                 return Ok(Step::Remove { pack });
             };
             let place = record.place;

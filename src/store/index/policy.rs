@@ -147,6 +147,7 @@ fn key_hash(key: &str) -> i64 {
 mod tests {
     use super::super::schema;
     use super::*;
+    use crate::object::EncodedObject;
     use crate::{NewObject, ObjectKey};
     use http::{HeaderMap, StatusCode};
     use proptest::prelude::*;
@@ -237,7 +238,7 @@ mod tests {
 
     fn insert(change: &mut IndexChange<'_>, key: u8, size: u64, now: i64) -> i64 {
         let blob = change.insert_blob([key; 32].into(), (size, size), None).unwrap();
-        change.insert_object(&object(key), blob, now).unwrap()
+        change.insert_object(&EncodedObject::new(object(key)), blob, now).unwrap()
     }
 
     proptest! {
@@ -304,7 +305,7 @@ mod tests {
             hash[..2].copy_from_slice(&row.to_le_bytes());
             let blob = change.insert_blob(hash.into(), (10, 10), None).unwrap();
             let new = NewObject { key: row.to_string().into(), ..object(0) };
-            let id = change.insert_object(&new, blob, 0).unwrap();
+            let id = change.insert_object(&EncodedObject::new(new), blob, 0).unwrap();
             change.record_use(&[(id, 1), (id, 2), (id, 3)]).unwrap();
         }
         assert_eq!(evict(&mut change, 10).unwrap().removed.objects, 1);

@@ -6,7 +6,8 @@ use rusqlite::{Result, params};
 use super::journal::ObjectEntry;
 use super::policy::Queue;
 use super::row::{ROW, checksum, decode};
-use super::statements::{BATCH, IndexChange};
+use super::statements::{BATCH, BlobRow, IndexChange, NewRow};
+use crate::object::EncodedObject;
 use crate::pack::PackPlace;
 use crate::{BlobId, NewObject};
 use gupd_config::clock::UnixMillis;
@@ -35,7 +36,7 @@ impl IndexChange<'_> {
             return Ok(false);
         }
         let blob = self.insert_blob(blob, (len, disk), place)?;
-        self.insert_object(new, blob, now)?;
+        self.insert_object(&EncodedObject::new(new.clone()), blob, now)?;
         Ok(true)
     }
 
@@ -56,15 +57,16 @@ impl IndexChange<'_> {
         let mut replaced = self.same_variant(&entry.new)?;
         replaced.extend(self.select("SELECT id, key, blob FROM objects WHERE id = ?1", [entry.id])?);
         self.delete_objects(&replaced)?;
-        let blob = match self.blob_row(entry.blob)? {
-            Some(row) => Some(row),
-            None if is_present(entry) => {
-                Some(self.insert_blob(entry.blob, (entry.len, entry.disk), entry.place)?.row())
-            }
+        let ObjectEntry { blob: id, len, disk, place, retention, .. } = *entry;
+        let blob = match self.blob_row(id)? {
+            Some(row) => Some(BlobRow { row, id, len, disk, place }),
+            None if is_present(entry) => Some(self.insert_blob(id, (len, disk), place)?),
             None => None,
         };
         if let Some(blob) = blob {
-            self.insert(Some(entry.id), entry, blob, (Queue::Main, position), now)?;
+            let object = &EncodedObject::new(entry.new.clone());
+            let row = NewRow { object, blob, retention, queue: Queue::Main, last_used: now };
+            self.insert(Some(entry.id), position, &row)?;
         }
         self.delete_unused_blobs(&replaced)?;
         self.journal.clear();

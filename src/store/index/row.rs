@@ -136,10 +136,15 @@ pub(super) fn place_checksum(blob: BlobId, place: PackPlace) -> i64 {
 
 /// Returns the checksum of the data that readers use from an object's row and its blob's.
 pub(super) fn checksum(entry: &ObjectEntry) -> i64 {
+    record_checksum(&entry.new.encode(), entry.blob, entry.len)
+}
+
+/// Returns the checksum of an object's row with this record.
+pub(super) fn record_checksum(record: &[u8], blob: BlobId, len: u64) -> i64 {
     let mut sum = Xxh3::new();
-    sum.update(&entry.new.encode());
-    sum.update(entry.blob.as_bytes());
-    sum.update(&entry.len.to_le_bytes());
+    sum.update(record);
+    sum.update(blob.as_bytes());
+    sum.update(&len.to_le_bytes());
     sum.digest().cast_signed()
 }
 

@@ -110,6 +110,11 @@ impl IndexState {
         self.damaged.load(Ordering::Acquire)
     }
 
+    /// Returns true if the journal has every object.
+    pub(super) fn is_journal_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
     /// Marks the journal incomplete: the next maintenance rewrites it.
     pub(super) fn mark_journal_incomplete(&self, error: &std::io::Error) {
         if self.complete.swap(false, Ordering::AcqRel) {

@@ -10,8 +10,8 @@ use super::key_filter::KeyFilter;
 use super::policy::{self, Queue};
 use super::removal::ObjectRef;
 use super::retention::Retention;
-use super::row::{ROW, checksum, decode_verified, place, place_checksum, unsigned};
-use crate::object::encode_headers;
+use super::row::{ROW, checksum, decode_verified, place, place_checksum, record_checksum, unsigned};
+use crate::object::{EncodedObject, encode_headers};
 use crate::pack::PackPlace;
 use crate::packs::Packs;
 use crate::stats::Totals;
@@ -41,21 +41,26 @@ pub(crate) struct IndexChange<'a> {
 /// A blob's row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlobRow {
-    row: i64,
-    id: BlobId,
-    len: u64,
-    disk: u64,
-    place: Option<PackPlace>,
+    pub(super) row: i64,
+    pub(super) id: BlobId,
+    pub(super) len: u64,
+    pub(super) disk: u64,
+    pub(super) place: Option<PackPlace>,
+}
+
+/// A row of an object to insert.
+pub(super) struct NewRow<'a> {
+    pub(super) object: &'a EncodedObject,
+    pub(super) blob: BlobRow,
+    pub(super) retention: Retention,
+    pub(super) queue: Queue,
+    pub(super) last_used: UnixMillis,
 }
 
 impl BlobRow {
     /// Returns the place of the blob in a pack; `None` for a file of its own.
     pub(crate) fn place(self) -> Option<PackPlace> {
         self.place
-    }
-
-    pub(super) fn row(self) -> i64 {
-        self.row
     }
 
     pub(crate) fn at(self, place: Option<PackPlace>) -> Self {
@@ -171,7 +176,7 @@ impl<'a> IndexChange<'a> {
         Ok(updated > 0)
     }
 
-    /// Appends a record to a pack.
+    /// Appends a record to a pack. It is written before the commit.
     pub(crate) fn append(&mut self, record: &[u8]) -> std::result::Result<PackPlace, StoreError> {
         let place = self.packs()?.append(record)?;
         self.appended.push(place);
@@ -198,17 +203,23 @@ impl<'a> IndexChange<'a> {
     }
 
     /// Inserts an object, replacing the same variant and variants beyond [`MAX_VARIANTS`], and returns its row.
-    pub(crate) fn insert_object(&mut self, new: &NewObject, blob: BlobRow, now: UnixMillis) -> Result<i64> {
-        self.insert_with_retention(new, blob, Retention::default(), now)
+    pub(crate) fn insert_object(
+        &mut self,
+        object: &EncodedObject,
+        blob: BlobRow,
+        now: UnixMillis,
+    ) -> Result<i64> {
+        self.insert_with_retention(object, blob, Retention::default(), now)
     }
 
     fn insert_with_retention(
         &mut self,
-        new: &NewObject,
+        object: &EncodedObject,
         blob: BlobRow,
         retention: Retention,
         last_used: UnixMillis,
     ) -> Result<i64> {
+        let new = object.object();
         // Most new keys have no row to look for.
         let is_new = self.keys.is_some_and(|keys| !keys.may_have(&new.key));
         let mut replaced = if is_new { Vec::new() } else { self.same_variant(new)? };
@@ -224,19 +235,12 @@ impl<'a> IndexChange<'a> {
             replaced.extend(surplus);
         }
         let queue = policy::initial_queue(self.connection, &new.key)?;
-        let BlobRow { row, id, len, disk, place } = blob;
-        let mut entry = ObjectEntry { id: 0, retention, blob: id, len, disk, place, new: new.clone() };
-        entry.id = self.insert(
-            None,
-            &entry,
-            row,
-            (queue, policy::next_position(self.connection, queue)?),
-            last_used,
-        )?;
-        entry.encode(&mut self.journal);
+        let entered = policy::next_position(self.connection, queue)?;
+        let id = self.insert(None, entered, &NewRow { object, blob, retention, queue, last_used })?;
+        journal::encode_put(id, retention, &blob, object.record(), &mut self.journal);
         // Only now: the new object often has the blob of the replaced one.
         self.delete_unused_blobs(&replaced)?;
-        Ok(entry.id)
+        Ok(id)
     }
 
     /// Stores an object under another key, never to be evicted. Returns `None` if it is gone or has another blob.
@@ -245,21 +249,17 @@ impl<'a> IndexChange<'a> {
             return Ok(None);
         };
         let Some(blob) = self.find_blob(copy.blob)? else { return Ok(None) };
-        let new = NewObject { key: copy.key.clone(), ..entry.new };
-        self.insert_with_retention(&new, blob, Retention { permanent: true, pinned: false }, copy.last_used)
-            .map(Some)
+        let object = EncodedObject::new(NewObject { key: copy.key.clone(), ..entry.new });
+        let retention = Retention { permanent: true, pinned: false };
+        self.insert_with_retention(&object, blob, retention, copy.last_used).map(Some)
     }
 
-    pub(super) fn insert(
-        &self,
-        id: Option<i64>,
-        entry: &ObjectEntry,
-        blob: i64,
-        (queue, entered): (Queue, i64),
-        now: UnixMillis,
-    ) -> Result<i64> {
+    /// Inserts a row at the position `entered` of its queue.
+    pub(super) fn insert(&self, id: Option<i64>, entered: i64, row: &NewRow<'_>) -> Result<i64> {
+        let NewRow { object, blob, retention, queue, last_used } = row;
+        let new = object.object();
         if let Some(keys) = self.keys {
-            keys.add(&entry.new.key);
+            keys.add(&new.key);
         }
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO objects (id, key, selecting, status, headers, content_type, upstream, request_time,
@@ -268,20 +268,20 @@ impl<'a> IndexChange<'a> {
         )?;
         insert.insert(params![
             id,
-            &*entry.new.key,
-            entry.new.selecting,
-            entry.new.status.as_u16(),
-            encode_headers(&entry.new.headers),
-            &*entry.new.content_type,
-            &*entry.new.upstream,
-            entry.new.request_time,
-            entry.new.response_time,
-            now,
-            blob,
-            queue as i64,
+            &*new.key,
+            new.selecting,
+            new.status.as_u16(),
+            object.headers(),
+            &*new.content_type,
+            &*new.upstream,
+            new.request_time,
+            new.response_time,
+            last_used,
+            blob.row,
+            *queue as i64,
             entered,
-            entry.retention,
-            checksum(entry),
+            retention,
+            record_checksum(object.record(), blob.id, blob.len),
         ])
     }
 

@@ -1,7 +1,7 @@
-//! The index thread. It owns the writing connection and commits queued changes as one transaction. Each change is
-//! a savepoint, so a failed one affects no other. The journal is appended just before the commit. After it, files
-//! of blobs without a row are moved out here, so that no new blob of the same name can interleave. A damaged file
-//! is replaced here too, between two transactions.
+//! The index thread. It owns the writing connection and commits queued changes as one transaction. Most changes are
+//! savepoints, so a failed one affects no other; new objects do without (see [`Isolation`]). Records of packs and the
+//! journal are written just before the commit. After it, files of blobs without a row are moved out here, so that no
+//! new blob of the same name can interleave. A damaged file is replaced here too, between two transactions.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -15,6 +15,8 @@ use rusqlite::config::DbConfig;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
+use super::gathering::Gathering;
+use super::group_commit;
 use super::journal::IndexJournal;
 use super::rebuild::{self, OpenedIndex};
 use super::row;
@@ -63,11 +65,22 @@ pub(super) enum Work {
     Release(oneshot::Sender<()>),
 }
 
-/// A change to run; returns the work after the commit.
-pub(super) type Job = Box<dyn FnOnce(&Connection, &mut Packs) -> PendingCommit + Send>;
+/// A change to run; returns the work after the commit. The flag tells whether it runs in a transaction of the group.
+pub(super) type Job = Box<dyn FnOnce(&Connection, &mut Packs, bool) -> PendingCommit + Send>;
+
+/// Isolation of a change from others of its transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Isolation {
+    /// A savepoint. SQLite copies every page that it changes.
+    Savepoint,
+    /// None: an error of the index fails the transaction.
+    Group,
+}
 
 /// A change that has run and waits for the commit.
 pub(super) struct PendingCommit {
+    /// Reason for which it failed in a state that only a rollback of the transaction undoes.
+    pub(super) group_failure: Option<String>,
     /// Blobs to remove, with their files, if they have no row.
     pub(super) unreferenced: Vec<BlobId>,
     /// Frames for the journal.
@@ -97,6 +110,7 @@ pub(super) struct WriterContext {
     pub(super) state: Arc<IndexState>,
     pub(super) clock: Clock,
     pub(super) pending_sync: Arc<PendingSync>,
+    pub(super) gathering: Arc<Gathering>,
 }
 
 /// State of the index thread.
@@ -125,7 +139,9 @@ impl IndexWriter {
         let mut jobs = Vec::with_capacity(GROUP);
         let mut compacted = Vec::new();
         let (mut reopen, mut release) = (None, None);
+        let mut changes = 0;
         while let Some(first) = queue.blocking_recv() {
+            self.context.gathering.wait(changes);
             let mut next = Some(first);
             while let Some(work) = next {
                 match work {
@@ -137,6 +153,7 @@ impl IndexWriter {
                 }
                 next = if jobs.len() < GROUP && release.is_none() { queue.try_recv().ok() } else { None };
             }
+            changes = jobs.len();
             self.replace_damaged();
             self.commit(&mut jobs);
             for CompactedJournal { path, from, generation, done } in compacted.drain(..) {
@@ -167,24 +184,23 @@ impl IndexWriter {
         }
         let Self { connection, journal, packs, context, .. } = self;
         let before = journal.len();
-        let (committed, settled) = match connection.unchecked_transaction() {
+        let mut settled = Vec::with_capacity(jobs.len());
+        let committed = match connection.unchecked_transaction() {
             Ok(transaction) => {
-                let settled: Vec<PendingCommit> =
-                    jobs.drain(..).map(|job| job(&transaction, packs)).collect();
-                let appended = append_journal(journal, &settled, &transaction, &context.state);
-                let committed = appended.and_then(|()| transaction.commit());
+                settled.extend(jobs.drain(..).map(|job| job(&transaction, packs, true)));
+                let committed = group_commit::commit(transaction, &settled, packs, journal, &context.state);
                 // Otherwise a rebuilt index would contain changes that were reported as failed.
                 if committed.is_err()
                     && let Err(error) = journal.truncate(before)
                 {
                     context.state.mark_journal_incomplete(&error);
                 }
-                (committed, settled)
+                committed
             }
             // Each savepoint is then a transaction of its own and reports its error.
             Err(_) => {
-                let settled: Vec<PendingCommit> = jobs.drain(..).map(|job| job(connection, packs)).collect();
-                (append_journal(journal, &settled, connection, &context.state), settled)
+                settled.extend(jobs.drain(..).map(|job| job(connection, packs, false)));
+                group_commit::write(connection, &settled, packs, journal, &context.state)
             }
         };
         context.state.journal.store(journal.len(), Ordering::Release);
@@ -209,14 +225,10 @@ impl IndexWriter {
         {
             tracing::warn!(%error, "cannot read the index totals; metrics of the store are stale");
         }
-        let failure = committed.err().map(|error| {
-            context.state.map_error(&error);
-            error.to_string()
-        });
         for (removed_files, answer) in answers {
-            answer(match &failure {
-                None => Ok(removed_files),
-                Some(reason) => Err(context.state.error(format!("cannot commit: {reason}"))),
+            answer(match &committed {
+                Ok(()) => Ok(removed_files),
+                Err(failure) => Err(failure.to_error(&context.state)),
             });
         }
     }
@@ -329,30 +341,6 @@ fn publish_totals(connection: &Connection, packs: &Packs, context: &WriterContex
     context.room.set_committed(totals.disk_bytes.saturating_add(index_bytes.saturating_sub(free_of_charge)));
     context.counters.set_totals(&totals);
     Ok(())
-}
-
-/// Appends the changes to the journal and records its new length in the index. A journal that cannot be written
-/// fails no commit: it becomes incomplete, and the next maintenance rewrites it.
-fn append_journal(
-    journal: &mut IndexJournal,
-    settled: &[PendingCommit],
-    connection: &Connection,
-    state: &IndexState,
-) -> rusqlite::Result<()> {
-    let frames: Vec<u8> = settled.iter().flat_map(|one| one.journal.iter().copied()).collect();
-    if frames.is_empty() {
-        return Ok(());
-    }
-    let complete = state.complete.load(Ordering::Acquire);
-    let at = match journal.append(&frames) {
-        Ok(len) if complete => i64::try_from(len).unwrap_or(INCOMPLETE),
-        Ok(_) => return Ok(()),
-        Err(error) => {
-            state.mark_journal_incomplete(&error);
-            INCOMPLETE
-        }
-    };
-    connection.prepare_cached("UPDATE totals SET journal = ?1")?.execute([at]).map(drop)
 }
 
 /// Runs `work` completely or not at all.
