@@ -3,12 +3,12 @@
 //! byte is present. A writer dropped before its commit leaves a file for the next fill of the object if it has
 //! a journal; otherwise the bytes are gone. The fill notifies the readers.
 //!
-//! A body of at most a chunk is in memory until its commit, and is written once. One smaller than a block becomes a
-//! record of a pack (see `pack`), on the index thread and without a sync of its own. For larger ones,
-//! the commit order is: trailer, fdatasync, then on the index thread the rename and the row. A crash in between
-//! leaves a whole blob without a row, which the sweep removes; never a row without its bytes. Nothing is synced
-//! before the commit. A power failure therefore costs the bytes that the system has not written yet, and no more
-//! (see `journal`).
+//! A body of at most a chunk is in memory until its commit, is written once, and is synced with others within a second
+//! (see `pending_sync`). One smaller than a block becomes a record of a pack (see `pack`), on the index thread. For
+//! larger ones than a chunk, the commit order is: trailer, fdatasync, then on the index thread the rename and the row.
+//! A crash in between leaves a whole blob without a row, which the sweep removes; never a row without its bytes.
+//! Nothing is synced before the commit. A power failure therefore costs the bytes that the system has not written yet,
+//! and no more (see `journal`).
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -312,7 +312,8 @@ impl BlobWriter {
         Ok(CommittedObject { object, source: BodySource::Blob { id, len }, deduplicated })
     }
 
-    /// Completes the file of a blob, which has `body` unless it was written before.
+    /// Completes the file of a blob, which has `body` unless it was written before. A body that was in memory until now
+    /// is synced with others, soon after its commit.
     async fn seal_file(
         &self,
         (id, len): (BlobId, u64),
@@ -321,7 +322,7 @@ impl BlobWriter {
         trailer: Vec<u8>,
     ) -> Result<SealedBlob, StoreError> {
         let (store, partial) = (&self.draft.store, Arc::clone(self.partial()));
-        let folder = Arc::clone(&store.folder);
+        let (folder, pending_sync) = (Arc::clone(&store.folder), Arc::clone(store.index.pending_sync()));
         let seal = move || {
             let (created, scratch) = match room {
                 DraftRoom::Memory(reservation) => {
@@ -334,9 +335,12 @@ impl BlobWriter {
             let done = body
                 .map_or(Ok(()), |body| file.write_all_at(&body, 0))
                 .and_then(|()| file.write_all_at(&trailer, len))
-                .and_then(|()| file.sync_data());
+                .and_then(|()| if created.is_some() { Ok(()) } else { file.sync_data() });
             match done {
-                Ok(()) => Ok(SealedBlob::File { folder, id, len, size: len + trailer.len() as u64, scratch }),
+                Ok(()) => {
+                    created.into_iter().for_each(|file| pending_sync.add_new(file));
+                    Ok(SealedBlob::File { folder, id, len, size: len + trailer.len() as u64, scratch })
+                }
                 Err(source) => {
                     Err(StoreError::Io { doing: "write", path: scratch.path().to_owned(), source })
                 }

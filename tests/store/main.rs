@@ -15,6 +15,7 @@ mod memory;
 mod migration;
 mod packs;
 mod pins;
+mod power_loss;
 mod publication;
 mod restart;
 mod scrub;

@@ -29,7 +29,7 @@ fn used_bytes(site: &Site) -> u64 {
     site.files().iter().map(|size| size.next_multiple_of(4096)).sum()
 }
 
-async fn read_whole(store: &Store, key: &str) -> Result<Bytes, ReadError> {
+pub(super) async fn read_whole(store: &Store, key: &str) -> Result<Bytes, ReadError> {
     let object = store.lookup(key).await.unwrap().remove(0);
     let source = BodySource::Blob { id: object.blob, len: object.len };
     read_from(store, &source, 0, object.len).await
@@ -284,67 +284,27 @@ fn quota_holds_with_small_objects_and_is_used() {
     });
 }
 
-/// Bytes of a file that a power loss takes: its end, or the last bytes as zeros.
-fn lose(path: &Path, synced: u64, lost: u64, as_zeros: bool) {
-    let Ok(file) = fs::File::options().write(true).open(path) else { return };
-    let len = file.metadata().unwrap().len();
-    let keep = synced.max(len.saturating_sub(lost));
-    if keep < len {
-        file.set_len(keep).unwrap();
-        if as_zeros {
-            file.set_len(len).unwrap();
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
-    #[test]
-    fn power_loss_costs_only_unsynced_objects(
-        lost in proptest::collection::vec(0u64..40_000, 3), as_zeros in proptest::collection::vec(any::<bool>(), 3),
-    ) {
-        let site = Site::with(|config| config.memory = 0);
-        let put = async |store: &Arc<Store>, keys: std::ops::Range<u64>| {
-            for key in keys {
-                super::store(store, &key.to_string(), &body(key, 100 + key * 50)).await.unwrap();
-            }
-        };
-        // The end of a store syncs what is left.
-        run(async { put(&site.open(), 0..20).await });
-        let names = ["packs/1", "index.journal", "index.db-wal"];
-        let size = |site: &Site, name: &str| fs::metadata(site.config.dir.join(name)).map_or(0, |file| file.len());
-        let synced = names.map(|name| size(&site, name));
+#[test]
+fn large_piece_is_hashed_off_the_callers_thread() {
+    let site = Site::with(|config| config.memory = 0);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    runtime.unwrap().block_on(async {
         let store = site.open();
-        run(put(&store, 20..40));
-        let crashed = site.crashed();
-        for (at, name) in names.into_iter().enumerate() {
-            lose(&crashed.config.dir.join(name), synced[at], lost[at], as_zeros[at]);
+        for (bytes, is_inline) in [(1, true), (BLOCK, true), (BLOCK + 1, false), (CHUNK, false)] {
+            let mut writer = InOrder::begin(&store, Some(bytes)).await.unwrap();
+            // The only other thread is busy, so whatever is done now is done here.
+            let (free, is_free) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || is_free.recv().is_err());
+            let mut write = std::pin::pin!(writer.write(vec![body(1, bytes)]));
+            let polled = write.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+            assert_eq!(polled.is_ready(), is_inline, "{bytes} bytes");
+            drop(free);
+            assert!(busy.await.unwrap());
+            if !is_inline {
+                assert_eq!(write.await.unwrap(), bytes);
+            }
         }
-        drop(store);
-        run(async {
-            let store = crashed.open();
-            store.maintain().await.unwrap();
-            for key in 0..40 {
-                let name = key.to_string();
-                if store.lookup(&name).await.unwrap().is_empty() {
-                    assert!(key >= 20, "object {key} was synced");
-                    continue;
-                }
-                match read_whole(&store, &name).await {
-                    Ok(read) => assert_eq!(read, body(key, 100 + key * 50), "object {key}"),
-                    Err(error) => assert!(key >= 20, "object {key}: {error}"),
-                }
-            }
-            // Lost objects are stored again, beside those that were kept.
-            put(&store, 0..40).await;
-            for key in 0..40 {
-                let blob = store.lookup(&key.to_string()).await.unwrap()[0].blob;
-                if read_whole(&store, &key.to_string()).await.is_err() {
-                    store.discard_blob(blob).await.unwrap();
-                }
-            }
-        });
-    }
+    });
 }
 
 #[test]

@@ -142,6 +142,11 @@ impl Index {
         }
     }
 
+    /// Returns the files that wait for their sync.
+    pub(super) fn pending_sync(&self) -> &Arc<PendingSync> {
+        &self.pending_sync
+    }
+
     /// Returns the shared state of the index.
     pub(super) fn state(&self) -> &IndexState {
         &self.state
