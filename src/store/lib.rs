@@ -25,6 +25,7 @@ mod evict;
 mod extent;
 mod folder;
 mod health;
+mod held;
 mod id;
 mod index;
 mod inspect;

@@ -52,11 +52,11 @@ impl Object {
         is_copy(&self.key)
     }
 
-    /// Splits the key of a copy into its mark, such as `@7`, and the original key. Other objects have an empty
-    /// mark.
+    /// Splits the key of a copy into its mark, such as `@7`, and the original key; that of a held object likewise. Other
+    /// objects have an empty mark.
     pub fn copy_mark(&self) -> (&str, &str) {
         match self.key.split_once(' ') {
-            Some((mark, key)) if is_copy(mark) => (mark, key),
+            Some((mark, key)) if is_copy(mark) || self.is_held() => (mark, key),
             _ => ("", &self.key),
         }
     }

@@ -239,9 +239,13 @@ async fn unsound_bundle_changes_nothing() {
     ] {
         changed(&|entries| entries[head].1.clone_from(&json), &[word]);
     }
-    let copy = BlobId::from(<[u8; 32]>::from(Sha256::digest("@1 / /other\0")));
-    let copy = (format!("objects/{copy}.json"), with("key", "@1 / /other".into()));
-    changed(&|entries| entries[head].clone_from(&copy), &["the key is that of a copy"]);
+    for (key, refusal) in
+        [("@1 / /other", "the key is that of a copy"), ("!held / /other", "the key is that of held content")]
+    {
+        let name = BlobId::from(<[u8; 32]>::from(Sha256::digest(format!("{key}\0"))));
+        let entry = (format!("objects/{name}.json"), with("key", key.into()));
+        changed(&|entries| entries[head].clone_from(&entry), &[refusal]);
+    }
 
     // Truncated at any place, as a file and as a recompressed tar.
     let tar = zstd::decode_all(whole.as_slice()).unwrap();

@@ -33,7 +33,7 @@ pub struct ExportSummary {
 }
 
 /// Writes the objects that were received or revalidated at `since` or later, and calls `read` with the bytes of
-/// each blob. Leaves out negative entries, which are valid for seconds, and copies, which belong to this store.
+/// each blob. Leaves out negative entries, which are valid for seconds, copies and held content, which belong to this store.
 ///
 /// # Errors
 /// When the index or a blob cannot be read, or the bundle cannot be written. No bundle is left then.
@@ -90,7 +90,7 @@ impl<W: Write, P: FnMut(u64)> BundleWriter<'_, W, P> {
             let exported: Vec<&Object> = page
                 .iter()
                 .filter(|object| object.status.is_success() && object.response_time >= self.since)
-                .filter(|object| !object.is_copy())
+                .filter(|object| !object.is_copy() && !object.is_held())
                 .collect();
             if exported.is_empty() {
                 continue;

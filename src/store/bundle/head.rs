@@ -6,6 +6,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::held::{PROOF_FIELD, is_held};
 use crate::publication::is_copy;
 use crate::trailer::RECORD_MAX;
 use crate::{BlobId, NewObject, Object};
@@ -82,6 +83,9 @@ impl ObjectHead {
         if is_copy(&self.key) {
             return Err("the key is that of a copy, which only a store makes".to_owned());
         }
+        if is_held(&self.key) {
+            return Err("the key is that of held content, which no bundle has".to_owned());
+        }
         let new = NewObject {
             key: self.key.as_str().into(),
             selecting: self.selecting.clone(),
@@ -108,6 +112,10 @@ impl ObjectHead {
             let bytes: Option<Vec<u8>> = value.chars().map(|char| u8::try_from(char).ok()).collect();
             let value = bytes.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok()).ok_or_else(refused)?;
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refused())?;
+            // The importing relay proves content by itself.
+            if name == PROOF_FIELD {
+                continue;
+            }
             if HOP_BY_HOP.contains(&name) {
                 return Err(refused());
             }

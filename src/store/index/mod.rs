@@ -203,6 +203,11 @@ impl Index {
         self.read(row::copies).await
     }
 
+    /// Returns all held objects.
+    pub(super) async fn held(&self) -> Result<Vec<Object>, StoreError> {
+        self.read(row::held).await
+    }
+
     /// Returns all records with names that begin with `prefix`.
     pub(super) async fn records(&self, prefix: &str) -> Result<Vec<NamedValue>, StoreError> {
         let prefix = prefix.to_owned();

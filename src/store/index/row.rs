@@ -23,10 +23,10 @@ pub(super) fn find(connection: &Connection, key: &str) -> Result<Vec<Object>> {
     statement.query_map(params![key, MAX_VARIANTS as i64], object)?.collect()
 }
 
-/// Returns at most `limit` objects of a blob, newest first and copies last: no upstream knows a copy's key.
+/// Returns at most `limit` objects of a blob, newest first. Copies and held ones are last: no upstream knows their keys.
 pub(super) fn with_blob(connection: &Connection, blob: BlobId, limit: usize) -> Result<Vec<Object>> {
     let mut statement = connection.prepare_cached(&format!(
-        "{ROW} WHERE b.hash = ?1 ORDER BY key GLOB '@*', response_time DESC, o.id DESC LIMIT ?2"
+        "{ROW} WHERE b.hash = ?1 ORDER BY key GLOB '[@!]*', response_time DESC, o.id DESC LIMIT ?2"
     ))?;
     statement.query_map(params![blob.as_bytes(), limit as i64], object)?.collect()
 }
@@ -53,6 +53,13 @@ pub(super) fn copies(connection: &Connection) -> Result<Vec<ObjectKey>> {
     let mut statement = connection
         .prepare_cached("SELECT DISTINCT key FROM objects WHERE key >= '@' AND key < 'A' ORDER BY key")?;
     statement.query_map([], |row| row.get(0))?.collect()
+}
+
+/// Returns all held objects: those with keys that begin with `!held `.
+pub(super) fn held(connection: &Connection) -> Result<Vec<Object>> {
+    let mut statement = connection
+        .prepare_cached(&format!("{ROW} WHERE key >= '!held ' AND key < '!held!' ORDER BY key, o.id"))?;
+    statement.query_map([], object)?.collect()
 }
 
 /// Decodes and verifies an object from a row of [`ROW`].

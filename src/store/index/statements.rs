@@ -254,6 +254,21 @@ impl<'a> IndexChange<'a> {
         self.insert_with_retention(&object, blob, retention, copy.last_used).map(Some)
     }
 
+    /// Stores the blob of an object under another key and head. Returns false if the object is gone or has another blob.
+    pub(crate) fn move_object(
+        &mut self,
+        object: i64,
+        blob: BlobId,
+        new: NewObject,
+        now: UnixMillis,
+    ) -> Result<bool> {
+        if self.object(object)?.is_none_or(|entry| entry.blob != blob) {
+            return Ok(false);
+        }
+        let Some(blob) = self.find_blob(blob)? else { return Ok(false) };
+        self.insert_object(&EncodedObject::new(new), blob, now).map(|_| true)
+    }
+
     /// Inserts a row at the position `entered` of its queue.
     pub(super) fn insert(&self, id: Option<i64>, entered: i64, row: &NewRow<'_>) -> Result<i64> {
         let NewRow { object, blob, retention, queue, last_used } = row;
