@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use http::{HeaderMap, HeaderName, header};
 
+use crate::digest::ContentProof;
+use crate::negative;
 use gupd_config::Class;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::Classification;
@@ -47,6 +49,8 @@ pub struct CacheEntry {
     /// Time of the last revalidation at a client's request.
     last_reload: AtomicI64,
     outdated: AtomicBool,
+    /// The route needs a proof of the content, and none is stored.
+    awaits_proof: AtomicBool,
 }
 
 impl CacheEntry {
@@ -56,7 +60,10 @@ impl CacheEntry {
         selecting: VaryFields,
         classification: Classification,
     ) -> Self {
+        let needs_proof = classification.verification.needs_proof() && !negative::is_negative(object.status);
+        let has_proof = || ContentProof::from_headers(&object.headers).is_some();
         Self {
+            awaits_proof: AtomicBool::new(needs_proof && !has_proof()),
             freshness,
             selecting,
             client_headers: OnceLock::new(),
@@ -113,9 +120,20 @@ impl CacheEntry {
             && (self.object.len <= MAX_UNVALIDATED_RELOAD || has_validator())
     }
 
+    /// Returns true if the content has no proof, and its route needs one: no request may use it before
+    /// [`Digests::prove_stored`](crate::digest::Digests::prove_stored).
+    pub fn awaits_proof(&self) -> bool {
+        self.awaits_proof.load(Ordering::Acquire)
+    }
+
+    /// Records that the content is proven.
+    pub(crate) fn confirm_proof(&self) {
+        self.awaits_proof.store(false, Ordering::Release);
+    }
+
     /// Decides how the response may be used for a request. A response that a newer one replaces is stale.
     pub fn evaluate(&self, now: UnixMillis, request: &CacheControl) -> Verdict {
-        match self.outdated.load(Ordering::Acquire) {
+        match self.outdated.load(Ordering::Acquire) || self.awaits_proof() {
             true => Verdict::Revalidate(RevalidationReason::Stale),
             false => self.freshness.evaluate(now, request),
         }

@@ -23,6 +23,7 @@ use moka::policy::EvictionPolicy;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::Classification;
 use gupd_config::{self as config, Class};
+use gupd_http::internal;
 use gupd_http::storable::check_storable;
 use gupd_http::{Freshness, SelectingRequest, UnstorableReason, VaryFields};
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, RemovalStats, Store, StoreError};
@@ -306,7 +307,10 @@ impl Cache {
         let rules = self.rules.load();
         let own = classified.negative().map(|lifetime| rules.with_negative(lifetime));
         let rules = own.as_ref().unwrap_or(&rules);
-        Freshness::new(status, headers, request_time, response_time, classified.class, rules)
+        // The name of such a payload says nothing about its bytes.
+        let is_mutable = classified.class == Class::Payload && headers.contains_key(internal::MUTABLE);
+        let class = if is_mutable { Class::Catalog } else { classified.class };
+        Freshness::new(status, headers, request_time, response_time, class, rules)
     }
 
     /// Checks whether the response to a `GET` may be stored.

@@ -28,6 +28,7 @@ use crate::route::{RouteSettings, read_routes};
 use crate::server::{ServerSettings, read_server};
 use crate::store::{StoreSettings, default_dir, read_store};
 use crate::upstream::{KnownUpstreams, UpstreamSettings, read_upstreams};
+use crate::verify::{VerifySettings, read_verify};
 use crate::wan::{WanLimit, WanSettings, read_wan, read_wan_limits};
 
 /// Configuration file that commands read if none is given and it exists.
@@ -82,6 +83,8 @@ pub struct Config {
     pub refresh: RefreshSettings,
     /// Content that is fetched before clients request it.
     pub prefetch: PrefetchSettings,
+    /// Proof of content on routes that need it, and checks of stored payloads.
+    pub verify: VerifySettings,
     /// Behaviour while no worker serves.
     pub guard: GuardSettings,
     /// Files and folders that the settings name and the relay reads.
@@ -224,7 +227,8 @@ impl Config {
         let content_types = read_content_types(document);
         let profiles = read_profiles(document);
         let types = TypeNames::new(&content_types, &profiles);
-        let routes = read_routes(document, known, &types, &profiles);
+        let verify = read_verify(document);
+        let routes = read_routes(document, known, &types, &profiles, &verify);
         let rules = read_rules(document);
         let wan_limits = read_wan_limits(document, &wan, &types);
         let denials = read_policy(document);
@@ -265,6 +269,7 @@ impl Config {
             groups,
             rollout,
             files: Vec::new(),
+            verify,
             warnings: Vec::new(),
         }
     }

@@ -170,6 +170,14 @@ pub(crate) const MAX_UPLOAD: Bounds<u64> = bounds(64 * MIB, 0, TIB);
 /// 10,000 endpoints report 33 times a second, each in less than a second.
 pub(crate) const MAX_PASS_THROUGH: Bounds<usize> = bounds(256, 1, 65_536);
 
+/// Ten full sets. More is either a manager that signs nothing or an attack.
+pub(crate) const HELD_BYTES: Bounds<u64> = bounds(GIB, MIB, TIB);
+/// One space, always: it carries nothing that an attacker could change to an advantage.
+pub(crate) const UNSIGNED: &str = "**/minitri.flg";
+/// A conditional request an hour: some kilobytes a day, and drift of a tenth of the payloads shows within the day. The
+/// most is one a minute.
+pub(crate) const CHECKS_PER_DAY: Bounds<u32> = bounds(24, 0, 1_440);
+
 /// Longer than a stall of the machine, shorter than clients' patience with a relay that accepts and says nothing.
 pub(crate) const WATCHDOG: Bounds<Duration> =
     bounds(Duration::from_secs(10), Duration::from_millis(100), Duration::from_secs(10 * MINUTE));

@@ -1,10 +1,11 @@
 //! `[[peer]]`: the other relays of the site, asked before the upstreams.
 
 use http::Uri;
+use http::uri::Scheme;
 
 use crate::document::Document;
 use crate::limit::RateSchedule;
-use crate::reader::{name, name_or_authority, origin};
+use crate::reader::{choice, name, name_or_authority, origin};
 use crate::server_url::warn_doubtful;
 use crate::tls::{Trust, read_trust};
 use crate::upstream::UpstreamSettings;
@@ -22,12 +23,27 @@ pub struct PeerSettings {
     pub url: Uri,
     /// Certificate rules, both ways, if the URL is `https`.
     pub trust: Trust,
+    /// Content that the relay takes from it.
+    pub verify: PeerVerification,
 }
+
+/// Content that the relay takes from a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeerVerification {
+    /// Any that it offers.
+    #[default]
+    Off,
+    /// Payloads with a SHA-256 that a catalog lists, and nothing else.
+    Listed,
+}
+
+const VERIFICATIONS: [(&str, PeerVerification); 2] =
+    [("off", PeerVerification::Off), ("listed", PeerVerification::Listed)];
 
 impl PeerSettings {
     /// Returns the settings of its connections: those of an upstream without a proxy and without limits.
     pub fn as_upstream(&self) -> UpstreamSettings {
-        let Self { name, url, trust } = self.clone();
+        let Self { name, url, trust, verify: _ } = self.clone();
         let limit = RateSchedule::unlimited();
         UpstreamSettings {
             name,
@@ -51,6 +67,14 @@ pub(crate) fn read_peers(document: &mut Document, upstreams: &[UpstreamSettings]
         if let Some(url) = &url {
             warn_doubtful(&mut s, "url", url);
         }
+        let verify = s.read("verify", |text| choice(text, &VERIFICATIONS));
+        if url.as_ref().is_some_and(|url| url.scheme() == Some(&Scheme::HTTP)) && !s.is_given("verify") {
+            s.warn(
+                "url",
+                "is http: any host that answers there decides what clients get: use https with pin or ca, or set \
+                 verify to \"listed\", or to \"off\" to accept that",
+            );
+        }
         if at == MAX_PEERS {
             s.refuse("url", format!("too many peers: configure at most {MAX_PEERS}"));
         }
@@ -67,7 +91,7 @@ pub(crate) fn read_peers(document: &mut Document, upstreams: &[UpstreamSettings]
             } else if upstreams.iter().any(|upstream| upstream.name == name) {
                 s.refuse("name", format!("{name:?} is the name of an upstream: give the peer its own name"));
             }
-            peers.push(PeerSettings { name, url, trust });
+            peers.push(PeerSettings { name, url, trust, verify: verify.unwrap_or_default() });
         }
         document.close(s);
     }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use http::uri::Scheme;
+
 use crate::access::{AccessSettings, read_access};
 use crate::content::TypeNames;
 use crate::defaults;
@@ -12,6 +14,7 @@ use crate::pass::{PassRules, read_pass};
 use crate::profile::{Profile, Profiles};
 use crate::reader::{choice, count, host, name, size};
 use crate::upstream::KnownUpstreams;
+use crate::verify::{VERIFICATIONS, Verification, VerifySettings};
 
 /// `[[route]]`
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +41,8 @@ pub struct RouteSettings {
     pub max_upload: u64,
     /// Maximum number of requests that pass through uncached at once, 1 to 65,536.
     pub max_pass_through: usize,
+    /// Proof that its content needs.
+    pub verification: Verification,
 }
 
 impl RouteSettings {
@@ -55,6 +60,7 @@ impl RouteSettings {
             pass: None,
             max_upload: defaults::MAX_UPLOAD.default,
             max_pass_through: defaults::MAX_PASS_THROUGH.default,
+            verification: Verification::Off,
         }
     }
 
@@ -71,6 +77,7 @@ pub(crate) fn read_routes(
     known: KnownUpstreams<'_>,
     types: &TypeNames,
     profiles: &Profiles,
+    verify: &VerifySettings,
 ) -> Vec<RouteSettings> {
     let tables = document.take_tables("route", None);
     let all_upstreams: Vec<usize> = (0..known.list.len()).collect();
@@ -86,6 +93,7 @@ pub(crate) fn read_routes(
         let profile = profile.unwrap_or_else(|| profiles.default_profile());
         let fallback = s.read("fallback", |text| choice(text, &FALLBACKS));
         let upstreams = s.read_list("upstreams", |text| known.find(text));
+        let verification = s.read("verify", |text| choice(text, &VERIFICATIONS)).unwrap_or_default();
         let deny_download = types.read_list(&mut s, "deny_download");
         let (access, pass) = (read_access(&mut s), read_pass(&mut s));
         let max_upload = size(&mut s, "max_upload", defaults::MAX_UPLOAD);
@@ -103,9 +111,11 @@ pub(crate) fn read_routes(
                 pass,
                 max_upload,
                 max_pass_through,
+                verification,
                 ..RouteSettings::new(&prefix, upstreams, profile)
             };
             check_route(&mut s, &route, &routes);
+            check_verification(&mut s, &route, known, verify);
             routes.push(route);
         }
         document.close(s);
@@ -126,16 +136,45 @@ fn check_route(s: &mut Section, route: &RouteSettings, others: &[RouteSettings])
     } else if others.iter().any(|other| other.name == route.name) {
         s.refuse("name", format!("duplicate name {:?}: give each route its own name", route.name));
     }
-    if route.name.starts_with('@') {
-        s.refuse(
-            "name",
-            format!("{:?} starts with @, which marks cache keys of copies: use another name", route.name),
-        );
+    for (mark, marked) in [('@', "copies"), ('!', "held content")] {
+        if route.name.starts_with(mark) {
+            let remedy = format!("{:?} starts with {mark}, which marks cache keys of {marked}", route.name);
+            s.refuse("name", format!("{remedy}: use another name"));
+        }
     }
     if let Some((at, _)) =
         route.upstreams.iter().enumerate().find(|(i, upstream)| route.upstreams[..*i].contains(upstream))
     {
         s.refuse("upstreams", format!("entry {} repeats an upstream: list each once", at + 1));
+    }
+}
+
+// Content without a proof would never be stored, which a forgotten setting must not cause unseen.
+fn check_verification(
+    s: &mut Section,
+    route: &RouteSettings,
+    known: KnownUpstreams<'_>,
+    verify: &VerifySettings,
+) {
+    if !route.verification.needs_proof() {
+        return;
+    }
+    if verify.roots.is_empty() && route.profile.paths.iter().any(|rule| rule.digests.is_some()) {
+        s.warn("verify", "without verify.roots no signed catalog can be proven, and none is stored");
+    }
+    let upstreams = route.upstreams.iter().filter_map(|at| known.list.get(*at));
+    let plain = upstreams.into_iter().find(|upstream| upstream.url.scheme() == Some(&Scheme::HTTP));
+    let is_listed = route.profile.paths.iter().any(|rule| rule.digests.is_some());
+    // Content of revisions is that of managers, which no catalog lists.
+    if let Some(plain) = plain.filter(|_| !is_listed || !route.profile.revisions.is_empty()) {
+        let (name, profile) = (&plain.name, &route.profile.name);
+        s.warn(
+            "verify",
+            format!(
+                "upstream {name:?} is http, and profile {profile} has content that no signed catalog lists: it is not \
+                 stored: use https, or another route for it"
+            ),
+        );
     }
 }
 

@@ -197,6 +197,7 @@ fn forward_fields(client: &HeaderMap, version: Version, instance: &RelayInstance
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gupd_config::Verification;
     use gupd_config::profile::PayloadForm;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -241,6 +242,7 @@ mod tests {
             content_type: "any".into(),
             rule: None,
             format: None,
+            verification: Verification::Off,
         };
         let sent = prepare_fill(&fields, Version::HTTP_11, &payload, &relay);
         let mut expected = headers(&[

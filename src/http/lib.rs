@@ -16,6 +16,7 @@ pub mod forwarding;
 pub mod framing;
 pub mod freshness;
 pub mod instance;
+pub mod internal;
 pub mod key;
 mod language;
 mod lifetime;

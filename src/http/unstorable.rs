@@ -39,11 +39,13 @@ pub enum UnstorableReason {
     DigestMismatch,
     /// A page in place of a file: the response of a captive portal or of a failing server.
     UnexpectedType,
+    /// The route needs a proof of its content, and there is none.
+    Unproven,
 }
 
 impl UnstorableReason {
     /// Every reason, for the label set of a metric.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ClassPrivate,
         Self::Method,
         Self::Partial,
@@ -61,6 +63,7 @@ impl UnstorableReason {
         Self::EmptyPayload,
         Self::DigestMismatch,
         Self::UnexpectedType,
+        Self::Unproven,
     ];
 
     /// Returns true if the next response to the same name will most likely not be stored either: the reason is in the
@@ -97,6 +100,7 @@ impl UnstorableReason {
             Self::EmptyPayload => "empty-payload",
             Self::DigestMismatch => "digest-mismatch",
             Self::UnexpectedType => "unexpected-type",
+            Self::Unproven => "unproven",
         }
     }
 }

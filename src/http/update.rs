@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, header};
 
-use super::{date, field, spelling};
+use super::{date, field, internal};
 use gupd_config::Class;
 use gupd_config::clock::UnixMillis;
 
@@ -29,7 +29,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// those are stored in spite of them.
 pub fn remove_unstored(headers: &mut HeaderMap, class: Class) {
     remove_hop_by_hop(headers);
-    spelling::remove_target(headers);
+    internal::remove(headers);
     if matches!(class, Class::Payload | Class::Catalog) {
         take_cookies(headers);
     }

@@ -12,10 +12,8 @@ use http::{Extensions, HeaderMap, Method, Version, header};
 use crate::access::RequestObserver;
 use crate::slot::DownloadSlot;
 use crate::{Generation, Proxy};
-use gupd_cache::digest::{CompleteContent, Subject};
 use gupd_cache::fill::FillRequest;
 use gupd_cache::{CacheEntry, CacheLookup};
-use gupd_config::Class;
 use gupd_config::policy::{Classification, ClientAttributes, Group};
 use gupd_http::authentication;
 use gupd_http::conditional;
@@ -304,11 +302,7 @@ pub(crate) fn client_attributes<'a>(connection: &'a ClientConnection, path: &'a 
 /// Returns true if a payload that was stored before the relay started is not the one that its catalog lists. It is
 /// removed then. Reads the catalog first: clients can ask for its payloads before anything else has read it.
 async fn is_disowned(proxy: &Proxy, entry: &CacheEntry) -> bool {
-    let (object, class): (_, Class) = (&entry.object, entry.classification.class);
-    let digests = entry.classification.digests();
-    let subject = Subject { key: &object.key, class, status: object.status, digests };
-    let whole = CompleteContent { source: entry.body_source(), length: object.len, blob: object.blob };
     let digests = proxy.fills.digests();
-    digests.read_catalog(subject, &whole).await;
+    digests.read_stored_catalog(entry).await;
     digests.remove_mismatched(entry).await
 }

@@ -102,6 +102,10 @@ impl Attempt {
                 self.variant = variant;
                 self.forward = ForwardReason::VaryMiss;
             }
+            // The next response takes its place.
+            Lookup::Found(entry) if !proxy.fills.digests().prove_stored(&entry).await => {
+                self.variant.clone_from(&entry.object.selecting);
+            }
             Lookup::Found(entry) if exchange.is_foreign_absence(&entry) => foreign_absence = Some(entry),
             Lookup::Found(entry) if entry.claim_reload(proxy.cache.clock().now(), &exchange.control) => {
                 self.variant.clone_from(&entry.object.selecting);
@@ -257,7 +261,7 @@ impl Attempt {
                     Ok(reply) => {
                         let is_resumed = !collapsed && reply.present() > 0;
                         let partial = CacheStatus::Forwarded(ForwardReason::Partial, ForwardOutcome::Stored);
-                        let status = if is_resumed { partial } else { status(flow.head.kept) };
+                        let status = if is_resumed { partial } else { status(flow.kept()) };
                         Followed::Reply(reply.annotate(status, exchange.classification(), None))
                     }
                     Err(error) => failed(error, handover),
@@ -328,6 +332,13 @@ impl Attempt {
     async fn forward_alone(&self, proxy: &Proxy, exchange: &Exchange<'_>, outcome: ForwardOutcome) -> Reply {
         if exchange.control.has(Directive::OnlyIfCached) {
             return not_stored(exchange);
+        }
+        if passthrough::is_withheld(proxy, exchange) {
+            return passthrough::unproven(exchange).annotate(
+                CacheStatus::Failed,
+                exchange.classification(),
+                None,
+            );
         }
         let reply = passthrough::forward(proxy, exchange, RequestBody::Empty).await;
         reply.annotate(CacheStatus::Forwarded(self.forward, outcome), exchange.classification(), None)

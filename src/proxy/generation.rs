@@ -10,6 +10,7 @@ use arc_swap::{ArcSwap, Guard};
 use http::uri::PathAndQuery;
 
 use crate::pass_limit::PassThroughLimits;
+use gupd_cache::digest::SignatureRoots;
 use gupd_config::Config;
 use gupd_config::policy::{Policy, PolicyError};
 use gupd_http::key;
@@ -28,6 +29,8 @@ pub struct Generation {
     pub upstreams: Arc<Upstreams>,
     /// Rings, and the views that they give to clients.
     pub rollout: Arc<RolloutRules>,
+    /// Roots that the signers of catalogs chain to.
+    pub signature_roots: Arc<SignatureRoots>,
     pub(crate) public: PublicUrls,
     pub(crate) pass_through: PassThroughLimits,
     /// Paths of `refresh.catalogs` and `prefetch.paths` as written, by their normal form.
@@ -45,11 +48,20 @@ impl Generation {
             pass_through: PassThroughLimits::new(&policy),
             policy,
             rollout: Arc::new(RolloutRules::new(&config)),
+            signature_roots: Arc::default(),
             public: PublicUrls::new(&config),
             configured_targets: configured_targets(&config),
             upstreams,
             config,
         })
+    }
+}
+
+impl Generation {
+    /// Sets the roots that the signers of catalogs chain to.
+    #[must_use]
+    pub fn with_signature_roots(self, roots: SignatureRoots) -> Self {
+        Self { signature_roots: Arc::new(roots), ..self }
     }
 }
 

@@ -67,6 +67,9 @@ pub(crate) async fn pass_through(proxy: &Proxy, exchange: &Exchange<'_>, body: I
     if exchange.control.has(Directive::OnlyIfCached) {
         return Break(not_stored(exchange));
     }
+    if is_withheld(proxy, exchange) {
+        return Break(unproven(exchange).annotate(CacheStatus::Failed, classification, None));
+    }
     let reply = Box::pin(forward(proxy, exchange, body)).await;
     Break(reply.annotate(CacheStatus::Bypass, classification, None))
 }
@@ -150,9 +153,7 @@ pub(crate) async fn pass_on(proxy: &Proxy, exchange: &Exchange<'_>, answer: Upst
     let check = match has_no_body {
         true => None,
         false => {
-            let (key, classification) = (exchange.key(), exchange.classification());
-            let class = classification.class;
-            let subject = Subject { key, class, status: head.status, digests: classification.digests() };
+            let subject = Subject::new(exchange.key(), head.status, exchange.classification());
             PassedContent::new(&proxy.fills, subject, &head.headers)
         }
     };
@@ -183,6 +184,23 @@ fn verify_begin(
     }
     begin.pieces.iter().for_each(|piece| check.update(piece));
     if check.finish() { Ok(None) } else { Err(BodyError::Mismatch) }
+}
+
+/// Returns true if the route holds unproven content, and nothing could prove the content that this request alone asks for.
+pub(crate) fn is_withheld(proxy: &Proxy, exchange: &Exchange<'_>) -> bool {
+    let upstreams = &exchange.generation.upstreams;
+    let is_authenticated = upstreams.are_authenticated(exchange.target.upstreams());
+    let subject = Subject::new(exchange.key(), StatusCode::OK, exchange.classification());
+    *exchange.method == Method::GET && proxy.fills.digests().is_withheld(subject, is_authenticated)
+}
+
+/// The reply when content is not proven.
+pub(crate) fn unproven(exchange: &Exchange<'_>) -> Reply {
+    unavailable(
+        exchange,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "gupd: the content is not proven and is withheld: retry after the time in Retry-After\n",
+    )
 }
 
 /// The reply when no upstream gave a usable response.
@@ -217,6 +235,7 @@ pub(crate) fn fill_failed(exchange: &Exchange<'_>, error: &FillError) -> Reply {
             *status,
             "gupd: server error of the upstream: retry after the time in Retry-After\n",
         ),
+        FillError::Unproven { .. } => unproven(exchange),
         FillError::BrokenOff { .. }
         | FillError::Changed { .. }
         | FillError::Mismatch { .. }

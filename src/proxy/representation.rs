@@ -18,9 +18,9 @@ use gupd_cache::{Cache, CacheEntry};
 use gupd_http::conditional::{self, Precondition};
 use gupd_http::control::Directive;
 use gupd_http::forwarding;
+use gupd_http::internal;
 use gupd_http::multipart::Multipart;
 use gupd_http::range::{MAX_UNORDERED_RANGES, RangePrerequisite, Ranges, content_range, unsatisfied_range};
-use gupd_http::spelling;
 use gupd_store::{BLOCK, BodySource, Store};
 
 /// Bytes of arriving content that the relay holds back before it sends the head, or all if there are fewer. Up to here
@@ -302,7 +302,7 @@ impl ContentSource {
 fn present(status: StatusCode, stored: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(stored.len() + 8);
     headers.extend(stored.iter().map(|(name, value)| (name.clone(), value.clone())));
-    spelling::remove_target(&mut headers);
+    internal::remove(&mut headers);
     forwarding::add_via(&mut headers, Version::HTTP_11);
     if status == StatusCode::OK {
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));

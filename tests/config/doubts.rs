@@ -28,8 +28,8 @@ fn host_of_the_documents_is_a_warning_with_its_line() {
         ),
         (&format!("{MANAGER}proxy = \"http://proxy.example:3128\"\n"), "3: upstream.proxy", "proxy.example"),
         (
-            &format!("{MANAGER}[[peer]]\nurl = \"http://relay-2.example.net:2967\"\n"),
-            "4: peer.url",
+            &format!("{MANAGER}[[peer]]\nverify = \"off\"\nurl = \"http://relay-2.example.net:2967\"\n"),
+            "5: peer.url",
             "relay-2.example.net",
         ),
         (
@@ -55,7 +55,7 @@ fn port_of_the_other_scheme_is_a_warning() {
     ] {
         for text in [
             format!("[[upstream]]\nurl = \"{url}\"\n"),
-            format!("{MANAGER}[[peer]]\nurl = \"{url}\"\n"),
+            format!("{MANAGER}[[peer]]\nverify = \"off\"\nurl = \"{url}\"\n"),
             format!("{MANAGER}public_url = \"{url}\"\n"),
         ] {
             let found = warnings(&text);

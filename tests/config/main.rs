@@ -17,6 +17,7 @@ mod refresh;
 mod rings;
 mod together;
 mod upstreams;
+mod verify;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -113,6 +114,7 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.site.time_zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
     expected.wan.congestion = Some("lp".into());
     expected.wan_limits.clone_from(&documented.wan_limits);
+    expected.verify.roots = vec!["/etc/gupd/liveupdate-roots.pem".into()];
     expected.server.admin_token_file = Some("/etc/gupd/admin-token".into());
     expected.refresh.catalogs = vec!["/minitri.flg".parse().unwrap()];
     expected.prefetch.paths.clone_from(&documented.prefetch.paths);

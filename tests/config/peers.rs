@@ -36,7 +36,7 @@ fn invalid_peers_are_reported_with_their_line() {
         ),
         (
             "[[peer]]\nurl = \"http://relay\"\nlimit = \"1MiB/s\"\n",
-            "6: peer.limit: unknown key: peer has the keys url, name, ca, pin, client_cert, client_key",
+            "6: peer.limit: unknown key: peer has the keys url, name, ca, pin, client_cert, client_key, verify",
         ),
         (
             "[[peer]]\nurl = \"http://relay\"\nca = \"c\"\n",

@@ -61,6 +61,7 @@ fn assert_accepted(folder: &Path, text: &str, place: &str) {
     crate::support::write_secret(&token, "s3cret-of-the-site\n");
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
     let text = text.replace("/etc/gupd/profiles", &profiles.display().to_string());
+    let text = text.replace("/etc/gupd/liveupdate-roots.pem", &roots.display().to_string());
     fs::write(&file, text.replace("/etc/gupd/admin-token", &token.display().to_string())).unwrap();
     fs::write(&roots, Authority::new().pem()).unwrap();
     let mut command = gupd(["check", "--config"]);

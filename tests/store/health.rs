@@ -4,7 +4,7 @@
 use super::*;
 use gupd_cache::Cache;
 use gupd_config::policy::{Classification, PayloadForm};
-use gupd_config::{Class, Config};
+use gupd_config::{Class, Config, Verification};
 use gupd_http::{SelectingRequest, VaryFields};
 use gupd_store::{BLOCK, StoreHealth};
 
@@ -49,6 +49,7 @@ async fn permanently_unreadable_block_costs_its_blob_only() {
         content_type: Arc::from("test"),
         rule: None,
         format: None,
+        verification: Verification::Off,
     };
     let hot = store.lookup("lost").await.unwrap().remove(0);
     cache.insert(hot, VaryFields::default(), classified);

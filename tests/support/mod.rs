@@ -4,6 +4,7 @@
 pub mod collector;
 pub mod connection_auth;
 pub mod front;
+pub mod signing;
 pub mod site;
 
 pub use gupd_site::{

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gupd_cli::relay::Relay;
 use gupd_config::{Clock, Config};
-use gupd_config::{PassRules, PeerSettings, Recurrence, Trust};
+use gupd_config::{PassRules, PeerSettings, PeerVerification, Recurrence, Trust};
 use tempfile::TempDir;
 
 use super::{Manager, PATIENCE, Request, Resource, Response, WireClient, get};
@@ -46,6 +46,7 @@ impl Site {
         // No request goes upstream except those that a test causes.
         config.refresh.schedule = Recurrence::Off;
         config.prefetch.learned = false;
+        config.verify.checks_per_day = 0;
         config.health.interval = None;
         pass_everything(&mut config);
         // A peer on a busy machine is late, not silent.
@@ -75,6 +76,7 @@ impl Site {
             name: address.to_string(),
             url: format!("http://{address}").parse().unwrap(),
             trust: Trust::default(),
+            verify: PeerVerification::Off,
         };
         self.config.peers = peers.iter().map(peer).collect();
         let config = self.config.clone();

@@ -20,7 +20,7 @@ const MAX_MEMBERS: usize = 1024;
 const MAX_LISTS: usize = 8;
 
 /// Maximum size of an inflated `.grd` in bytes. A file takes about 200 bytes, so this allows 5,000 files.
-const MAX_LIST: u64 = 1 << 20;
+pub(super) const MAX_LIST: u64 = 1 << 20;
 
 /// Maximum number of files listed by one catalog.
 const MAX_LISTED: usize = 4096;
@@ -29,7 +29,7 @@ const MAX_LISTED: usize = 4096;
 const MAX_NAME: usize = 255;
 
 /// Signature of a member's entry in the archive's central directory.
-const ENTRY: &[u8; 4] = b"PK\x01\x02";
+pub(super) const ENTRY: &[u8; 4] = b"PK\x01\x02";
 
 /// Reason why a catalog is ignored.
 #[derive(Debug, thiserror::Error)]
@@ -46,11 +46,11 @@ pub(super) enum CatalogError {
     /// The archive has too many lists.
     #[error("the catalog has more than {MAX_LISTS} .grd files")]
     Lists,
-    /// A list is too large when inflated.
-    #[error("a .grd inflates to more than {MAX_LIST} bytes")]
+    /// A member is too large when inflated.
+    #[error("a member inflates to more than is read of it")]
     Inflates,
-    /// A list cannot be inflated.
-    #[error("a .grd cannot be inflated: {0}")]
+    /// A member cannot be inflated.
+    #[error("a member cannot be inflated: {0}")]
     Broken(std::io::Error),
     /// The catalog lists too many files.
     #[error("the catalog lists more than {MAX_LISTED} files")]
@@ -60,37 +60,72 @@ pub(super) enum CatalogError {
 /// Name and SHA-256 of a file beside a catalog.
 pub(super) type ListedFile = (String, BlobId);
 
+/// Members of a catalog, by name.
+pub(super) struct CatalogArchive<'a> {
+    pub(super) archive: ZipArchive<Cursor<&'a [u8]>>,
+    pub(super) names: Vec<String>,
+}
+
+impl<'a> CatalogArchive<'a> {
+    /// Reads the names of all members.
+    ///
+    /// # Errors
+    /// Returns an error if the archive is invalid or has too many members.
+    pub(super) fn open(catalog: &'a [u8]) -> Result<Self, CatalogError> {
+        let length = catalog.len() as u64;
+        if length > MAX_CATALOG {
+            return Err(CatalogError::TooLarge(length));
+        }
+        // The archive reader allocates an entry for each of these before it reports their number.
+        if count(catalog, ENTRY) > MAX_MEMBERS {
+            return Err(CatalogError::Members);
+        }
+        let archive = ZipArchive::new(Cursor::new(catalog))?;
+        let names =
+            archive.file_names().map(|name| Ok(name?.into_owned())).collect::<Result<Vec<_>, ZipError>>()?;
+        Ok(Self { archive, names })
+    }
+
+    /// Returns the indices of the `.grd` files.
+    ///
+    /// # Errors
+    /// Returns an error if there are too many.
+    pub(super) fn lists(&self) -> Result<Vec<usize>, CatalogError> {
+        let is_list = |name: &String| name.to_ascii_lowercase().ends_with(".grd");
+        let lists: Vec<_> =
+            self.names.iter().enumerate().filter(|(_, name)| is_list(name)).map(|(index, _)| index).collect();
+        if lists.len() > MAX_LISTS { Err(CatalogError::Lists) } else { Ok(lists) }
+    }
+
+    /// Inflates a member of at most `max` bytes.
+    ///
+    /// # Errors
+    /// Returns an error if it has more or cannot be inflated.
+    pub(super) fn read(&mut self, index: usize, max: u64) -> Result<Vec<u8>, CatalogError> {
+        let mut bytes = Vec::new();
+        self.archive.by_index(index)?.take(max + 1).read_to_end(&mut bytes).map_err(CatalogError::Broken)?;
+        if bytes.len() as u64 > max { Err(CatalogError::Inflates) } else { Ok(bytes) }
+    }
+}
+
+/// Returns the number of times that `mark` occurs.
+pub(super) fn count(bytes: &[u8], mark: &[u8; 4]) -> usize {
+    bytes.windows(mark.len()).filter(|window| window == mark).count()
+}
+
 /// Parses a catalog and returns the listed files, without the archive's own members. Blocks while it inflates up to a
 /// few MiB.
 ///
 /// # Errors
 /// Returns an error if any part of the catalog is invalid.
 pub(super) fn parse(catalog: &[u8]) -> Result<Vec<ListedFile>, CatalogError> {
-    let length = catalog.len() as u64;
-    if length > MAX_CATALOG {
-        return Err(CatalogError::TooLarge(length));
-    }
-    // The archive reader allocates an entry for each of these before it reports their number.
-    if catalog.windows(ENTRY.len()).filter(|window| window == ENTRY).count() > MAX_MEMBERS {
-        return Err(CatalogError::Members);
-    }
-    let mut archive = ZipArchive::new(Cursor::new(catalog))?;
-    let names =
-        archive.file_names().map(|name| Ok(name?.into_owned())).collect::<Result<Vec<_>, ZipError>>()?;
+    let mut archive = CatalogArchive::open(catalog)?;
     let mut listed = Vec::new();
-    let lists = names.iter().enumerate().filter(|(_, name)| name.to_ascii_lowercase().ends_with(".grd"));
-    for (count, (index, _)) in lists.enumerate() {
-        if count == MAX_LISTS {
-            return Err(CatalogError::Lists);
-        }
-        let mut text = Vec::new();
-        archive.by_index(index)?.take(MAX_LIST + 1).read_to_end(&mut text).map_err(CatalogError::Broken)?;
-        if text.len() as u64 > MAX_LIST {
-            return Err(CatalogError::Inflates);
-        }
+    for index in archive.lists()? {
+        let text = archive.read(index, MAX_LIST)?;
         parse_list(&String::from_utf8_lossy(&text), &mut listed)?;
     }
-    listed.retain(|(name, _)| !names.contains(name));
+    listed.retain(|(name, _)| !archive.names.contains(name));
     Ok(listed)
 }
 
@@ -103,7 +138,8 @@ pub(super) fn payload_key(catalog: &str, name: &str) -> Option<String> {
     Some(spelled.key(route, None))
 }
 
-fn parse_list(text: &str, listed: &mut Vec<ListedFile>) -> Result<(), CatalogError> {
+/// Adds the files that a list has, with their SHA-256.
+pub(super) fn parse_list(text: &str, listed: &mut Vec<ListedFile>) -> Result<(), CatalogError> {
     let mut file = None;
     for line in text.lines().map(str::trim) {
         if let Some(section) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {

@@ -4,8 +4,10 @@
 
 use sha2::Digest as _;
 
-use super::CompleteContent;
 use super::field::{AnnouncedDigest, Announcer, Digest};
+use super::proof::Provability;
+use super::{CompleteContent, Subject};
+use gupd_config::{Class, Verification};
 use gupd_http::UnstorableReason;
 use gupd_store::{BLOCK, ReadError, Store};
 
@@ -21,6 +23,9 @@ pub(crate) struct Expectation {
     announced: Vec<AnnouncedDigest>,
     is_outvoted: bool,
     catalog: bool,
+    provability: Provability,
+    class: Option<Class>,
+    verification: Verification,
 }
 
 /// Content that differs from an announced digest.
@@ -43,7 +48,38 @@ impl Expectation {
             .find(|algorithm| announced.iter().any(|one| one.digest.algorithm() == *algorithm));
         announced.retain(|one| Some(one.digest.algorithm()) == decides);
         let is_outvoted = is_outvoted && !announced.is_empty();
-        Self { announced, is_outvoted, catalog }
+        Self { announced, is_outvoted, catalog, ..Self::default() }
+    }
+
+    /// Sets the proof that the content needs. Nothing outvotes a digest where it does.
+    pub(super) fn with_proof(self, provability: Provability, subject: Subject<'_>) -> Self {
+        let is_outvoted = self.is_outvoted && provability == Provability::Unneeded;
+        let Subject { class, verification, .. } = subject;
+        Self { is_outvoted, provability, class: Some(class), verification, ..self }
+    }
+
+    /// Returns how the content can be proven.
+    pub(crate) fn provability(&self) -> Provability {
+        self.provability
+    }
+
+    /// Returns true if the content must be proven by its bytes: no reader gets the end of it before, not even of a part.
+    pub(crate) fn is_strict(&self) -> bool {
+        matches!(self.provability, Provability::BySignature | Provability::ByList)
+    }
+
+    /// Returns true if no client may see any byte before the verdict.
+    pub(crate) fn is_hidden(&self) -> bool {
+        match self.provability {
+            Provability::BySignature => true,
+            Provability::Impossible => self.is_held(),
+            Provability::Unneeded | Provability::ByList | Provability::ByTls => false,
+        }
+    }
+
+    /// Returns true if the content is held without a proof, rather than passed on.
+    pub(crate) fn is_held(&self) -> bool {
+        self.verification == Verification::Hold && self.class != Some(Class::Generic)
     }
 
     /// Returns true if no digest was announced.
@@ -57,9 +93,15 @@ impl Expectation {
     }
 
     /// Returns an error if the response must not be announced as stored: two downloads agreed on other bytes than the
-    /// announced ones. The content is kept all the same if it matches at its end.
+    /// announced ones, or nothing proves it. Outvoted content is kept all the same if it matches at its end.
     pub(crate) fn check_storable(&self) -> Result<(), UnstorableReason> {
-        if self.is_outvoted { Err(UnstorableReason::DigestMismatch) } else { Ok(()) }
+        if self.is_outvoted {
+            Err(UnstorableReason::DigestMismatch)
+        } else if self.provability == Provability::Impossible && !self.is_held() {
+            Err(UnstorableReason::Unproven)
+        } else {
+            Ok(())
+        }
     }
 
     /// Number of bytes, of the first `available`, that clients may receive before verification. Outvoted content is

@@ -6,27 +6,41 @@
 mod catalog;
 mod expectation;
 pub mod field;
+mod held;
 mod mismatch;
 mod passed;
+mod proof;
+mod reading;
+mod signature;
+mod signed;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, StatusCode};
-use prometheus::IntCounterVec;
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
+use prometheus::{IntCounterVec, IntGauge};
+use tokio::sync::{Mutex, Semaphore};
 
 pub(crate) use self::expectation::Expectation;
 use self::expectation::Mismatch;
 use self::field::{AnnouncedDigest, Announcer};
+pub(crate) use self::held::HoldConsequence;
+use self::held::{HeldLimit, MAX_REMEMBERED, RememberedHold};
+pub use self::held::{HeldObject, HoldDecision, is_held_prefix};
 use self::mismatch::MismatchedDownloads;
 pub use self::passed::PassedContent;
+pub use self::proof::ContentProof;
+pub(crate) use self::proof::{Provability, Unproven};
+use self::reading::{CatalogReading, CatalogRecord, ListedPayload};
+pub use self::signature::SignatureRoots;
+use crate::fill::metrics::FillMetrics;
 use crate::{Cache, CacheEntry};
-use gupd_config::Class;
+use gupd_config::policy::Classification;
 use gupd_config::profile::DigestList;
-use gupd_http::SelectingRequest;
-use gupd_store::{BlobId, BodySource, Object, ObjectKey, ReadError};
+use gupd_config::{Class, Verification, VerifySettings};
+use gupd_store::{BlobId, BodySource, ObjectKey, ReadError};
 
 /// Maximum number of payload hashes remembered from catalogs, at about 300 bytes each: 5 MiB. A product's catalog lists
 /// some tens of files, and a LiveUpdate server has hundreds of products. A forgotten file is not verified until its
@@ -50,11 +64,19 @@ const CATALOG_READS: usize = 1;
 #[derive(Debug)]
 pub struct Digests {
     cache: Arc<Cache>,
-    listed: moka::sync::Cache<String, BlobId>,
-    catalogs: moka::sync::Cache<ObjectKey, BlobId>,
+    listed: moka::sync::Cache<String, ListedPayload>,
+    catalogs: moka::sync::Cache<ObjectKey, CatalogRecord>,
     mismatched: moka::sync::Cache<ObjectKey, MismatchedDownloads>,
+    /// Names of content that was refused a moment ago.
+    holds: moka::sync::Cache<ObjectKey, RememberedHold>,
+    held_limit: HeldLimit,
+    roots: ArcSwap<SignatureRoots>,
     reads: Semaphore,
+    /// True once the stored catalogs were read. Held while they are: the first payload waits for them.
+    has_read_stored: Mutex<bool>,
     mismatches: IntCounterVec,
+    unproven: IntCounterVec,
+    held_objects: IntGauge,
 }
 
 /// Response that content belongs to.
@@ -68,6 +90,8 @@ pub struct Subject<'a> {
     pub status: StatusCode,
     /// Form of the list of payload digests, if the path is that of a catalog with one.
     pub digests: Option<DigestList>,
+    /// Proof that the content needs.
+    pub verification: Verification,
 }
 
 /// Content with all its bytes.
@@ -79,6 +103,26 @@ pub struct CompleteContent {
     pub length: u64,
     /// SHA-256 of the bytes.
     pub blob: BlobId,
+}
+
+impl<'a> Subject<'a> {
+    /// The subject of a response under this key.
+    pub fn new(key: &'a ObjectKey, status: StatusCode, classification: &Classification) -> Self {
+        let (class, verification) = (classification.class, classification.verification);
+        Self { key, class, status, digests: classification.digests(), verification }
+    }
+
+    /// The subject of a stored response.
+    pub fn of(entry: &'a CacheEntry) -> Self {
+        Self::new(&entry.object.key, entry.object.status, &entry.classification)
+    }
+}
+
+impl CompleteContent {
+    /// The content of a stored response.
+    pub fn of(entry: &CacheEntry) -> Self {
+        Self { source: entry.body_source(), length: entry.object.len, blob: entry.object.blob }
+    }
 }
 
 /// Verdict on complete content.
@@ -95,14 +139,20 @@ pub(crate) enum DigestVerdict {
 }
 
 impl Digests {
-    /// Creates an empty set. `mismatches` counts by announcer and consequence.
-    pub(crate) fn new(cache: Arc<Cache>, mismatches: IntCounterVec) -> Self {
+    /// Creates an empty set.
+    pub(crate) fn new(cache: Arc<Cache>, metrics: &FillMetrics) -> Self {
+        let (mismatches, unproven) = (metrics.digest_mismatches.clone(), metrics.unproven.clone());
         for by in Announcer::ALL {
             for consequence in [Consequence::FetchedAgain, Consequence::PassedOn, Consequence::GivenUp] {
                 mismatches.with_label_values(&[by.as_str(), consequence.as_str()]);
             }
         }
         mismatches.with_label_values(&[Announcer::Catalog.as_str(), Consequence::Forgotten.as_str()]);
+        for reason in Unproven::LABELS {
+            for consequence in HoldConsequence::ALL {
+                unproven.with_label_values(&[reason, consequence.as_str()]);
+            }
+        }
         Self {
             cache,
             listed: moka::sync::Cache::new(MAX_LISTED),
@@ -111,27 +161,49 @@ impl Digests {
                 .max_capacity(MAX_MISMATCHED)
                 .time_to_live(REMEMBER_MISMATCHES)
                 .build(),
+            holds: moka::sync::Cache::new(MAX_REMEMBERED),
+            held_limit: HeldLimit(AtomicU64::new(0)),
+            roots: ArcSwap::default(),
             reads: Semaphore::new(CATALOG_READS),
+            has_read_stored: Mutex::new(false),
             mismatches,
+            unproven,
+            held_objects: metrics.held_objects.clone(),
+        }
+    }
+
+    /// Applies the settings of a configuration. Lists that other roots have vouched for are forgotten.
+    pub fn configure(&self, roots: Arc<SignatureRoots>, settings: &VerifySettings) {
+        self.held_limit.0.store(settings.held_bytes, Ordering::Relaxed);
+        self.holds.invalidate_all();
+        if self.roots.swap(roots.clone()) != roots {
+            self.listed.invalidate_all();
+            self.catalogs.invalidate_all();
         }
     }
 
     /// Returns the digests expected of a response with this head. Only payloads are checked against a catalog: other
-    /// content may change under its name and be newer than the catalog.
+    /// content may change under its name and be newer than the catalog. Where content needs proof, a signed list
+    /// decides alone.
     pub(crate) fn expect(&self, subject: Subject<'_>, headers: &HeaderMap) -> Expectation {
-        let Subject { key, class, status, .. } = subject;
+        let Subject { key, class, status, verification, .. } = subject;
         let mut announced = field::announced_digests(status, headers);
         if !self.cache.verifies_content_md5() {
             announced.retain(|one| one.by != Announcer::ContentMd5);
         }
         if class == Class::Payload
             && status.is_success()
-            && let Some(blob) = self.listed.get(&**key)
+            && let Some(listed) = self.listed.get(&**key)
+            && (listed.is_signed || !verification.needs_proof())
         {
-            announced.push(AnnouncedDigest { by: Announcer::Catalog, digest: blob.into() });
+            if verification.needs_proof() {
+                announced.clear();
+            }
+            announced.push(AnnouncedDigest { by: Announcer::Catalog, digest: listed.blob.into() });
         }
         let is_outvoted = self.mismatched.get(&**key).is_some_and(|downloads| downloads.is_outvoted());
-        Expectation::new(announced, is_outvoted, is_catalog(subject))
+        let expected = Expectation::new(announced, is_outvoted, is_catalog(subject));
+        expected.with_proof(self.provability(subject, headers), subject)
     }
 
     /// Verifies complete content before its end is published. `attempts` is the number of downloads that may differ
@@ -152,7 +224,10 @@ impl Digests {
             if !expected.is_empty() {
                 self.mismatched.invalidate(&**key);
             }
-            self.read_catalog(subject, content).await;
+            // The list of a catalog that needs proof counts only with its proof.
+            if !subject.verification.needs_proof() {
+                self.read_catalog(subject, content).await;
+            }
             return Ok(DigestVerdict::Keep);
         };
         Ok(self.judge(subject, content.blob, &mismatch, attempts))
@@ -162,7 +237,9 @@ impl Digests {
     fn judge(&self, subject: Subject<'_>, blob: BlobId, mismatch: &Mismatch, attempts: u32) -> DigestVerdict {
         let key = subject.key;
         let mut downloads = self.mismatched.get(&**key).unwrap_or_default();
-        let (verdict, consequence) = if downloads.record(blob) {
+        // An attacker on the line repeats wrong bytes as often as they are fetched.
+        let is_believed = !subject.verification.needs_proof();
+        let (verdict, consequence) = if downloads.record(blob) && is_believed {
             (DigestVerdict::PassOn, Consequence::PassedOn)
         } else if downloads.count() < attempts {
             (DigestVerdict::FetchAgain, Consequence::FetchedAgain)
@@ -174,84 +251,11 @@ impl Digests {
         verdict
     }
 
-    /// Removes a stored payload that does not match its catalog: it was stored before the catalog was read. Returns
-    /// true if it was removed.
-    pub async fn remove_mismatched(&self, entry: &CacheEntry) -> bool {
-        let Object { key, status, blob, .. } = &entry.object;
-        let listed = self.listed.get(&**key).filter(|listed| listed != blob);
-        let Some(listed) =
-            listed.filter(|_| entry.classification.class == Class::Payload && *status == StatusCode::OK)
-        else {
-            return false;
-        };
-        let mismatch = Mismatch { by: Announcer::Catalog, expected: listed.into(), found: (*blob).into() };
-        self.report_mismatch(key, &mismatch, Consequence::Forgotten);
-        if let Err(error) = self.cache.invalidate(key).await {
-            tracing::error!(%error, key = &**key, "cannot remove a mismatched payload from the index");
-        }
-        true
-    }
-
-    /// Reads a catalog unless this version was read before: one that has just arrived, or one stored before the relay
-    /// started. An invalid catalog is logged and changes nothing.
-    pub async fn read_catalog(&self, subject: Subject<'_>, content: &CompleteContent) {
-        let key = subject.key;
-        let is_known = || self.catalogs.get(&**key) == Some(content.blob);
-        if !is_catalog(subject) || is_known() {
-            return;
-        }
-        let Ok(_permit) = self.reads.acquire().await else { return };
-        if is_known() {
-            return;
-        }
-        let files = match self.load_catalog(content).await {
-            Ok(files) => files,
-            // The bytes may be readable the next time.
-            Err(CatalogReadError::Read(error)) => {
-                tracing::warn!(%error, key = &**key, "cannot read the hashes of a catalog");
-                return;
-            }
-            Err(error) => {
-                tracing::warn!(%error, key = &**key, "catalog ignored; its payloads are not verified against it");
-                Vec::new()
-            }
-        };
-        for (name, blob) in files {
-            let Some(payload) = catalog::payload_key(key, &name) else { continue };
-            self.listed.insert(payload.clone(), blob);
-            // Entries that are not hot are compared by the next lookup.
-            let request = SelectingRequest { headers: &HeaderMap::new(), target: "" };
-            if let Some(entry) = self.cache.find_hot(&payload, request) {
-                self.remove_mismatched(&entry).await;
-            }
-        }
-        self.catalogs.insert(key.clone(), content.blob);
-    }
-
-    /// Keys of the payloads listed by remembered catalogs.
-    pub fn listed_keys(&self) -> Vec<Arc<String>> {
-        self.listed.iter().map(|(key, _)| key).collect()
-    }
-
     fn report_mismatch(&self, key: &str, mismatch: &Mismatch, consequence: Consequence) {
         let Mismatch { by, expected, found } = mismatch;
         let (by, message) = (by.as_str(), consequence.message());
         tracing::error!(key, by, %expected, %found, "{message}");
         self.mismatches.with_label_values(&[by, consequence.as_str()]).inc();
-    }
-
-    async fn load_catalog(
-        &self,
-        content: &CompleteContent,
-    ) -> Result<Vec<catalog::ListedFile>, CatalogReadError> {
-        if content.length > catalog::MAX_CATALOG {
-            return Err(catalog::CatalogError::TooLarge(content.length).into());
-        }
-        let mut bytes = Vec::new();
-        while (bytes.len() as u64) < content.length {
-            bytes.extend_from_slice(&self.cache.store().read(&content.source, bytes.len() as u64).await?);
-        }
-        Ok(spawn_blocking(move || catalog::parse(&bytes)).await??)
     }
 }
 
@@ -296,14 +300,4 @@ impl Consequence {
             }
         }
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum CatalogReadError {
-    #[error(transparent)]
-    Catalog(#[from] catalog::CatalogError),
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error("the catalog reader stopped: {0}")]
-    Stopped(#[from] tokio::task::JoinError),
 }

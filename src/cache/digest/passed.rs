@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::expectation::{Expectation, Hasher};
 use super::{DigestVerdict, Subject};
 use crate::fill::Fills;
-use gupd_config::Class;
+use gupd_config::{Class, Verification};
 use gupd_store::{BlobId, ObjectKey};
 use http::{HeaderMap, StatusCode};
 
@@ -19,6 +19,7 @@ pub struct PassedContent {
     key: ObjectKey,
     class: Class,
     status: StatusCode,
+    verification: Verification,
     expected: Expectation,
     sha256: Sha256,
     announced: Option<Hasher>,
@@ -29,9 +30,9 @@ impl PassedContent {
     pub fn new(fills: &Fills, subject: Subject<'_>, headers: &HeaderMap) -> Option<Self> {
         let expected = fills.digests().expect(subject, headers);
         let announced = Hasher::for_digest(expected.deciding()?);
-        let Subject { key, class, status, .. } = subject;
+        let Subject { key, class, status, verification, .. } = subject;
         let (fills, key, sha256) = (fills.clone(), key.clone(), Sha256::new());
-        Some(Self { fills, key, class, status, expected, sha256, announced })
+        Some(Self { fills, key, class, status, verification, expected, sha256, announced })
     }
 
     /// Number of bytes at the end to hold back until the verdict.
@@ -50,7 +51,8 @@ impl PassedContent {
         let blob = BlobId::from(<[u8; 32]>::from(self.sha256.finalize()));
         let found = self.announced.map_or_else(|| blob.into(), Hasher::finish);
         let Some(mismatch) = self.expected.difference(found) else { return true };
-        let subject = Subject { key: &self.key, class: self.class, status: self.status, digests: None };
+        let (key, class, status, verification) = (&self.key, self.class, self.status, self.verification);
+        let subject = Subject { key, class, status, digests: None, verification };
         self.fills.digests().judge(subject, blob, &mismatch, ATTEMPTS) == DigestVerdict::PassOn
     }
 }

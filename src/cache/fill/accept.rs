@@ -11,7 +11,7 @@ use super::FillRequest;
 use super::content_range::ContentRange;
 use super::head::{ContentHead, check_type};
 use crate::Cache;
-use crate::digest::Expectation;
+use crate::digest::{ContentProof, Expectation};
 use gupd_config::Class;
 use gupd_http::range::RequestedPart;
 use gupd_http::validator::strong_validator;
@@ -56,12 +56,13 @@ struct BodyRange {
 }
 
 impl AcceptedResponse {
-    /// Judges the response to `request`, which asked for `part` or for the complete content.
+    /// Judges the response to `request`, which asked for `part` or for the complete content. `are_authenticated`: TLS
+    /// proves the bytes of every upstream that may send the rest.
     pub(super) fn from_response(
         answer: UpstreamResponse,
         request: &FillRequest,
         part: Option<RequestedPart>,
-        cache: &Cache,
+        (cache, are_authenticated): (&Cache, bool),
         expect: impl Fn(StatusCode, &HeaderMap) -> Expectation,
     ) -> Result<Self, RejectedResponse> {
         let body = BodyRange::parse(&answer, part).ok_or(RejectedResponse::Unusable)?;
@@ -90,6 +91,9 @@ impl AcceptedResponse {
         update::remove_unstored(&mut headers, class);
         update::add_date(&mut headers, answer.response_time);
         spelling::keep_target(&mut headers, &request.key, &request.target);
+        if are_authenticated && answer.upstream.is_authenticated() {
+            ContentProof::Tls.set(&mut headers);
+        }
         let (request_time, response_time) = (answer.request_time, answer.response_time);
         let expected = expect(status, &headers);
         let head = ContentHead {
@@ -109,6 +113,7 @@ impl AcceptedResponse {
             upstream: answer.upstream.name.clone(),
             request_time,
             response_time,
+            is_hidden: false,
             replaced: None,
         };
         Ok(Self { answer, head, length, range, skip, end, accepts_ranges, cookies })

@@ -15,6 +15,7 @@ use super::head::ContentHead;
 use super::origin::ContentOrigin;
 use super::plan::{FetchPlan, NEAR, RunSpan};
 use super::resumption::Replacement;
+use gupd_http::UnstorableReason;
 use gupd_store::{BlockSnapshot, MemoryCharge, PartialBlob};
 
 /// Response on its way into the store.
@@ -30,6 +31,8 @@ pub struct FillContent {
     pub(super) partial: Arc<PartialBlob>,
     from_peer: bool,
     visibility: AtomicU8,
+    /// Nothing proves the content: it is passed on and not kept.
+    is_unproven: AtomicBool,
     /// The upstream serves ranges, so bytes may arrive in any order.
     accepts_ranges: AtomicBool,
     // Held to push, trim or clone one piece, or to scan runs and demands.
@@ -116,6 +119,7 @@ impl FillContent {
             partial,
             from_peer,
             visibility: AtomicU8::new(HIDDEN),
+            is_unproven: AtomicBool::new(false),
             accepts_ranges: AtomicBool::new(accepts_ranges && length.is_some()),
             state: Mutex::default(),
             attention,
@@ -127,6 +131,19 @@ impl FillContent {
     /// Returns true if a peer relay, not a manager, sent the head.
     pub(super) fn is_from_peer(&self) -> bool {
         self.from_peer
+    }
+
+    /// Returns an error if the content is not kept, as far as is known.
+    pub fn kept(&self) -> Result<(), UnstorableReason> {
+        match self.is_unproven.load(Ordering::Acquire) {
+            true => Err(UnstorableReason::Unproven),
+            false => self.head.kept,
+        }
+    }
+
+    /// Records that nothing proves the content, before its end is shown.
+    pub(super) fn mark_unproven(&self) {
+        self.is_unproven.store(true, Ordering::Release);
     }
 
     /// Returns the part of the head that identifies the bytes.

@@ -166,6 +166,8 @@ impl ContentFetch<'_> {
         match (self.finish, self.content.length) {
             // The released store could not keep them.
             _ if self.store.is_released() => false,
+            // Its followers cannot say what they want: they see nothing of it.
+            _ if self.content.head.is_hidden => true,
             _ if self.content.background_followers.load(Ordering::Acquire) > 0 => true,
             (FinishPolicy::Always, _) => true,
             (FinishPolicy::Never, _) | (FinishPolicy::Above(_), None) => false,

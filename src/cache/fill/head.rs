@@ -38,6 +38,8 @@ pub struct ContentHead {
     pub request_time: UnixMillis,
     /// Time of the response.
     pub response_time: UnixMillis,
+    /// No follower sees the content before the verdict on it.
+    pub(super) is_hidden: bool,
     /// Stored response that this one replaces.
     pub(super) replaced: Option<Arc<CacheEntry>>,
 }
@@ -69,13 +71,17 @@ impl ContentHead {
             upstream: object.upstream.clone(),
             request_time,
             response_time,
+            is_hidden: false,
             replaced: None,
         }
     }
 
     /// Returns true if no check of the complete content can refuse it. A payload may turn out to be a page.
     pub(super) fn is_kept_surely(&self) -> bool {
-        self.kept.is_ok() && !self.expected.must_verify_first() && self.classification.class != Class::Payload
+        self.kept.is_ok()
+            && !self.is_hidden
+            && !self.expected.must_verify_first()
+            && self.classification.class != Class::Payload
     }
 
     /// Returns true if the end of the fill may refuse the content as a page in place of a file.

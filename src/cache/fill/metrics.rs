@@ -18,6 +18,10 @@ pub struct FillMetrics {
     pub failovers: IntCounter,
     /// Content that differs from its announced digest, by announcer and consequence.
     pub digest_mismatches: IntCounterVec,
+    /// Content that its route does not accept, by reason and consequence.
+    pub unproven: IntCounterVec,
+    /// Held objects, as last counted.
+    pub held_objects: IntGauge,
     /// Responses larger than the quota of the store.
     pub oversized: IntCounter,
 }
@@ -49,6 +53,17 @@ impl FillMetrics {
             oversized: register_int_counter_with_registry!(
                 "gupd_fill_oversized_total",
                 "Responses larger than store.quota, passed through uncached.",
+                registry
+            )?,
+            unproven: register_int_counter_vec_with_registry!(
+                "gupd_unproven_content_total",
+                "Content that its route does not accept: without proof, or a payload that changed.",
+                &["reason", "then"],
+                registry
+            )?,
+            held_objects: register_int_gauge_with_registry!(
+                "gupd_held_objects",
+                "Objects that are kept aside for an administrator.",
                 registry
             )?,
             digest_mismatches: register_int_counter_vec_with_registry!(

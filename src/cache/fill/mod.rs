@@ -134,7 +134,7 @@ impl Fills {
             commits: CommitBacklog::default(),
             queue_timeout: config.fill.total_timeout,
             stopping: CancellationToken::new(),
-            digests: Digests::new(cache.clone(), metrics.digest_mismatches.clone()),
+            digests: Digests::new(cache.clone(), &metrics),
             oversized: moka::sync::Cache::new(MAX_OVERSIZED),
             disagreeing: moka::sync::Cache::builder()
                 .max_capacity(MAX_DISAGREEING)
@@ -245,6 +245,9 @@ impl FillContext {
     /// Returns a hot entry that is newer than the stale one of the request.
     fn just_stored(&self, request: &FillRequest) -> Option<Arc<CacheEntry>> {
         let entry = self.cache.find_hot(&request.key, request.selecting())?;
+        if entry.awaits_proof() {
+            return None;
+        }
         let is_new = request.stale.as_ref().is_none_or(|stale| {
             stale.object.id != entry.object.id || stale.object.response_time < entry.object.response_time
         });

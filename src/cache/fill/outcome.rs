@@ -47,6 +47,14 @@ pub enum FillError {
         /// Name of the upstream.
         upstream: Arc<str>,
     },
+    /// The route needs a proof of the content, and there is none. It may be held for an administrator.
+    #[error("upstream {upstream}: the content is not proven: {reason}")]
+    Unproven {
+        /// Name of the upstream.
+        upstream: Arc<str>,
+        /// Reason.
+        reason: Arc<str>,
+    },
     /// The response had no length and exceeded the share of the store that such a response may take.
     #[error(
         "the response has no length and exceeds the limit for such responses; passing later ones through"
@@ -75,6 +83,7 @@ impl FillError {
             Self::BrokenOff { .. } => FillOutcome::BrokenOff,
             Self::Changed { .. } => FillOutcome::Changed,
             Self::Mismatch { .. } | Self::Corrupt { .. } => FillOutcome::DigestMismatch,
+            Self::Unproven { .. } => FillOutcome::Unproven,
             Self::OpenEnded => FillOutcome::OpenEnded,
             Self::Store(_) => FillOutcome::Store,
             Self::Abandoned => FillOutcome::Abandoned,
@@ -121,6 +130,10 @@ pub enum FillOutcome {
     DigestMismatch,
     /// The content is a page in place of a file.
     UnexpectedType,
+    /// The route needs a proof of the content, and there is none.
+    Unproven,
+    /// A stored payload has changed upstream, and keeps its bytes.
+    Kept,
     /// A response without a length exceeded its limit.
     OpenEnded,
     /// No upstream answered.
@@ -149,6 +162,8 @@ impl FillOutcome {
             Self::Changed,
             Self::DigestMismatch,
             Self::UnexpectedType,
+            Self::Unproven,
+            Self::Kept,
             Self::OpenEnded,
             Self::ServerError,
             Self::BrokenOff,
@@ -174,6 +189,8 @@ impl FillOutcome {
             Self::Changed => "changed",
             Self::DigestMismatch => "digest-mismatch",
             Self::UnexpectedType => "unexpected-type",
+            Self::Unproven => "unproven",
+            Self::Kept => "kept",
             Self::OpenEnded => "open-ended",
             Self::Upstream(failure) => failure.as_str(),
             Self::ServerError => "server-error",
@@ -189,7 +206,7 @@ mod tests {
     use super::FillOutcome;
 
     #[test]
-    fn fill_outcomes_have_23_distinct_spellings() {
+    fn fill_outcomes_have_25_distinct_spellings() {
         let spelled: BTreeSet<_> = FillOutcome::all().map(FillOutcome::as_str).collect();
         let expected = [
             "abandoned",
@@ -204,6 +221,7 @@ mod tests {
             "digest-mismatch",
             "handed-over",
             "head-timeout",
+            "kept",
             "not-modified",
             "open-ended",
             "outdated",
@@ -213,6 +231,7 @@ mod tests {
             "stored",
             "unavailable",
             "unexpected-type",
+            "unproven",
             "unshared",
             "unstorable",
         ];

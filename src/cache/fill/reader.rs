@@ -44,8 +44,8 @@ struct ArrivingSource {
     content: Arc<FillContent>,
     phase: watch::Receiver<Phase>,
     demand: DemandGuard,
-    /// The reader reads everything, so it must not receive the end of unverified content.
-    reads_all: bool,
+    /// The reader must not receive the end of unverified content: it reads everything, or even a part needs a proof.
+    is_gated: bool,
 }
 
 /// Next step of a reader that follows a fill.
@@ -92,8 +92,8 @@ impl ContentReader {
     ) -> Self {
         let end = end.or(content.length);
         let demand = content.add_demand(start..end.unwrap_or(u64::MAX));
-        let reads_all = start == 0 && end == content.length;
-        let source = ArrivingSource { content, phase: fill.phase.clone(), demand, reads_all };
+        let is_gated = (start == 0 && end == content.length) || content.head.expected.is_strict();
+        let source = ArrivingSource { content, phase: fill.phase.clone(), demand, is_gated };
         let delivered = Some(DeliveredBytes::default());
         Self { delivered, ..Self::new(store, ReadSource::Arriving(source), start, end) }
     }
@@ -161,7 +161,7 @@ impl ContentReader {
             (
                 Err(TransferError::Fill(FillError::Store(_)) | TransferError::Read(ReadError::Io { .. })),
                 ReadSource::Arriving(ArrivingSource { content, .. }),
-            ) => {
+            ) if !content.head.expected.is_strict() => {
                 self.source = ReadSource::Direct(Box::new(DirectReader::for_content(content, self.end)));
                 self.read_piece().await
             }
@@ -265,7 +265,7 @@ impl ArrivingSource {
                 _ => return Ok(()),
             }
             match self.content.first_missing(range.clone()) {
-                None if !self.reads_all || range.end <= self.content.visible_end() => {
+                None if !self.is_gated || range.end <= self.content.visible_end() => {
                     if self.content.reveal() {
                         return Ok(());
                     }
@@ -307,7 +307,7 @@ impl ArrivingSource {
         is_complete: bool,
     ) -> Result<Option<Bytes>, TransferError> {
         let content = &self.content;
-        let visible_end = if self.reads_all && !is_complete { content.visible_end() } else { u64::MAX };
+        let visible_end = if self.is_gated && !is_complete { content.visible_end() } else { u64::MAX };
         let visible = if content.reveal() { visible_end.saturating_sub(position) } else { 0 };
         let location = if visible == 0 { ByteLocation::Missing } else { content.locate(position) };
         let mut piece = match location {

@@ -137,7 +137,9 @@ impl RunSource {
                 content.head.mark_replaced();
             }
             buffer.push(piece);
-            phase.send_replace(Phase::Receiving { content: content.clone(), arrived });
+            if !content.head.is_hidden {
+                phase.send_replace(Phase::Receiving { content: content.clone(), arrived });
+            }
         }
         transfer.check_end(buffer.position())?;
         // A response may bring less than requested; the rest is requested again.

@@ -3,6 +3,7 @@
 //! and followers see a failure. The complication: content may change while it arrives, and the task then starts again.
 
 mod body;
+mod proof;
 mod queue;
 
 use std::collections::HashMap;
@@ -97,6 +98,9 @@ impl FillTask {
     }
 
     async fn fill(&mut self) -> FillOutcome {
+        if let Some(unproven) = self.find_hold().await {
+            return self.refuse(&unproven);
+        }
         if self.requires_whole() {
             self.request.part = None;
         }
@@ -159,7 +163,7 @@ impl FillTask {
         outgoing: &UpstreamRequest,
         can_ask_peers: bool,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        if can_ask_peers && let Some(answer) = self.upstreams.query_peers(outgoing).await {
+        if can_ask_peers && let Some(answer) = self.upstreams.query_peers(outgoing, self.peer_proof()).await {
             return Ok(answer);
         }
         let order = &self.request.upstream_order;
@@ -225,10 +229,13 @@ impl FillTask {
             return StepOutcome::Done(self.end_unshared(UnsharedReason::NotPrefetched(status)));
         }
         let expect = |status, headers: &HeaderMap| self.expect(status, headers);
-        match AcceptedResponse::from_response(answer, &self.request, self.part(), &self.context.cache, expect)
-        {
+        let rules = (&*self.context.cache, self.upstreams.are_authenticated(&self.request.upstream_order));
+        match AcceptedResponse::from_response(answer, &self.request, self.part(), rules, expect) {
             Ok(accepted) => self.store_response(accepted).await,
             Err(RejectedResponse::Unusable) => StepOutcome::RetryUnconditionally,
+            Err(RejectedResponse::Unstorable(answer, _)) if self.is_withheld(&answer) => {
+                StepOutcome::Done(self.refuse_unseen(&answer))
+            }
             Err(RejectedResponse::Unstorable(answer, why)) => {
                 // A transient reason, or an error for this request, says nothing about later responses.
                 let class = self.request.classification.class;
@@ -311,7 +318,11 @@ impl FillTask {
     }
 
     fn fail(&mut self, error: FillError) -> FillOutcome {
-        let is_known = matches!(error, FillError::Upstream(UpstreamError::Unavailable { .. }));
+        // Content without a proof is reported once, and refused for each client.
+        let is_known = matches!(
+            error,
+            FillError::Upstream(UpstreamError::Unavailable { .. }) | FillError::Unproven { .. }
+        );
         if is_known || matches!(error, FillError::Abandoned | FillError::Stopped) {
             tracing::debug!(%error, key = &*self.request.key, "fill stopped");
         } else {

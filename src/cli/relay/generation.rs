@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::limits::SharedLimits;
 use gupd_cache::Cache;
+use gupd_cache::digest::SignatureRoots;
+use gupd_cache::fill::Fills;
 use gupd_config::Config;
 use gupd_config::clock::Clock;
 use gupd_http::instance::RelayInstance;
@@ -44,12 +46,13 @@ impl GenerationBuilder {
         config: Config,
         current: Option<&Upstreams>,
     ) -> Result<Generation, SetupError> {
+        let roots = SignatureRoots::load(&config.verify)?;
         let upstreams = Upstreams::new(&config, self.clock.clone(), self.wan.clone(), self.metrics.clone())?;
         let mut upstreams = upstreams.with_instance(self.instance.clone());
         if let Some(current) = current {
             upstreams = upstreams.inherit_state(current);
         }
-        Ok(Generation::new(config, Arc::new(upstreams))?)
+        Ok(Generation::new(config, Arc::new(upstreams))?.with_signature_roots(roots))
     }
 }
 
@@ -57,6 +60,7 @@ impl GenerationBuilder {
 /// request depends on two of them changing at the same moment.
 pub(super) struct LongLivedParts {
     pub(super) cache: Arc<Cache>,
+    pub(super) fills: Fills,
     pub(super) refresher: Refresher,
     pub(super) health: HealthChecks,
     pub(super) slots: Arc<SlotLimiter>,
@@ -69,6 +73,7 @@ impl LongLivedParts {
     pub(super) fn reconfigure(&self, generation: &Generation) {
         let config = &generation.config;
         self.cache.reconfigure(config.cache.clone());
+        self.fills.digests().configure(generation.signature_roots.clone(), &config.verify);
         self.cache.store().reconfigure(&config.store);
         self.refresher.reconfigure(config);
         self.health.reconfigure(generation.upstreams.clone());

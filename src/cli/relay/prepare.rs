@@ -62,7 +62,7 @@ impl Relay {
         let slots = Arc::new(SlotLimiter::new(&config));
         let proxy = Arc::new(Proxy::new(
             generations.clone(),
-            fills(&config, &cache, &metrics, &clock),
+            fills(&generations.load(), &cache, &metrics, &clock),
             lan.clone(),
             slots.clone(),
             metrics.requests.clone(),
@@ -80,6 +80,7 @@ impl Relay {
         let (stage, stages) = watch::channel(LifecycleStage::Serving);
         let parts = LongLivedParts {
             cache: cache.clone(),
+            fills: proxy.fills().clone(),
             refresher: refresher.clone(),
             health,
             slots,
@@ -214,9 +215,11 @@ fn open_ledger(config: &Config, metrics: &RelayMetrics, clock: &Clock) -> (Ledge
     Ledger::new(config, metrics.net.traffic.clone(), Box::new(sampler), metrics.ledger.clone(), clock.clone())
 }
 
-fn fills(config: &Config, cache: &Arc<Cache>, metrics: &RelayMetrics, clock: &Clock) -> Fills {
-    let (store, metrics) = (cache.store().clone(), metrics.fills.clone());
-    Fills::new(config, store, cache.clone(), metrics, clock.clone())
+fn fills(generation: &Generation, cache: &Arc<Cache>, metrics: &RelayMetrics, clock: &Clock) -> Fills {
+    let (store, metrics, config) = (cache.store().clone(), metrics.fills.clone(), &generation.config);
+    let fills = Fills::new(config, store, cache.clone(), metrics, clock.clone());
+    fills.digests().configure(generation.signature_roots.clone(), &config.verify);
+    fills
 }
 
 /// Reads the state of rollouts. Blocks.

@@ -22,12 +22,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use globset::{GlobSet, GlobSetBuilder};
 use http::{HeaderName, StatusCode};
 
 use crate::clock::UnixMillis;
 pub use crate::profile::PayloadForm;
 use crate::profile::{DigestList, FileFormat, ForeignOrigin, PathRule, QuerySelection};
-use crate::{AccessList, Class, Config, Problems, content, pattern};
+use crate::{AccessList, Class, Config, Problems, Verification, content, pattern};
 pub use binding::UpstreamBinding;
 use binding::{Destinations, Resolver};
 use calendar::Calendar;
@@ -54,6 +55,8 @@ pub struct Policy {
     destinations: Destinations,
     denied_status: StatusCode,
     access: AccessList,
+    /// Paths of content that needs no proof.
+    unsigned: GlobSet,
     calendar: Calendar,
     /// Calls of [`classify`](Self::classify): tests count them.
     #[cfg(debug_assertions)]
@@ -73,6 +76,8 @@ pub struct Classification {
     pub rule: Option<Arc<PathRule>>,
     /// The format of files with this extension.
     pub format: Option<Arc<FileFormat>>,
+    /// Proof that the content needs.
+    pub verification: Verification,
 }
 
 impl Classification {
@@ -118,6 +123,14 @@ pub enum PolicyError {
     Profile(#[from] Problems),
 }
 
+fn compile_all(patterns: &[String]) -> Result<GlobSet, globset::Error> {
+    let mut set = GlobSetBuilder::new();
+    for text in patterns {
+        set.add(pattern::compile(text)?);
+    }
+    set.build()
+}
+
 impl Policy {
     /// Compiles the policy of a configuration.
     ///
@@ -150,6 +163,7 @@ impl Policy {
             groups,
             denied_status: config.denials.status,
             access: AccessList::new(&config.server.access),
+            unsigned: compile_all(&config.verify.unsigned)?,
             calendar: Calendar::new(config.site.time_zone.clone()),
             #[cfg(debug_assertions)]
             classifications: AtomicU64::new(0),
@@ -207,7 +221,9 @@ impl Policy {
         let path = pattern::fold(path);
         let Match { class, form, rule, format } = route.rules.find(&path);
         let content_type = Arc::clone(self.content_types.find(&path, class, rule.as_deref()));
-        Classification { class, form, content_type, rule, format }
+        let is_unsigned = route.verification.needs_proof() && self.unsigned.is_match(&path);
+        let verification = if is_unsigned { Verification::Off } else { route.verification };
+        Classification { class, form, content_type, rule, format, verification }
     }
 
     /// Returns true if a path that is not [plain](pattern::is_plain) must be refused: its canonical form is content with

@@ -8,7 +8,7 @@ use http::Method;
 
 use super::rules::Rules;
 use super::{Classification, RevisionFile};
-use crate::{AccessList, ClosedTo, Fallback, PassRules, Profile, RouteSettings, UpstreamId};
+use crate::{AccessList, ClosedTo, Fallback, PassRules, Profile, RouteSettings, UpstreamId, Verification};
 
 /// A path prefix bound to upstreams and to the rules that class its paths.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct Route {
     pub max_pass_through: usize,
     /// Content types that are neither fetched nor served here.
     pub(super) denied: Vec<String>,
+    /// Proof that its content needs.
+    pub verification: Verification,
     pub(super) rules: Arc<Rules>,
     host: Option<Box<str>>,
     // Without its last slash, so `/` is empty.
@@ -49,6 +51,7 @@ impl Route {
             max_upload: route.max_upload,
             max_pass_through: route.max_pass_through,
             denied: route.deny_download.clone(),
+            verification: route.verification,
             rules,
             host: route.host.as_deref().map(Into::into),
             prefix: route.prefix.trim_end_matches('/').into(),

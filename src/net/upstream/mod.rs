@@ -45,6 +45,7 @@ use self::dial::Dialer;
 pub use self::dial::{Connecting, Duplex, Network};
 pub use self::error::{UpstreamError, UpstreamFailure};
 pub(crate) use self::limited_stream::LineHandle;
+pub use self::peers::PeerProof;
 use self::peers::PeerState;
 pub use self::pin::ConnectionPin;
 use self::pool::{Pool, Pools};
@@ -231,6 +232,11 @@ impl Upstreams {
         self.resolve(order).chain(&self.peers).find(|upstream| *upstream.name == *name)
     }
 
+    /// Returns true if TLS proves the bytes of every upstream of `order`.
+    pub fn are_authenticated(&self, order: &[UpstreamId]) -> bool {
+        self.resolve(order).all(|upstream| upstream.is_authenticated())
+    }
+
     /// Returns true if `upstream` is the last of `order`.
     pub fn is_last(&self, order: &[UpstreamId], upstream: &Arc<Upstream>) -> bool {
         order.last() == Some(&upstream.id)
@@ -295,6 +301,11 @@ impl Upstream {
     /// Returns true for a peer, which gets requests only for content that it has.
     pub fn is_peer(&self) -> bool {
         self.peer.is_some()
+    }
+
+    /// Returns true if TLS proves that the bytes are those that it sent.
+    pub fn is_authenticated(&self) -> bool {
+        self.scheme == Scheme::HTTPS
     }
 
     /// Returns true if it can be a relay: its last response bore a mark, or there was none yet.

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::metrics::NetMetrics;
 use crate::shape::WanLimiter;
-use gupd_config::Config;
 use gupd_config::clock::{Clock, UnixMillis};
+use gupd_config::{Config, PeerVerification};
 use gupd_http::field::append_member;
 use gupd_http::framing;
 
@@ -40,6 +40,18 @@ const PAUSE_ITSELF: UnixMillis = 600_000;
 pub(super) struct PeerState {
     /// Time until which it gets no request; 0 while it answers.
     paused_until: AtomicI64,
+    verify: PeerVerification,
+}
+
+/// Proof that the relay has, or needs, for content that a peer may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerProof {
+    /// The SHA-256 of the content is known.
+    Listed,
+    /// No proof is needed.
+    Unneeded,
+    /// Only TLS can prove it.
+    Tls,
 }
 
 /// Outcome of a request to a peer, in metrics.
@@ -94,17 +106,23 @@ pub(super) fn connect_peers(
         }
         let received = metrics.peer_bytes.with_label_values(&[&peer.name]);
         let upstream = Upstream::new(&peer.as_upstream(), settings, pool, received);
-        let as_peer = |upstream| Arc::new(Upstream { peer: Some(PeerState::default()), ..upstream });
+        let state = || PeerState { verify: peer.verify, ..PeerState::default() };
+        let as_peer = |upstream| Arc::new(Upstream { peer: Some(state()), ..upstream });
         peers.extend(upstream.map(as_peer));
     }
     Ok(peers)
 }
 
 impl Upstreams {
-    /// Sends a request to all available peers at once and returns the first response with content.
-    pub async fn query_peers(&self, outgoing: &UpstreamRequest) -> Option<UpstreamResponse> {
-        let mut responses: FuturesUnordered<_> =
-            self.peers.iter().map(|peer| self.ask_peer(peer, outgoing)).collect();
+    /// Sends a request to all available peers that may have this content by `proof`, at once, and returns the first
+    /// response with content.
+    pub async fn query_peers(
+        &self,
+        outgoing: &UpstreamRequest,
+        proof: PeerProof,
+    ) -> Option<UpstreamResponse> {
+        let believed = self.peers.iter().filter(|peer| peer.is_believed(proof));
+        let mut responses: FuturesUnordered<_> = believed.map(|peer| self.ask_peer(peer, outgoing)).collect();
         while let Some(response) = responses.next().await {
             if response.is_some() {
                 return response;
@@ -154,6 +172,16 @@ pub(super) fn absent_error(peer: &Upstream) -> UpstreamError {
 }
 
 impl Upstream {
+    /// Returns true if content of this peer is accepted with this proof.
+    fn is_believed(&self, proof: PeerProof) -> bool {
+        let verify = self.peer.as_ref().map(|peer_state| peer_state.verify).unwrap_or_default();
+        match proof {
+            PeerProof::Listed => true,
+            PeerProof::Unneeded => verify == PeerVerification::Off,
+            PeerProof::Tls => verify == PeerVerification::Off && self.is_authenticated(),
+        }
+    }
+
     /// Retries on a new connection if a kept one closed just as the request left.
     async fn send_request(
         &self,

@@ -134,7 +134,8 @@ impl Background {
                 // may be older.
                 CacheLookup::Hit(entry) => {
                     request.target = spelled_target(&entry.object)?;
-                    let is_from_source = entry.object.upstream == *name;
+                    let is_from_source =
+                        entry.object.upstream == *name && self.fills.digests().prove_stored(&entry).await;
                     (entry.object.selecting.clone(), is_from_source.then_some(entry))
                 }
             };

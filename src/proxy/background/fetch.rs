@@ -173,6 +173,11 @@ impl Background {
         match self.cache.find(&request.key, request.selecting(), &request.classification).await? {
             CacheLookup::Miss => request.stale = None,
             CacheLookup::OtherVariant { variant } => (request.variant, request.stale) = (variant, None),
+            CacheLookup::Hit(entry) if !self.fills.digests().prove_stored(&entry).await => {
+                request.variant.clone_from(&entry.object.selecting);
+                request.target = spelled_target(&entry.object)?;
+                request.stale = None;
+            }
             CacheLookup::Hit(entry) if generation.is_foreign_absence(&request.upstream_order, &entry) => {
                 request.stale = Some(entry);
             }

@@ -6,12 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use http::{HeaderMap, StatusCode, header};
+use http::header;
 use http_body::Body;
 use tokio::task::yield_now;
 
+use super::proof::AcceptedContent;
 use super::{FillTask, StepOutcome};
-use crate::digest::{CompleteContent, DigestVerdict, Expectation, Subject};
+use crate::digest::DigestVerdict;
 use crate::fill::accept::AcceptedResponse;
 use crate::fill::delivered::ContentIdentity;
 use crate::fill::fetch::{ContentFetch, ContentFetchResult, Followers};
@@ -22,14 +23,14 @@ use crate::fill::run::RunSource;
 use crate::fill::transfer::Transfer;
 use crate::fill::{BackgroundFetch, FillContent, FillError, FillOutcome, Phase, UnsharedReason};
 use crate::negative;
-use gupd_config::policy::plausibility;
 use gupd_config::{Class, FinishPolicy, UpstreamId};
+use gupd_http::internal;
 use gupd_http::range::RequestedPart;
 use gupd_http::storable::check_length;
 use gupd_http::{UnstorableReason, VaryFields};
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::UpstreamResponse;
-use gupd_store::{BLOCK, BlobWriter, BodySource, CHUNK, StoreError, UnfinishedFill};
+use gupd_store::{BLOCK, BlobWriter, CHUNK, StoreError, UnfinishedFill};
 
 /// Maximum number of restarts with changed content before the fill fails. A middlebox may break off each transfer while
 /// the managers differ; without a limit, the content would cross the WAN for ever and for no client.
@@ -44,6 +45,9 @@ impl FillTask {
             Ok(writer) => writer,
             Err(error) => {
                 self.note_refused(&error);
+                if self.is_withheld(&accepted.answer) {
+                    return StepOutcome::Done(self.refuse_unseen(&accepted.answer));
+                }
                 self.hand_over(accepted.answer);
                 return StepOutcome::Done(self.end_unshared(UnsharedReason::NoRoom));
             }
@@ -57,6 +61,7 @@ impl FillTask {
             accepted;
         self.hand_over_cookies(cookies);
         head.replaced = self.replaced.clone();
+        head.is_hidden = head.expected.is_hidden() || self.may_refuse_change(&head);
         let upstream = answer.upstream.clone();
         let accepts_ranges = accepts_ranges && !self.context.disagreeing.contains_key(&upstream.name);
         let origin = ContentOrigin::new(&self.request, &self.upstreams, upstream, &self.context.metrics);
@@ -102,8 +107,13 @@ impl FillTask {
                 return Some(StepOutcome::Done(self.fail(error)));
             }
         };
+        if !self.upstreams.are_authenticated(&self.request.upstream_order) {
+            unfinished.object.headers.remove(internal::PROOF);
+        }
         let expected = self.expect(unfinished.object.status, &unfinished.object.headers);
+        let is_hidden = expected.is_hidden();
         let head = ContentHead::from_unfinished(&unfinished, &self.request, &self.context.cache, expected);
+        let head = ContentHead { is_hidden, ..head };
         let (length, written) = (unfinished.len, unfinished.written_bytes());
         let writer = match self.context.store.resume_blob(unfinished).await {
             Ok(writer) => writer,
@@ -134,7 +144,7 @@ impl FillTask {
         }
         let arrived = writer.partial().written_bytes();
         // Nothing can be withheld of an empty response.
-        if content.length == Some(0) && content.head.kept.is_ok() {
+        if content.length == Some(0) && content.head.kept.is_ok() && !content.head.is_hidden {
             content.head.mark_replaced();
         }
         let fetch = self.content_fetch(&content, arrived);
@@ -168,6 +178,9 @@ impl FillTask {
 
     /// Publishes the head. A small body often arrives with it: its followers are woken once, for both.
     async fn announce(&self, content: &Arc<FillContent>, arrived: u64) {
+        if content.head.is_hidden {
+            return;
+        }
         let head = Phase::Receiving { content: content.clone(), arrived };
         if content.length.is_none_or(|length| length >= BLOCK) {
             return self.set_phase(head);
@@ -238,6 +251,17 @@ impl FillTask {
                 return self.reject(content, length, verdict);
             }
         }
+        let proof = match self.prove(&content, length, &writer).await {
+            Ok(Ok(proof)) => proof,
+            Ok(Err(unproven)) if content.head.expected.is_held() => {
+                return StepOutcome::Done(self.hold(&content, writer, &unproven).await);
+            }
+            Ok(Err(unproven)) => return self.pass_on_unproven(content, length, writer, &unproven),
+            Err(error) => {
+                writer.discard();
+                return StepOutcome::Done(self.fail(error.into()));
+            }
+        };
         // An overloaded manager answers with an empty payload for a delta it could not build (KB152365). The length of
         // a response that did not declare it is known only now.
         if check_length(content.head.status, length, self.request.classification.class).is_err() {
@@ -262,6 +286,10 @@ impl FillTask {
                 return StepOutcome::Done(self.fail(error.into()));
             }
         }
+        let accepted = match self.judge_change(&content, &writer, proof) {
+            Ok(accepted) => accepted,
+            Err(unproven) => return StepOutcome::Done(self.hold(&content, writer, &unproven).await),
+        };
         content.head.mark_replaced();
         if self.flags.is_detached() {
             writer.discard();
@@ -276,7 +304,7 @@ impl FillTask {
             return StepOutcome::Done(self.keep_negative(&content, writer).await);
         }
         self.permit = self.permit.take().map(|permit| self.context.commits.exchange(permit, length));
-        StepOutcome::Done(self.commit(&content, writer).await)
+        StepOutcome::Done(self.commit(&content, writer, accepted).await)
     }
 
     /// Ends or repeats a fill with content that does not match its digests. Unverifiable content gets no clean end.
@@ -333,19 +361,6 @@ impl FillTask {
         }
     }
 
-    /// Returns true if the first bytes of complete content show a page in place of a file.
-    async fn is_page(&self, content: &FillContent, length: u64) -> Result<bool, StoreError> {
-        let path = self.request.target.path();
-        // Most names and types are plausible with any bytes.
-        if length == 0 || content.head.is_plausible(path, Some(b"<html>")) {
-            return Ok(false);
-        }
-        let source = BodySource::Partial(content.partial.clone());
-        let first = self.context.store.read(&source, 0).await?;
-        let beginning = &first[..first.len().min(plausibility::BEGINNING)];
-        Ok(!content.head.is_plausible(path, Some(beginning)))
-    }
-
     /// Records that an upstream brought unusable content. When all have, all are asked again.
     pub(super) fn distrust(&mut self, upstream: UpstreamId) {
         self.distrusted.push(upstream);
@@ -355,14 +370,26 @@ impl FillTask {
     }
 
     /// Ends the fill with content that its followers may read, but that is not kept.
-    fn pass_on(&self, content: Arc<FillContent>, length: u64, outcome: FillOutcome) -> StepOutcome {
+    pub(super) fn pass_on(
+        &self,
+        content: Arc<FillContent>,
+        length: u64,
+        outcome: FillOutcome,
+    ) -> StepOutcome {
         self.unregister();
         self.set_phase(Phase::Complete { content, length });
         StepOutcome::Done(outcome)
     }
 
-    async fn commit(&self, content: &FillContent, writer: BlobWriter) -> FillOutcome {
-        match writer.commit(content.head.to_object(&self.request)).await {
+    async fn commit(
+        &self,
+        content: &FillContent,
+        writer: BlobWriter,
+        accepted: AcceptedContent,
+    ) -> FillOutcome {
+        let mut object = content.head.to_object(&self.request);
+        accepted.mark(&mut object.headers);
+        match writer.commit(object).await {
             Ok(committed) => self.finish_stored(content, committed).await,
             Err(error) => self.end_uncommitted(&error),
         }
@@ -381,28 +408,6 @@ impl FillTask {
         }
         self.unregister();
         FillOutcome::Store
-    }
-
-    async fn verify(
-        &self,
-        content: &FillContent,
-        length: u64,
-        writer: &BlobWriter,
-    ) -> Result<DigestVerdict, StoreError> {
-        let source = BodySource::Partial(content.partial.clone());
-        let complete = CompleteContent { source, length, blob: writer.blob_id()? };
-        let subject = self.subject(content.head.status);
-        let attempts = self.upstreams.settings().attempts;
-        Ok(self.context.digests.verify(subject, &content.head.expected, &complete, attempts).await?)
-    }
-
-    pub(super) fn expect(&self, status: StatusCode, headers: &HeaderMap) -> Expectation {
-        self.context.digests.expect(self.subject(status), headers)
-    }
-
-    fn subject(&self, status: StatusCode) -> Subject<'_> {
-        let classified = &self.request.classification;
-        Subject { key: &self.request.key, class: classified.class, status, digests: classified.digests() }
     }
 
     /// Returns the range to ask for first; `None` for the complete content.
