@@ -11,6 +11,7 @@ mod auth;
 mod clients;
 mod commands;
 mod exposition;
+mod held;
 mod process;
 mod purge;
 mod request_body;
@@ -38,6 +39,7 @@ use self::auth::TokenFailures;
 pub use self::auth::read_token;
 pub use self::commands::{CommandReply, CommandRequest, ProcessCommand, ProcessCommands};
 pub use self::exposition::Exposition;
+pub use self::held::{HeldDecision, HeldRequest};
 pub use self::purge::PurgeRequest;
 pub use self::status::rates::RateMeter;
 pub use self::status::{
@@ -151,6 +153,7 @@ impl AdminApi {
             .route("/api/v1/store/purge", post(purge::purge))
             .route("/api/v1/status", get(status::status))
             .route("/api/v1/traffic", get(traffic::report))
+            .route("/api/v1/store/held", get(held::list).post(held::decide))
             .route("/api/v1/rollout", get(rollout::status).post(rollout::command))
             .route("/api/v1/rollout/clients", get(clients::list))
             .route("/api/v1/rollout/view", get(rollout::view))
@@ -173,6 +176,8 @@ impl AdminApi {
 
 async fn metrics(State(api): State<AdminApi>) -> Response {
     let wan_limit = api.generations.load().upstreams.wan().line_rate();
+    // Counts the held objects for their gauge. An index that cannot be read has a metric of its own.
+    let _counted = api.fills.digests().held().await;
     match api.exposition.encode(&api.store.stats(), api.store.quota(), api.is_draining(), wan_limit) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

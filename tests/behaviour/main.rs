@@ -16,6 +16,7 @@ mod clock;
 mod collect;
 mod collect_under_stress;
 mod connection_auth;
+mod content_trust;
 mod cookies;
 mod corruption;
 mod damage;

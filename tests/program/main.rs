@@ -32,6 +32,7 @@ mod freshclam;
 mod guard;
 mod guard_process;
 mod guarded;
+mod held;
 mod hints;
 mod log;
 mod orders;

@@ -1,6 +1,7 @@
 //! `gupd store`: commands on a store. They open its folder themselves. `ls`, `export` and `verify --dry-run` work
 //! beside a running relay; other commands need the lock of the folder. `purge` asks the relay that has it.
 
+mod held;
 mod list;
 mod owner;
 mod purge;
@@ -18,6 +19,7 @@ use tokio::runtime::Runtime;
 use self::selection::Selection;
 use super::CommandError;
 use super::config_file::ConfigFile;
+use gupd_admin::HeldDecision;
 use gupd_config as config;
 use gupd_config::clock::Clock;
 use gupd_config::{Config, Overrides};
@@ -52,6 +54,28 @@ pub(super) enum StoreCommand {
         dry_run: bool,
         #[command(flatten)]
         flags: purge::PurgeFlags,
+    },
+    /// List content that is kept aside because it is not proven, or changed under its name.
+    Held {
+        #[command(flatten)]
+        location: StoreLocation,
+        /// Print a JSON array instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give held content to clients.
+    Release {
+        #[command(flatten)]
+        location: StoreLocation,
+        #[command(flatten)]
+        flags: held::DecisionFlags,
+    },
+    /// Remove held content.
+    Reject {
+        #[command(flatten)]
+        location: StoreLocation,
+        #[command(flatten)]
+        flags: held::DecisionFlags,
     },
     /// Compare every blob with its checksums and the index; fetch damaged chunks again, remove what no upstream has.
     Verify {
@@ -102,6 +126,9 @@ pub(super) fn run(command: StoreCommand) -> Result<(), CommandError> {
             purge::dry_run(&location, &selection)
         }
         StoreCommand::Purge { location, selection, flags, .. } => purge::run(&location, &selection, flags),
+        StoreCommand::Held { location, json } => held::list(&location, json),
+        StoreCommand::Release { location, flags } => held::decide(&location, flags, HeldDecision::Release),
+        StoreCommand::Reject { location, flags } => held::decide(&location, flags, HeldDecision::Reject),
         StoreCommand::Verify { location, upstream, dry_run } => verify::run(&location, upstream, dry_run),
         StoreCommand::Export { location, since, output } => transfer::export(&location, since, &output),
         StoreCommand::Import { location, bundle } => transfer::import(&location, &bundle),
