@@ -7,8 +7,9 @@
 //!
 //! Start with [`Refresher`], the handle, and `task`, the order of all work. `revalidate` is a refresh without rings,
 //! `publish` one with rings; `collect` and `snapshot` make the catalogs coherent. `prefetch` and the two predictors
-//! choose payloads. Requests are made by [`gupd_proxy::Background`].
+//! choose payloads, and `check` looks at stored ones. Requests are made by [`gupd_proxy::Background`].
 
+mod check;
 mod collect;
 mod listing_predictor;
 pub mod metrics;
@@ -37,6 +38,7 @@ use gupd_config::clock::Clock;
 use gupd_config::policy::RefreshSchedule;
 use gupd_config::{Config, PrefetchSettings};
 use gupd_proxy::Background;
+use gupd_proxy::background::CheckOutcome;
 use gupd_rollout::engine::Rollouts;
 use gupd_rollout::revision::RevisionNumber;
 use gupd_store::Store;
@@ -86,6 +88,7 @@ struct TaskSettings {
     catalogs: Vec<http::uri::PathAndQuery>,
     prefetch: PrefetchSettings,
     max_unused: Duration,
+    checks_per_day: u32,
 }
 
 /// The means of the task. Its methods are spread over the modules.
@@ -105,6 +108,7 @@ impl TaskSettings {
             catalogs: config.refresh.catalogs.clone(),
             prefetch: config.prefetch.clone(),
             max_unused: config.store.max_unused,
+            checks_per_day: config.verify.checks_per_day,
         }
     }
 }
@@ -124,6 +128,9 @@ impl Refresher {
         }
         for outcome in CatalogOutcome::ALL {
             metrics.catalogs.with_label_values(&[outcome.as_str()]);
+        }
+        for outcome in CheckOutcome::ALL {
+            metrics.payload_checks.with_label_values(&[outcome.as_str()]);
         }
         for reason in PrefetchFailure::ALL {
             metrics.prefetch_failures.with_label_values(&[reason.as_str()]);

@@ -17,6 +17,8 @@ pub struct RefreshMetrics {
     pub prefetched_bytes: IntCounter,
     /// Objects that were not prefetched, by reason.
     pub prefetch_failures: IntCounterVec,
+    /// Checks of stored payloads, by outcome.
+    pub payload_checks: IntCounterVec,
 }
 
 impl RefreshMetrics {
@@ -60,6 +62,11 @@ impl RefreshMetrics {
                 "gupd_prefetch_failures_total",
                 "Objects that could not be prefetched, by reason.",
                 "reason",
+            )?,
+            payload_checks: counters(
+                "gupd_payload_checks_total",
+                "Checks whether stored payloads have changed upstream, by outcome.",
+                "outcome",
             )?,
         })
     }

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::check::PayloadChecks;
 use super::prefetch::PendingPrefetch;
 use super::snapshot::CollectionHistory;
 use super::{RefreshReport, RefreshWorker, TaskSettings};
@@ -83,13 +84,15 @@ impl RefreshTask {
         let _release = ReleaseClients(&worker.background);
         let mut settings = current.borrow_and_update().clone();
         next_run.reset(&settings, worker);
+        let mut checks = PayloadChecks::new(&settings, worker.clock.now());
         loop {
-            let due = next_run.run;
+            let (due, next_check) = (next_run.run, checks.next());
             tokio::select! {
                 biased;
                 Ok(()) = current.changed() => {
                     settings = current.borrow_and_update().clone();
                     next_run.reset(&settings, worker);
+                    checks = PayloadChecks::new(&settings, worker.clock.now());
                     if let Some(prefetch) = &mut prefetch {
                         prefetch.retry_at(worker.clock.now());
                     }
@@ -112,6 +115,9 @@ impl RefreshTask {
                 }
                 () = worker.background.pending_catalogs().wait_for_any() => {
                     Box::pin(worker.collect_pending(&settings, &mut history)).await;
+                }
+                () = sleep_until(&worker.clock, next_check) => {
+                    Box::pin(worker.check_payload(&settings, &mut checks)).await;
                 }
                 () = Box::pin(worker.run_prefetch(&settings, &mut prefetch)) => {}
             }

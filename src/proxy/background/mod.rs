@@ -2,6 +2,7 @@
 //! the same cache and the same fills, so that no object is fetched twice. `refresh` decides when and for which objects.
 //! The pipeline leaves here the catalogs that clients wait for and the revisions that their requests announce.
 
+mod check;
 mod collect;
 mod fetch;
 mod missing;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use http::uri::PathAndQuery;
 
+pub use self::check::CheckOutcome;
 pub use self::collect::{CatalogFetchError, CatalogSource};
 pub use self::fetch::FetchOutcome;
 pub use self::missing::MissingCatalogs;

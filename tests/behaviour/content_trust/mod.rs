@@ -3,6 +3,7 @@
 
 mod catalogs;
 mod changes;
+mod checks;
 mod decisions;
 mod payloads;
 mod peers;
