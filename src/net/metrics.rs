@@ -10,7 +10,7 @@ use prometheus::{
     register_int_gauge_with_registry,
 };
 
-use crate::traffic::TrafficRecorder;
+use crate::traffic::{TrafficRecorder, TransferCause};
 use crate::upstream::UpstreamFailure;
 
 /// Class of a status code (RFC 9110 §15).
@@ -71,6 +71,8 @@ pub struct NetMetrics {
     pub accept_failures: IntCounter,
     /// Bytes of response bodies from upstreams, by upstream.
     pub upstream_bytes: IntCounterVec,
+    /// The same bytes, by cause.
+    pub cause_bytes: IntCounterVec,
     /// Requests to upstreams, by upstream and outcome.
     pub upstream_requests: IntCounterVec,
     /// Health of upstreams, by upstream: 1 or 0.
@@ -121,6 +123,17 @@ impl NetMetrics {
                 "Bytes of response bodies received from upstreams over the WAN.",
                 &["upstream"],
             )?,
+            cause_bytes: {
+                let bytes = counters(
+                    "gupd_wan_received_bytes_total",
+                    "Bytes of response bodies received over the WAN, by the cause of the transfer.",
+                    &["cause"],
+                )?;
+                for cause in TransferCause::ALL {
+                    bytes.with_label_values(&[cause.as_str()]);
+                }
+                bytes
+            },
             upstream_requests: counters(
                 "gupd_upstream_requests_total",
                 "Requests sent to upstreams, by outcome (a status class or a failure).",

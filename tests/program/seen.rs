@@ -35,6 +35,7 @@ async fn known_series_exist_before_the_first_event() {
         ("gupd_store_bytes", ""),
         ("gupd_store_deduplicated_bytes", ""),
         ("gupd_draining", ""),
+        ("gupd_wan_received_bytes_total", r#"{cause="full-set-no-delta"}"#),
         ("gupd_wan_limit_bytes_per_second", ""),
         ("gupd_fill_oversized_total", ""),
         ("gupd_content_type_sent_bytes_total", r#"{content_type="virus-definitions-32"}"#),
@@ -94,6 +95,8 @@ async fn events_increment_their_series() {
         value(&format!(r#"gupd_upstream_requests_total{{outcome="2xx",upstream="{upstream}"}}"#)),
         2.0
     );
+    // The payload is a full set, whose second part was requested again.
+    assert_eq!(value(r#"gupd_wan_received_bytes_total{cause="full-set"}"#), length);
     assert_eq!(value("gupd_fill_resumes_total"), 1.0);
     assert_eq!(value(r#"gupd_fills_total{outcome="stored"}"#), 1.0);
     assert_eq!(value(r#"gupd_refused_total{reason="connect"}"#), 1.0);

@@ -9,7 +9,7 @@ use http::StatusCode;
 use super::{RequestBody, Upstream, UpstreamRequest, Upstreams};
 use crate::traffic::{TrafficCounts, TrafficRecorder, TransferCause, TransferRecord};
 use gupd_config::clock::{Clock, UnixMillis};
-use prometheus::IntCounter;
+use prometheus::{IntCounter, IntCounterVec};
 
 /// Interval of records of a running transfer.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -22,6 +22,7 @@ const MAX_PATH: usize = 512;
 pub(super) struct TransferMeter {
     traffic: Arc<TrafficRecorder>,
     counter: IntCounter,
+    cause_bytes: IntCounterVec,
     clock: Clock,
     record: TransferRecord,
     request_body: RequestBody,
@@ -50,6 +51,7 @@ impl TransferMeter {
         Self {
             traffic,
             counter: upstream.received.clone(),
+            cause_bytes: upstreams.metrics.cause_bytes.clone(),
             clock: upstreams.clock.clone(),
             record,
             request_body: outgoing.body.clone(),
@@ -82,12 +84,20 @@ impl TransferMeter {
         self.recorded_at = Instant::now();
         let counts = std::mem::take(&mut self.unrecorded);
         if counts != TrafficCounts::default() {
-            self.traffic.add(now, &self.record, self.record.labels.cause, counts);
+            self.add(now, self.record.labels.cause, counts);
         }
         let wasted = TrafficCounts { received: std::mem::take(&mut self.wasted), ..TrafficCounts::default() };
         if wasted.received > 0 {
-            self.traffic.add(now, &self.record, TransferCause::ResumeWaste, wasted);
+            self.add(now, TransferCause::ResumeWaste, wasted);
         }
+    }
+
+    fn add(&self, now: UnixMillis, cause: TransferCause, counts: TrafficCounts) {
+        // What a peer sends stays on the LAN.
+        if !self.record.is_peer {
+            self.cause_bytes.with_label_values(&[cause.as_str()]).inc_by(counts.received);
+        }
+        self.traffic.add(now, &self.record, cause, counts);
     }
 }
 
