@@ -27,8 +27,14 @@ fn arguments(line: &str) -> Option<Vec<String>> {
             _ => words.last_mut()?.push(character),
         }
     }
-    // A placeholder of the documents.
-    words.iter_mut().filter(|word| *word == "ADDR").for_each(|word| *word = "192.0.2.1".to_owned());
+    for word in &mut words {
+        // Placeholders of the documents.
+        match word.as_str() {
+            "ADDR" => "192.0.2.1".clone_into(word),
+            "PATH" => "/path".clone_into(word),
+            _ => {}
+        }
+    }
     Some(words.into_iter().filter(|word| !word.is_empty()).collect())
 }
 
