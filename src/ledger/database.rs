@@ -68,7 +68,7 @@ const TABLES: &str = "
 )]
 pub struct LedgerError {
     path: PathBuf,
-    source: rusqlite::Error,
+    source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 /// The open file.
@@ -80,10 +80,21 @@ pub(crate) struct Database {
     soft_limit: u64,
 }
 
+impl LedgerError {
+    fn new(path: &Path, source: rusqlite::Error) -> Self {
+        Self { path: path.to_owned(), source: source.into() }
+    }
+
+    /// The error of a folder that cannot have the file.
+    pub(crate) fn folder(path: &Path, reason: &str) -> Self {
+        Self { path: path.to_owned(), source: reason.into() }
+    }
+}
+
 impl Database {
     /// Opens or creates the file, of at most `max_size` bytes with its log.
     pub(crate) fn open(path: &Path, max_size: u64) -> Result<Self, LedgerError> {
-        let failed = |source| LedgerError { path: path.to_owned(), source };
+        let failed = |source| LedgerError::new(path, source);
         let connection = match Self::connect(path, max_size) {
             Err(error) if is_unreadable(&error) => {
                 let aside = path.with_extension("damaged");
@@ -143,7 +154,7 @@ impl Database {
             Ok(()) if self.used_bytes()? > self.soft_limit => self.compact_harder(seconds),
             Ok(()) => Ok(()),
         });
-        compacted.map_err(|source| LedgerError { path: self.path.clone(), source })
+        compacted.map_err(|source| LedgerError::new(&self.path, source))
     }
 
     /// Bytes of the file that are in use.
@@ -154,7 +165,7 @@ impl Database {
     }
 
     pub(crate) fn error(&self, source: rusqlite::Error) -> LedgerError {
-        LedgerError { path: self.path.clone(), source }
+        LedgerError::new(&self.path, source)
     }
 
     fn compact_harder(&mut self, now: i64) -> rusqlite::Result<()> {

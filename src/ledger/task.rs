@@ -2,7 +2,8 @@
 //! its end. While the file cannot be written, records wait in memory, which bounds them.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ struct LedgerWriter {
     sampler: Box<SiteSampler>,
     clock: Clock,
     database: Option<Database>,
+    /// Device and number of the folder. A disk that is away must not get a second file in its mount point.
+    folder: Option<(u64, u64)>,
     /// The counts that have been written.
     written: SiteSample,
     process_received: u64,
@@ -109,6 +112,7 @@ impl Ledger {
             sampler,
             clock,
             database: None,
+            folder: None,
             written: SiteSample::default(),
             process_received: 0,
             is_failing: false,
@@ -206,7 +210,10 @@ impl LedgerWriter {
     fn try_write(&mut self, batch: &TrafficBatch, sample: &SiteSample) -> Result<(), LedgerError> {
         let database = match &mut self.database {
             Some(database) => database,
-            closed => closed.insert(Database::open(&self.path, self.max_size)?),
+            closed => {
+                check_folder(&self.path, &mut self.folder)?;
+                closed.insert(Database::open(&self.path, self.max_size)?)
+            }
         };
         database.write(batch, &sample.since(&self.written), self.clock.now())
     }
@@ -217,6 +224,18 @@ impl LedgerWriter {
         let report = report.map_err(|error| database.error(error))?;
         Ok(TrafficReport { process_received: self.process_received, ..report })
     }
+}
+
+/// Checks that the folder of the file is the one that had it.
+fn check_folder(path: &Path, known: &mut Option<(u64, u64)>) -> Result<(), LedgerError> {
+    let folder = path.parent().unwrap_or(path);
+    let metadata =
+        std::fs::metadata(folder).map_err(|error| LedgerError::folder(path, &error.to_string()))?;
+    let identity = (metadata.dev(), metadata.ino());
+    if *known.get_or_insert(identity) == identity {
+        return Ok(());
+    }
+    Err(LedgerError::folder(path, "another folder is in the place of store.dir"))
 }
 
 impl SiteSample {

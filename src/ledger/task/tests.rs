@@ -47,6 +47,7 @@ impl Bed {
             sampler: Box::new(SiteSample::default),
             clock: self.clock.clone(),
             database: None,
+            folder: None,
             written: SiteSample::default(),
             process_received: 0,
             is_failing: false,
@@ -205,6 +206,26 @@ fn failed_write_loses_nothing() {
     writer.write().unwrap();
     assert_eq!(writer.answer(&all()).unwrap().wan.received, 11);
     assert_eq!(writer.process_received, 11);
+}
+
+#[test]
+fn replaced_folder_gets_no_second_file() {
+    let bed = Bed::new();
+    let (folder, aside) = (bed.folder.path().join("store"), bed.folder.path().join("away"));
+    std::fs::create_dir(&folder).unwrap();
+    let mut writer = LedgerWriter { path: folder.join(FILE), ..bed.writer() };
+    bed.add(&record(1, "/a"), TransferCause::Miss, 5);
+    writer.write().unwrap();
+    writer.database = None;
+    std::fs::rename(&folder, &aside).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    bed.add(&record(1, "/a"), TransferCause::Miss, 6);
+    assert!(writer.write().unwrap_err().to_string().contains("another folder"));
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    std::fs::remove_dir(&folder).unwrap();
+    std::fs::rename(&aside, &folder).unwrap();
+    writer.write().unwrap();
+    assert_eq!(writer.answer(&all()).unwrap().wan.received, 11);
 }
 
 #[test]
