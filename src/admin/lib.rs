@@ -1,4 +1,4 @@
-//! The admin address: metrics, health, and the API of `gupd status`, `why`, `refresh`, `reload`, `upgrade`,
+//! The admin address: the status page, metrics, health, and the API of `gupd status`, `why`, `refresh`, `reload`, `upgrade`,
 //! `drain`, `rollout` and `store purge`.
 //!
 //! It owns no state: handlers read and call the parts of the relay in [`AdminApi`]. Requests that change something, or
@@ -12,6 +12,7 @@ mod clients;
 mod commands;
 mod exposition;
 mod held;
+mod page;
 mod process;
 mod purge;
 mod request_body;
@@ -40,6 +41,7 @@ pub use self::auth::read_token;
 pub use self::commands::{CommandReply, CommandRequest, ProcessCommand, ProcessCommands};
 pub use self::exposition::Exposition;
 pub use self::held::{HeldDecision, HeldRequest};
+pub use self::page::Sessions;
 pub use self::purge::PurgeRequest;
 pub use self::status::rates::RateMeter;
 pub use self::status::{
@@ -85,6 +87,8 @@ pub struct AdminApi {
     pub requests: Arc<RequestMetrics>,
     /// 0 after a refused reload.
     pub last_reload: IntGauge,
+    /// Sessions of the status page.
+    pub sessions: Arc<Sessions>,
     /// Rates of the last minute.
     pub rates: Arc<RateMeter>,
     /// History of traffic.
@@ -157,6 +161,7 @@ impl AdminApi {
             .route("/api/v1/rollout", get(rollout::status).post(rollout::command))
             .route("/api/v1/rollout/clients", get(clients::list))
             .route("/api/v1/rollout/view", get(rollout::view))
+            .merge(page::routes())
             .layer(from_fn_with_state(Arc::new(TokenFailures::new(&self.net)), auth::delay_wrong_token))
             .layer(from_fn_with_state(self.public_names.clone().into(), auth::refuse_foreign_host))
             .with_state(self)

@@ -36,6 +36,7 @@ mod held;
 mod hints;
 mod log;
 mod orders;
+mod page;
 mod pair;
 mod pasted;
 mod plan;

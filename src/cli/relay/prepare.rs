@@ -162,6 +162,7 @@ impl PreparedRelay {
             net: relay.metrics.net.clone(),
             requests: relay.metrics.requests.clone(),
             last_reload: relay.metrics.reload.successful.clone(),
+            sessions: Arc::default(),
             rates: Arc::default(),
             ledger: relay.ledger.clone(),
             rollouts: relay.rollouts.clone(),

@@ -1,0 +1,80 @@
+//! Content by type: what crossed the WAN for it, as full sets and as deltas, and what clients got.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::response::Response;
+use maud::html;
+
+use super::text::bytes;
+use super::{Page, Reader, respond};
+use crate::AdminApi;
+use gupd_ledger::{TrafficQuery, TrafficReport};
+
+/// Milliseconds of the time that the page covers.
+const TIME: i64 = 7 * 86_400_000;
+
+/// Rows of the report that are added up.
+const MAX_ROWS: usize = 1_000;
+
+/// Bytes of one content type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct TypeTraffic {
+    full: u64,
+    delta: u64,
+    other: u64,
+    transfers: u64,
+    served: u64,
+}
+
+pub(super) async fn show(_: Reader, State(api): State<AdminApi>) -> Response {
+    let query = TrafficQuery { since: api.clock.now() - TIME, top: MAX_ROWS, ..TrafficQuery::default() };
+    let content = match api.ledger.query(query).await {
+        Err(error) => html! { h1 { "Content" } p class="critical" { (error.to_string()) } },
+        Ok(report) => html! {
+            h1 { "Content" }
+            p { "What crossed the WAN in 7 days, by content type." }
+            div class="scroll" tabindex="0" role="region" aria-label="Content by type" {
+                table {
+                    thead { tr {
+                        th scope="col" { "Content type" } th scope="col" class="number" { "WAN bytes" }
+                        th scope="col" class="number" { "Full sets" } th scope="col" class="number" { "Deltas" }
+                        th scope="col" class="number" { "Transfers" }
+                        th scope="col" class="number" { "Further requests served" }
+                    } }
+                    tbody {
+                        @for (name, traffic) in sorted(&report) {
+                            tr {
+                                th scope="row" { (if name.is_empty() { "unknown" } else { name }) }
+                                td class="number" { (bytes(traffic.full + traffic.delta + traffic.other)) }
+                                td class="number" { (bytes(traffic.full)) }
+                                td class="number" { (bytes(traffic.delta)) }
+                                td class="number" { (traffic.transfers) }
+                                td class="number" { (traffic.served) }
+                            }
+                        }
+                    }
+                }
+            }
+        },
+    };
+    respond(Page::Content, &content)
+}
+
+/// Returns the content types with their traffic, the largest first.
+fn sorted(report: &TrafficReport) -> Vec<(&str, TypeTraffic)> {
+    let mut types: BTreeMap<&str, TypeTraffic> = BTreeMap::new();
+    for row in report.causes.iter().filter(|row| !row.is_peer) {
+        let traffic = types.entry(&row.content_type).or_default();
+        match &*row.form {
+            "full" => traffic.full += row.sums.received,
+            "delta" => traffic.delta += row.sums.received,
+            _ => traffic.other += row.sums.received,
+        }
+        traffic.transfers += row.sums.transfers;
+        traffic.served += row.sums.followers;
+    }
+    let mut types: Vec<_> = types.into_iter().collect();
+    types.sort_by_key(|(_, traffic)| std::cmp::Reverse(traffic.full + traffic.delta + traffic.other));
+    types
+}

@@ -1,0 +1,29 @@
+// Replaces the content of the page by its newest version while it is visible, and says when the relay does not answer.
+"use strict";
+const INTERVAL = 5000;
+const main = document.getElementById("main");
+const offline = document.getElementById("offline");
+
+// A reader who types, or has opened a table, must not lose either.
+function isInUse() {
+  const active = document.activeElement;
+  return document.hidden || (active && main.contains(active) && active.matches("input, select, button"));
+}
+
+async function refresh() {
+  if (!isInUse()) {
+    try {
+      const response = await fetch(location.href, { cache: "no-store", redirect: "error" });
+      if (!response.ok) throw new Error(response.statusText);
+      const next = new DOMParser().parseFromString(await response.text(), "text/html").getElementById("main");
+      const open = [...main.querySelectorAll("details")].map((one) => one.open);
+      next.querySelectorAll("details").forEach((one, at) => { one.open = open[at] === true; });
+      main.replaceChildren(...next.childNodes);
+      offline.hidden = true;
+    } catch {
+      offline.hidden = false;
+    }
+  }
+  setTimeout(refresh, INTERVAL);
+}
+setTimeout(refresh, INTERVAL);

@@ -1,0 +1,170 @@
+//! The status page at `/` of the admin address: HTML made by the relay, with its own style and script and no request to
+//! another host. It reads what the API reads, and shows it to the same requests: those of this machine, and those with
+//! the admin token. The script replaces the content of a page by its newest version every few seconds.
+
+mod actions;
+mod chart;
+mod clients;
+mod content;
+mod line;
+mod overview;
+mod rollout;
+mod session;
+mod text;
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use maud::{DOCTYPE, Markup, html};
+
+pub use self::session::Sessions;
+use super::auth::authorize_read;
+use super::{AdminApi, ErrorMessage};
+
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("live.js");
+
+/// Nothing but the page's own files may be loaded, and no other page may frame it.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; \
+                      base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// The pages in the order of the navigation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Page {
+    Overview,
+    Clients,
+    Content,
+    Rollout,
+    Line,
+}
+
+impl Page {
+    const ALL: [Self; 5] = [Self::Overview, Self::Clients, Self::Content, Self::Rollout, Self::Line];
+
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Overview => "/",
+            Self::Clients => "/clients",
+            Self::Content => "/content",
+            Self::Rollout => "/rollout",
+            Self::Line => "/line",
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Overview => "Overview",
+            Self::Clients => "Clients",
+            Self::Content => "Content",
+            Self::Rollout => "Rollout",
+            Self::Line => "Line",
+        }
+    }
+}
+
+/// Returns the routes of the page.
+pub(super) fn routes() -> Router<AdminApi> {
+    Router::new()
+        .route(Page::Overview.path(), get(overview::show))
+        .route(Page::Clients.path(), get(clients::show))
+        .route("/clients.csv", get(clients::csv))
+        .route(Page::Content.path(), get(content::show))
+        .route(Page::Rollout.path(), get(rollout::show).post(actions::command))
+        .route("/sign-in", post(actions::sign_in))
+        .route("/sign-out", post(actions::sign_out))
+        .route(Page::Line.path(), get(line::show))
+        .route("/style.css", get(async || asset("text/css; charset=utf-8", STYLE)))
+        .route("/live.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
+}
+
+/// A request that may read the pages.
+pub(super) struct Reader;
+
+impl FromRequestParts<AdminApi> for Reader {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, api: &AdminApi) -> Result<Self, Response> {
+        let from = ConnectInfo::<SocketAddr>::from_request_parts(parts, api).await;
+        let ConnectInfo(from) = from.map_err(IntoResponse::into_response)?;
+        authorize_read(api.token_file.clone(), from, &parts.headers).await.map_err(refusal)?;
+        Ok(Self)
+    }
+}
+
+/// Returns the page for a request that may not read it.
+fn refusal((status, message): ErrorMessage) -> Response {
+    let content = html! {
+        h1 { "Not available from this machine" }
+        p { (message) }
+        p { "The page answers requests of the relay's own machine: use a tunnel such as "
+            code { "ssh -L 9467:127.0.0.1:9467 relay" } "." }
+    };
+    document("gupd", None, &content, status)
+}
+
+/// Returns a whole page.
+fn respond(page: Page, content: &Markup) -> Response {
+    document(page.title(), Some(page), content, StatusCode::OK)
+}
+
+fn document(title: &str, page: Option<Page>, content: &Markup, status: StatusCode) -> Response {
+    let document = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " – gupd" }
+                link rel="stylesheet" href="/style.css";
+                link rel="icon" href="data:,";
+                script src="/live.js" defer {}
+            }
+            body {
+                a class="skip" href="#main" { "Skip to content" }
+                header {
+                    strong { "gupd" }
+                    @if page.is_some() {
+                        nav aria-label="Pages" {
+                            @for other in Page::ALL {
+                                a href=(other.path()) aria-current=[(Some(other) == page).then_some("page")] {
+                                    (other.title())
+                                }
+                            }
+                        }
+                    }
+                }
+                p id="offline" role="status" hidden { "The relay does not answer; this page tries again." }
+                main id="main" { (content) }
+            }
+        }
+    };
+    let mut response = (status, document.into_string()).into_response();
+    set_headers(response.headers_mut(), "text/html; charset=utf-8");
+    response
+}
+
+fn asset(media_type: &'static str, text: &'static str) -> Response {
+    let mut response = text.into_response();
+    set_headers(response.headers_mut(), media_type);
+    response
+}
+
+fn set_headers(headers: &mut HeaderMap, media_type: &'static str) {
+    let fields: [(HeaderName, &'static str); 6] = [
+        (header::CONTENT_TYPE, media_type),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    for (name, value) in fields {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}

@@ -1,0 +1,153 @@
+//! The overview: the state in one sentence, what needs attention, both lines, savings, upstreams and store.
+
+use axum::extract::State;
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::text::{bytes, percent, rate, time};
+use super::{Page, Reader, respond};
+use crate::AdminApi;
+use crate::status::{LineStatus, PeriodTraffic, Severity, StatusReport, UpstreamStatus, collect};
+
+pub(super) async fn show(_: Reader, State(api): State<AdminApi>) -> Response {
+    let report = collect(&api).await;
+    let zone = api.generations.load().config.site.time_zone.clone();
+    let content = html! {
+        h1 class=(light(&report)) { (report.sentence) }
+        p class="quiet" { "gupd " (report.version) ", " (time(api.clock.now(), &zone, "%F %H:%M:%S")) }
+        @if !report.findings.is_empty() { (findings(&report)) }
+        div class="cards" {
+            (line_card("WAN", &report.wan))
+            (line_card("LAN", &report.lan))
+            @if let Some(savings) = &report.savings {
+                (savings_card("Today", &savings.today))
+                (savings_card("30 days", &savings.month))
+            }
+            (clients_card(&report))
+            section class="card" {
+                h2 { "Store" }
+                p class="figure" { (bytes(report.store.bytes)) }
+                p { (percent(report.store.bytes, report.store.quota)) " of " (bytes(report.store.quota)) ", "
+                    (report.store.objects) " objects" }
+                p class=(if report.store.detail.is_some() { "critical" } else { "quiet" }) {
+                    (report.store.health)
+                }
+            }
+            section class="card" {
+                h2 { "Now" }
+                p class="figure" { (report.activity.fills) " fills" }
+                p { (report.activity.connections) " connections, " (report.activity.downloads)
+                    " downloads in slots, " (report.activity.queued) " waiting" }
+            }
+        }
+        (upstreams(&report.upstreams, &report.peers))
+    };
+    respond(Page::Overview, &content)
+}
+
+/// Returns the class of the most severe finding.
+fn light(report: &StatusReport) -> &'static str {
+    report.findings.first().map_or("good", |finding| severity(finding.severity))
+}
+
+const fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Critical => "critical",
+        Severity::Warning => "warning",
+        Severity::Notice => "notice",
+    }
+}
+
+fn findings(report: &StatusReport) -> Markup {
+    html! {
+        section aria-labelledby="attention" {
+            h2 id="attention" { "Needs attention" }
+            ul class="findings" {
+                @for finding in &report.findings {
+                    li class=(severity(finding.severity)) {
+                        strong { (severity(finding.severity)) ": " } (finding.message)
+                        br; "What to do: " (finding.action)
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn line_card(name: &str, line: &LineStatus) -> Markup {
+    html! {
+        section class="card" {
+            h2 { (name) }
+            p class="figure" { (rate(line.bytes_per_second)) }
+            @match (line.limit, line.busy_percent()) {
+                (Some(limit), Some(busy)) => {
+                    p { (busy) " % of " (rate(limit)) }
+                    meter min="0" max="100" value=(busy.min(100)) aria-label=(format!("{name} {busy} % busy")) {}
+                }
+                _ => p { "no limit now" }
+            }
+        }
+    }
+}
+
+fn savings_card(name: &str, period: &PeriodTraffic) -> Markup {
+    let clients = &period.clients;
+    html! {
+        section class="card" {
+            h2 { (name) }
+            p class="figure" { (percent(clients.saved, clients.sent)) " saved" }
+            p { (bytes(period.wan_received)) " crossed the WAN, " (bytes(clients.sent)) " went to clients" }
+            p class="quiet" { (percent(clients.hits, clients.requests)) " of " (clients.requests) " requests were hits" }
+        }
+    }
+}
+
+fn clients_card(report: &StatusReport) -> Markup {
+    let count = |rollout: &gupd_rollout::status::Status, light: &str| {
+        rollout.clients.lights.get(light).copied().unwrap_or(0)
+    };
+    html! {
+        section class="card" {
+            h2 { a href=(Page::Clients.path()) { "Clients" } }
+            @match &report.rollout {
+                Some(rollout) => {
+                    p class="figure" { (count(rollout, "green")) " current" }
+                    p { (count(rollout, "yellow")) " behind, " (count(rollout, "red")) " failing, "
+                        (count(rollout, "grey")) " unseen" }
+                }
+                None => p { "not tracked: there are no rings" }
+            }
+        }
+    }
+}
+
+fn upstreams(upstreams: &[UpstreamStatus], peers: &[UpstreamStatus]) -> Markup {
+    let row = |upstream: &UpstreamStatus, kind: &str| {
+        let (class, state) = if upstream.is_healthy { ("good", "healthy") } else { ("critical", "failing") };
+        html! {
+            tr {
+                th scope="row" { (upstream.name) }
+                td { (kind) }
+                td class=(class) { (state) }
+                td class="number" { (bytes(upstream.received)) }
+            }
+        }
+    };
+    html! {
+        section aria-labelledby="upstreams" {
+            h2 id="upstreams" { "Upstreams" }
+            div class="scroll" tabindex="0" role="region" aria-labelledby="upstreams" {
+                table {
+                    thead { tr {
+                        th scope="col" { "Name" } th scope="col" { "Kind" } th scope="col" { "State" }
+                        th scope="col" class="number" { "Received since the start" }
+                    } }
+                    tbody {
+                        @for upstream in upstreams { (row(upstream, "upstream")) }
+                        @for peer in peers { (row(peer, "peer")) }
+                    }
+                }
+            }
+        }
+    }
+}
