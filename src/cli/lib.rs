@@ -12,7 +12,9 @@ mod check;
 mod clients_config;
 mod config_file;
 mod demo;
+mod doctor;
 mod fitness;
+mod generate;
 mod machine;
 mod plan;
 mod policy;
@@ -76,6 +78,14 @@ enum Command {
     Drain(process_commands::Drain),
     /// Print the client settings for this relay: policies, proxy file, DNS record.
     ClientsConfig(Box<clients_config::ClientsConfig>),
+    /// Examine machine, configuration, upstreams and relay, with a remedy for each finding.
+    Doctor(Box<doctor::DoctorFlags>),
+    /// Print the completions of a shell.
+    #[command(hide = true)]
+    Completions(generate::CompletionFlags),
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Man(generate::ManFlags),
     /// Show the state of the running relay on one screen.
     Status(status::StatusFlags),
     /// Explain what crossed the line: traffic by cause, client and object.
@@ -221,6 +231,12 @@ pub fn main() -> ExitCode {
         Command::Drain(drain) => process_commands::drain(&drain),
         Command::Upgrade(common) => process_commands::upgrade(&common),
         Command::ClientsConfig(command) => clients_config::run(&command),
+        Command::Doctor(flags) => doctor::run(&flags),
+        Command::Completions(flags) => {
+            generate::print_completions(&flags);
+            Ok(())
+        }
+        Command::Man(flags) => generate::write_pages(&flags),
         Command::Status(flags) => status::run(&flags),
         Command::Why(flags) => why::run(&flags),
         Command::Plan(plan) => plan::run(&plan),

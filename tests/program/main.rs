@@ -22,6 +22,7 @@ mod copies;
 mod crash;
 mod default_file;
 mod demo;
+mod doctor;
 mod documented;
 mod explain;
 mod exposition;
