@@ -8,6 +8,7 @@ mod decisions;
 mod payloads;
 mod peers;
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use gupd_config::{Config, Verification};
@@ -26,7 +27,7 @@ const MINITRI: &str = "/clu/minitri.flg";
 const STATED: u64 = 1_369_163_480;
 
 const MINUTE: Duration = Duration::from_secs(61);
-const TOKEN: &str = "let me in";
+const TOKEN: &str = "0123456789abcdef-token";
 
 /// A site whose relay knows the root of its vendor.
 struct TrustSite {
@@ -45,6 +46,7 @@ impl TrustSite {
         let (roots, token) = (files.path().join("roots.pem"), files.path().join("token"));
         std::fs::write(&roots, vendor.root_pem()).unwrap();
         std::fs::write(&token, TOKEN).unwrap();
+        std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
         let site = Site::with_config(|config| {
             config.routes[0].verification = verification;
             config.verify.roots = vec![roots];
