@@ -182,9 +182,12 @@ impl BlobWriter {
         Segment::new(Arc::clone(&self.draft), Arc::clone(&self.draft.store.memory), start, prefix)
     }
 
-    /// Takes back the running SHA-256 of a finished segment.
+    /// Takes back the running SHA-256 of a finished segment. One that ends within a block is of no use: the block has no
+    /// checksum, so it is written again from its beginning.
     pub fn return_segment(&mut self, segment: Segment) {
-        self.prefix = segment.into_prefix().or(self.prefix.take());
+        let len = self.partial().length();
+        let is_usable = |prefix: &HashedPrefix| prefix.len.is_multiple_of(BLOCK) || Some(prefix.len) == len;
+        self.prefix = segment.into_prefix().filter(is_usable).or(self.prefix.take());
     }
 
     /// Verifies that every byte is present. Bytes that were not hashed on arrival are read back. Returns the

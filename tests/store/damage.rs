@@ -103,6 +103,27 @@ async fn refetched_chunk_is_not_invalidated_by_an_earlier_reader() {
 }
 
 #[tokio::test]
+async fn fill_that_paused_within_a_block_is_finished() {
+    let (site, length) = (Site::new(), 3_000_000);
+    let (store, body) = (site.open(), body(1, length));
+    for paused_at in [70_000, 900_000, CHUNK + 1, length - 1] {
+        let mut writer = store.begin_blob(Some(length)).await.unwrap();
+        let mut segment = writer.begin_segment(0);
+        segment.write(vec![body.slice(..paused_at as usize)]).await.unwrap();
+        writer.return_segment(segment);
+        // A chunk at a time.
+        for _ in 0..4 {
+            let Err(missing) = writer.finish().await.unwrap() else { break };
+            let mut segment = writer.begin_segment(missing.start);
+            segment.write(vec![body.slice(missing.start as usize..missing.end as usize)]).await.unwrap();
+            writer.return_segment(segment);
+        }
+        let committed = writer.commit(super::response(&paused_at.to_string())).await.unwrap();
+        assert_eq!(read_from(&store, &committed.source, 0, length).await.unwrap(), body);
+    }
+}
+
+#[tokio::test]
 async fn discarded_blob_removes_all_objects_and_can_be_refilled() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
