@@ -1,8 +1,10 @@
-//! Benchmark of eviction policies: hit ratios side by side on a site's requests. In-memory models on seeded
-//! traces, so the figures are equal on every machine. Prints the table for benches/README.md.
+//! Benchmark of eviction policies and of `fill.finish`: hit ratios and costs side by side on a site's requests.
+//! In-memory models on seeded traces, so the figures are equal on every machine. Prints the tables for
+//! benches/README.md.
 
 #![allow(clippy::print_stdout, reason = "a program that prints a table")]
 
+mod finish;
 mod policies;
 mod trace;
 
@@ -50,6 +52,26 @@ fn main() {
             let cells = cells.map(|(objects, bytes)| format!(" {objects:.1} % / {bytes:.1} % |"));
             println!("| {name} |{}", cells.concat());
         }
+    }
+    print_finish();
+}
+
+/// Prints what each choice of `fill.finish` costs.
+fn print_finish() {
+    let (daily, inspected) = (site(2, false), site(2, true));
+    println!("\nfill.finish\n");
+    println!("| finish | WAN | of these waited for | WAN with inspections | hostile client |");
+    println!("| --- | ---: | ---: | ---: | ---: |");
+    let gib = |bytes: u64| bytes as f64 / GIB as f64;
+    for (name, choice) in finish::CHOICES {
+        let (alone, beside) = (finish::cost(choice, &daily, false), finish::cost(choice, &inspected, true));
+        println!(
+            "| {name} | {:.1} GiB | {:.1} GiB | {:.1} GiB | {:.1} |",
+            gib(alone.wan),
+            gib(alone.waited),
+            gib(beside.wan),
+            finish::multiplication(choice)
+        );
     }
 }
 

@@ -37,7 +37,7 @@ pub struct FillSettings {
 pub enum FinishPolicy {
     /// Always.
     Always,
-    /// Once at least this percentage has arrived, 1 to 99.
+    /// Once at least this percentage has arrived, 1 to 99, or if the content is at most a chunk.
     Above(u8),
     /// Never; the bytes that have arrived are kept for the next client.
     Never,
@@ -88,7 +88,7 @@ pub(crate) fn read_fill(document: &mut Document) -> FillSettings {
         peer_timeout: time(&mut s, "peer_timeout", defaults::PEER_TIMEOUT),
         total_timeout: time(&mut s, "total_timeout", defaults::TOTAL_TIMEOUT),
         idle_timeout: time(&mut s, "idle_timeout", defaults::IDLE_TIMEOUT),
-        finish: s.read("finish", finish_policy).unwrap_or(FinishPolicy::Always),
+        finish: s.read("finish", finish_policy).unwrap_or(defaults::FINISH),
         attempts: count(&mut s, "attempts", defaults::ATTEMPTS),
         max_concurrent: count(&mut s, "max_concurrent", defaults::MAX_CONCURRENT),
     };

@@ -62,10 +62,12 @@ async fn fill_continues_after_its_only_client_leaves() {
     let site = Site::new();
     let body = bytes(4, 2_000_000);
     let gate = Gate::default();
-    site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1_000_000, &gate));
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1_500_000, &gate));
     let mut client = WireClient::connect(site.address()).await;
     client.write_request(&Request::get(PAYLOAD)).await.unwrap();
     client.read_head().await.unwrap();
+    // More than half has arrived, which is the default share of `fill.finish`.
+    client.read_bytes(1_200_000).await.unwrap();
     drop(client);
     gate.open();
     assert!(site.get(PAYLOAD).await.expect_body() == body);
@@ -112,7 +114,8 @@ async fn full_answer_to_range_is_read_past_stored_bytes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_of_two_versions_never_mix() {
-    let site = Site::new();
+    // The fill goes on with the new version although its only client is gone.
+    let site = Site::with_config(|config| config.fill.finish = gupd_config::FinishPolicy::Always);
     let (old, new) = (bytes(8, 3_000_000), bytes(9, 3_000_000));
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(old.clone()).stalled(1_000_000, &gate).cut(1_500_000, 1));

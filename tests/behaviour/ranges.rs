@@ -228,7 +228,8 @@ async fn range_on_running_fill_streams_as_bytes_arrive() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn content_without_length_is_served_in_ranges_from_one_fill() {
-    let site = Site::new();
+    // The fill asks for everything, and goes on between the clients.
+    let site = Site::with_config(|config| config.fill.finish = gupd_config::FinishPolicy::Always);
     let body = bytes(8, 600_000);
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(body.clone()).chunked().stalled(300_000, &gate));
@@ -255,7 +256,7 @@ async fn content_without_length_is_served_in_ranges_from_one_fill() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn relay_serves_ranges_for_origin_without_them() {
-    let site = Site::new();
+    let site = Site::with_config(|config| config.fill.finish = gupd_config::FinishPolicy::Always);
     let body = bytes(9, 1_200_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).without_ranges().without("ETag"));
     for range in ["0-99", "1100000-1100099", "-10"] {

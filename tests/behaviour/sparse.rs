@@ -129,6 +129,36 @@ async fn finish_percentage_fetches_the_rest() {
     assert_eq!(site.manager.body_bytes(), body.len() as u64, "{ranges:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn few_bytes_of_a_cold_object_cost_few_bytes() {
+    let body = bytes(6, 40 * MIB);
+    for range in ["0-0", "-1", "20000000-20000000", "0-1048575", "41943039-", "0-0,41943039-41943039"] {
+        let site = Site::new();
+        site.manager.put(PAYLOAD, Resource::new(body.clone()));
+        assert_eq!(site.send(Request::get(PAYLOAD).range(range)).await.status, 206, "{range}");
+        site.wait_for_fills().await;
+        let few = site.manager.body_bytes();
+        assert!(few <= 4 * MIB as u64, "{range}: {few} bytes");
+        // The next client still finds them.
+        assert!(site.get(PAYLOAD).await.expect_body() == body, "{range}");
+        site.wait_until_stored(PAYLOAD).await;
+        assert!(site.upstream_bytes().await <= 1.02 * body.len() as f64, "{range}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_object_is_fetched_whole() {
+    let site = Site::new();
+    let body = bytes(7, 900_000);
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(100_000, &gate));
+    let (client, _head) = site.start_download(PAYLOAD, 50_000).await;
+    drop(client);
+    gate.open();
+    site.wait_until_stored(PAYLOAD).await;
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
+}
+
 /// Relay that stopped in the middle of a fill, with three of eight megabytes stored.
 async fn site_with_interrupted_fill(resource: Resource) -> Site {
     let mut site =

@@ -18,7 +18,7 @@ use super::{FillContent, FillError, Phase};
 use gupd_config::FinishPolicy;
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::UpstreamResponse;
-use gupd_store::{BlobWriter, Store, StoreError};
+use gupd_store::{BlobWriter, CHUNK, Store, StoreError};
 
 /// Fetch of one content.
 pub(super) struct ContentFetch<'a> {
@@ -171,6 +171,8 @@ impl ContentFetch<'_> {
             _ if self.content.background_followers.load(Ordering::Acquire) > 0 => true,
             (FinishPolicy::Always, _) => true,
             (FinishPolicy::Never, _) | (FinishPolicy::Above(_), None) => false,
+            // Less than a chunk is not kept by half, and costs little.
+            (FinishPolicy::Above(_), Some(length)) if length <= CHUNK => true,
             (FinishPolicy::Above(percent), Some(length)) => {
                 let arrived = self.source.arrived.load(Ordering::Relaxed);
                 u128::from(arrived) * 100 >= u128::from(length) * u128::from(percent)
