@@ -209,6 +209,9 @@ impl ResponseBody {
     /// Polls for the next piece of content that may leave now.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
+            if let Some(rest) = self.slot.as_mut().and_then(|slot| slot.take_rest()) {
+                return Poll::Ready(Some(Ok(rest)));
+            }
             if let Some(pacer) = &mut self.pacer {
                 let left = self.access.expected.map_or(u64::MAX, |all| all.saturating_sub(self.access.sent));
                 if let Some(piece) = ready!(pacer.poll_take(cx, left)) {
@@ -233,12 +236,13 @@ impl ResponseBody {
     /// Ends the content after a panic, which may have left it in any state.
     fn break_off(&mut self) -> BodyError {
         self.access.count_panic();
-        (self.content, self.pacer) = (BodyContent::Empty, None);
+        (self.content, self.pacer, self.slot) = (BodyContent::Empty, None, None);
         BodyError::Panic
     }
 
     fn held(&self) -> usize {
-        self.pacer.as_ref().map_or(0, |pacer| pacer.held())
+        let paced = self.pacer.as_ref().map_or(0, |pacer| pacer.held());
+        paced + self.slot.as_ref().map_or(0, |slot| slot.rest_len())
     }
 }
 
@@ -257,6 +261,10 @@ impl Body for ResponseBody {
         };
         Poll::Ready(match piece {
             Some(Ok(piece)) => {
+                let piece = match &mut this.slot {
+                    Some(slot) => slot.cut(piece),
+                    None => piece,
+                };
                 this.access.sent += piece.len() as u64;
                 let piece = match this.slot.take_if(|_| this.access.expected == Some(this.access.sent)) {
                     Some(slot) => Bytes::from_owner(LastPiece { piece, _slot: slot }),
@@ -300,7 +308,33 @@ mod tests {
     use super::*;
     use crate::metrics::RequestMetrics;
     use gupd_config::Config;
-    use gupd_net::shape::SlotLimiter;
+    use gupd_net::shape::{SLOT_PIECE, SlotLimiter};
+
+    #[tokio::test]
+    async fn download_with_slot_leaves_in_pieces_that_show_its_progress() {
+        let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
+        config.lan.max_downloads = Some(1);
+        let (slots, metrics) =
+            (Arc::new(SlotLimiter::new(&config)), Arc::new(RequestMetrics::in_new_registry()));
+        let client = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
+        let slot = slots.try_acquire(client.ip(), "default").unwrap();
+        let mut access =
+            AccessRecord::new(client, &http::Request::new(()).into_parts().0, metrics.clone(), false);
+        let whole: Vec<u8> = (0..SLOT_PIECE * 5 / 2).map(|index| (index % 251) as u8).collect();
+        access.expected = Some(whole.len() as u64);
+        let content = BodyContent::Whole(Bytes::from(whole.clone()));
+        let mut body = ResponseBody::new(content, access, None, Some(DownloadSlot::new(slot, &metrics)));
+        let mut pieces = Vec::new();
+        while let Some(piece) = body.frame().await {
+            assert_eq!(body.is_end_stream(), pieces.len() == 2);
+            pieces.push(piece.unwrap().into_data().unwrap());
+        }
+        assert_eq!(
+            pieces.iter().map(Bytes::len).collect::<Vec<_>>(),
+            [SLOT_PIECE, SLOT_PIECE, SLOT_PIECE / 2]
+        );
+        assert!(pieces.concat() == whole);
+    }
 
     #[tokio::test]
     async fn panic_in_a_body_breaks_it_off_and_is_counted() {

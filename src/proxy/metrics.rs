@@ -49,6 +49,8 @@ pub struct RequestMetrics {
     pub denied: IntCounterVec,
     /// Downloads that hold a slot now.
     pub downloads: IntGauge,
+    /// Downloads that lend their slot now, because their clients take next to nothing.
+    pub lent_slots: IntGauge,
     /// Requests that wait for a slot now.
     pub queued: IntGauge,
     /// Time that requests waited for a slot.
@@ -116,6 +118,10 @@ impl RequestMetrics {
                 &["group", "content_type"],
             )?,
             downloads: gauge("gupd_downloads", "Downloads that hold a slot now; 0 without a limit.")?,
+            lent_slots: gauge(
+                "gupd_lent_slots",
+                "Downloads whose clients take next to nothing and whose slots queued requests may use now.",
+            )?,
             queued: gauge("gupd_queued_requests", "Requests that wait for a download slot now.")?,
             queue_seconds: seconds(
                 "gupd_queue_seconds",

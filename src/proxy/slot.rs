@@ -5,6 +5,7 @@
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use crate::Proxy;
@@ -21,20 +22,42 @@ use gupd_http::range::Ranges;
 use gupd_http::refusal::Refusal;
 use gupd_http::refusal::SlotRefusalReason;
 use gupd_net::metrics::GaugeGuard;
-use gupd_net::shape::{Slot, SlotRefusal};
+use gupd_net::shape::{SLOT_PIECE, Slot, SlotRefusal};
 use gupd_net::traffic::WaitReason;
 
 /// A slot and its count in the metrics.
 pub(crate) struct DownloadSlot {
     // Dropped in this order, so that the metric never shows more than the limit.
     _counted: GaugeGuard,
-    _slot: Slot,
+    slot: Slot,
+    /// Rest of a piece that is too large to be handed to the connection at once.
+    rest: Bytes,
 }
 
 impl DownloadSlot {
     /// Boxed, so that a response without a slot carries one word for it.
     pub(crate) fn new(slot: Slot, metrics: &RequestMetrics) -> Box<Self> {
-        Box::new(Self { _counted: GaugeGuard::increment(&metrics.downloads), _slot: slot })
+        let counted = GaugeGuard::increment(&metrics.downloads);
+        Box::new(Self { _counted: counted, slot, rest: Bytes::new() })
+    }
+
+    /// Records that the connection asks for more, and returns the rest of the last piece.
+    pub(crate) fn take_rest(&mut self) -> Option<Bytes> {
+        self.slot.end_piece();
+        let rest = std::mem::take(&mut self.rest);
+        (!rest.is_empty()).then_some(rest)
+    }
+
+    /// Returns as much of a piece as the connection gets at once, and keeps the rest.
+    pub(crate) fn cut(&mut self, mut piece: Bytes) -> Bytes {
+        self.slot.begin_piece();
+        self.rest = piece.split_off(piece.len().min(SLOT_PIECE));
+        piece
+    }
+
+    /// Number of bytes that were cut off and not taken.
+    pub(crate) fn rest_len(&self) -> usize {
+        self.rest.len()
     }
 }
 

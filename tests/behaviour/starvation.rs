@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use gupd_site::{OriginServer, RecordedRequest};
 
-use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, Site, WireClient};
+use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 const GREEDY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77));
@@ -157,4 +157,50 @@ async fn admin_address_refuses_foreign_names() {
             assert_ne!(response.status, 421, "{target} {host}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_take_nothing_lend_their_slots() {
+    let site = Site::with_config(|config| {
+        (config.lan.max_downloads, config.lan.client_downloads) = (Some(4), Some(1));
+    });
+    // More than the kernel holds for a connection.
+    let large = bytes(1, 48 << 20);
+    site.manager.put(PAYLOAD, Resource::new(large.clone()));
+    site.wait_until_stored(PAYLOAD).await;
+    let mut slow = Vec::new();
+    for last in 11..=14 {
+        let mut client = WireClient::connect_from([127, 0, 0, last].into(), site.address()).await;
+        client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+        slow.push((client.read_head().await.unwrap(), client));
+    }
+    for _ in 0..3 {
+        assert_eq!(ask(OTHER, &site, Request::get(PAYLOAD)).await.status, 200);
+    }
+    assert!(site.metric("gupd_lent_slots").await >= 1.0);
+    // A client that had no connection for a while loses nothing.
+    for (response, client) in &mut slow {
+        client.read_rest("GET", response).await;
+        assert!(response.ending == Ending::Complete && response.body == large);
+    }
+    site.wait_for_metric("gupd_downloads", 0.0).await;
+    assert_eq!(site.metric("gupd_lent_slots").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_leaves_download_slots_to_others() {
+    let site = Site::with_config(|config| (config.lan.max_downloads, config.lan.queue) = (Some(8), 0));
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(bytes(1, 200 << 10)).stalled(100 << 10, &gate));
+    site.manager.put("/content/1.dax", Resource::new("delta"));
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        let mut client = WireClient::connect_from(GREEDY, site.address()).await;
+        client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+        assert_eq!(client.read_head().await.unwrap().status, 200);
+        held.push(client);
+    }
+    assert_eq!(ask(GREEDY, &site, Request::get(PAYLOAD)).await.status, 503);
+    assert_eq!(ask(OTHER, &site, Request::get("/content/1.dax")).await.status, 200);
+    gate.open();
 }

@@ -59,7 +59,8 @@ impl Relay {
         let generations = Arc::new(Generations::new(generation, rollouts.clone()));
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
         let lan = Arc::new(LanLimiter::new(&config, clock.clone()));
-        let slots = Arc::new(SlotLimiter::new(&config));
+        let lent_slots = metrics.requests.lent_slots.clone();
+        let slots = Arc::new(SlotLimiter::new(&config).with_lent_gauge(lent_slots));
         let proxy = Arc::new(Proxy::new(
             generations.clone(),
             fills(&generations.load(), &cache, &metrics, &clock),

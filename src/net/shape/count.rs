@@ -7,6 +7,12 @@ use super::bucket::Nanos;
 /// downloads.
 const WEIGHT: u64 = 8;
 
+/// One in this many slots is for clients that use few.
+const RESERVE: u32 = 4;
+
+/// A client uses few slots below one in this many.
+const FEW: u32 = 8;
+
 /// Slots of all clients, of a group or of one client.
 #[derive(Debug, Default)]
 pub(super) struct SlotCount {
@@ -31,6 +37,19 @@ impl SlotCount {
 
     pub(super) fn has_room(&self) -> bool {
         self.limit.is_none_or(|limit| self.used < limit)
+    }
+
+    /// Returns true if a client that uses `own` slots may use another one. The last quarter of the slots is for clients
+    /// that use few, so that no client holds all of them.
+    pub(super) fn has_room_for(&self, own: u32) -> bool {
+        self.limit.is_none_or(|limit| {
+            let is_scarce = self.used >= limit - limit / RESERVE;
+            self.used < limit && (!is_scarce || own < (limit / FEW).max(1))
+        })
+    }
+
+    pub(super) fn used(&self) -> u32 {
+        self.used
     }
 
     /// Returns true if no slot is used and no request is queued.
@@ -78,9 +97,11 @@ impl SlotCount {
     /// `own` requests of the client are queued, `before` of them ahead of this one. Without a release so far an
     /// interval is `unknown` long. No interval is shorter than the current one already is.
     pub(super) fn estimate_wait(&self, own: u32, before: u32, unknown: Nanos, now: Nanos) -> Nanos {
-        if self.has_room() {
-            return 0;
-        }
+        if self.has_room() { 0 } else { self.estimate_queue(own, before, unknown, now) }
+    }
+
+    /// Estimates the wait for a slot that is not free for this client.
+    pub(super) fn estimate_queue(&self, own: u32, before: u32, unknown: Nanos, now: Nanos) -> Nanos {
         // Clients alternate: each other client has as many requests ahead as this one, plus one.
         let clients = self.clients.saturating_sub(u32::from(own > 0));
         let of_others = self.queued.saturating_sub(own).min(clients.saturating_mul(before + 1));

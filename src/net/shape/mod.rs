@@ -11,6 +11,7 @@ mod lan;
 mod queue;
 mod scavenger;
 mod schedule;
+mod send_progress;
 mod slot_queue;
 mod slots;
 mod throttle;
@@ -20,7 +21,7 @@ mod wan;
 pub(crate) use self::bucket::Nanos;
 pub use self::lan::LanLimiter;
 pub(crate) use self::scavenger::LineSample;
-pub use self::slots::{Slot, SlotLimiter, SlotRefusal};
+pub use self::slots::{SLOT_PIECE, Slot, SlotLimiter, SlotRefusal};
 pub use self::throttle::Throttle;
 pub use self::wan::{BandwidthClass, Purpose, WanLimiter};
 

@@ -1,7 +1,7 @@
 //! Slots for downloads and the queues for them. A slot is free for a client while the counts of all clients, of its
 //! group and of the client have one. A released slot goes to the client that was served longest ago, and to its
 //! oldest request. A client that is held up by its own count or its group's is passed over: it delays no other client
-//! and keeps its position.
+//! and keeps its position. A lent slot counts for its client only, while that client takes next to nothing.
 //!
 //! The module is a pure function of the calls and their times: no clock, no lock, no task. `slots` has those.
 
@@ -109,7 +109,8 @@ impl SlotQueue {
     pub(super) fn take(&mut self, group: GroupIndex, address: IpAddr, now: Nanos) -> bool {
         let group = &mut self.groups[group.0];
         let has_room = |client: &ClientSlots| client.count.has_room();
-        if !self.total.has_room()
+        let own = group.clients.get(&address).map_or(0, |client| client.count.used());
+        if !self.total.has_room_for(own)
             || !group.count.has_room()
             || !group.clients.get(&address).is_none_or(has_room)
         {
@@ -154,6 +155,21 @@ impl SlotQueue {
             client.update_position(&mut group.queue, address);
         }
         SlotDecision::Queued
+    }
+
+    /// Lends a slot to the queue: it counts for its client only.
+    pub(super) fn lend(&mut self, group: GroupIndex, now: Nanos, granted: &mut Vec<usize>) {
+        for count in [&mut self.total, &mut self.groups[group.0].count] {
+            count.release(now);
+        }
+        self.grant_free(now, granted);
+    }
+
+    /// Counts a lent slot again, even above the counts.
+    pub(super) fn reclaim(&mut self, group: GroupIndex, now: Nanos) {
+        for count in [&mut self.total, &mut self.groups[group.0].count] {
+            count.take(now);
+        }
     }
 
     /// Releases a slot.
@@ -208,18 +224,25 @@ impl SlotQueue {
         let before = at.and_then(|at| u32::try_from(at).ok()).unwrap_or(own);
         // Before the first release the only known time is that at which queued requests time out.
         let unknown = u64::try_from(self.settings.queue_timeout.as_nanos()).unwrap_or(u64::MAX);
-        let counts = [Some(&self.total), Some(&group.count), client.map(|client| &client.count)];
+        let used = client.map_or(0, |client| client.count.used());
+        let total = match self.total.has_room_for(used) {
+            true => 0,
+            false => self.total.estimate_queue(own, before, unknown, now),
+        };
+        let counts = [Some(&group.count), client.map(|client| &client.count)];
         let waits = counts.into_iter().flatten().map(|count| count.estimate_wait(own, before, unknown, now));
-        waits.max().unwrap_or(0)
+        waits.fold(total, Nanos::max)
     }
 
     /// Grants free slots to queued requests.
     fn grant_free(&mut self, now: Nanos, granted: &mut Vec<usize>) {
         while self.total.has_room() {
             let open = self.groups.iter_mut().filter(|group| group.count.has_room());
-            let heads = open.filter_map(|group| Some((*group.queue.first_key_value()?.0, group)));
-            let Some((_, group)) = heads.min_by_key(|(last_served, _)| *last_served) else { return };
-            let Some((_, address)) = group.queue.pop_first() else { return };
+            let heads = open.filter_map(|group| Some((group.first_queued(&self.total)?, group)));
+            let Some((last_served, group)) = heads.min_by_key(|(last_served, _)| *last_served) else {
+                return;
+            };
+            let Some(address) = group.queue.remove(&last_served) else { return };
             let Some(client) = group.clients.get_mut(&address) else { continue };
             let Some(request) = client.requests.pop_front() else { continue };
             let last = client.requests.is_empty();
@@ -251,6 +274,14 @@ impl GroupSlots {
             clients: HashMap::new(),
             queue: BTreeMap::new(),
         }
+    }
+
+    /// Returns the last service of the first queued client that may use a slot of `total`. Clients that use more than few
+    /// are passed over while slots are scarce; there are not many of them.
+    fn first_queued(&self, total: &SlotCount) -> Option<u64> {
+        let used = |address: &IpAddr| self.clients.get(address).map_or(0, |client| client.count.used());
+        let mut queue = self.queue.iter();
+        queue.find(|(_, address)| total.has_room_for(used(address))).map(|(last_served, _)| *last_served)
     }
 
     fn remove_if_idle(&mut self, address: IpAddr) {

@@ -1,7 +1,9 @@
 //! Slots for downloads. A download holds a slot from before its response is made until its last byte has left; above
-//! the limits it is queued. Runs `slot_queue` on the runtime's clock under one lock, which is held for arithmetic
+//! the limits it is queued. A download whose client takes next to nothing lends its slot to the queue: clients that read
+//! a byte a second could hold all slots otherwise. Runs `slot_queue` on the runtime's clock under one lock, which is held for arithmetic
 //! only, never while a task is woken. Without limits, the default, a request costs one load of a flag.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use prometheus::IntGauge;
 use slab::Slab;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::bucket::Nanos;
+use super::send_progress::SendProgress;
 use super::slot_queue::{GroupIndex, SlotDecision, SlotQueue};
 use gupd_config::Config;
 use gupd_http::refusal::SlotRefusalReason;
@@ -21,11 +25,23 @@ use gupd_http::refusal::SlotRefusalReason;
 /// little in common with those of the estimate.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
 
+/// Maximum of bytes of a download that are handed to its connection at once. With [`LEND_AFTER`] it makes 64 KiB/s the
+/// rate below which a client lends its slot; a slow line keeps its download and loses nothing by that.
+pub const SLOT_PIECE: usize = 128 << 10;
+
+/// Time after which a download lends its slot while a piece of it waits for the client.
+const LEND_AFTER: Duration = Duration::from_secs(2);
+
+/// Interval at which a queued request looks for slots to borrow.
+const LEND_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Limits on concurrent downloads, and the queue for them.
 #[derive(Debug)]
 pub struct SlotLimiter {
     begun: Instant,
     limited: AtomicBool,
+    /// Number of lent slots.
+    lent: Option<IntGauge>,
     state: Mutex<SlotState>,
 }
 
@@ -33,6 +49,18 @@ pub struct SlotLimiter {
 struct SlotState {
     queue: SlotQueue,
     waiters: Slab<SlotWaiter>,
+    holders: Slab<SlotHolder>,
+    /// Number of lent slots, and the time at which lendable ones were last looked for.
+    lent: i64,
+    lent_at: Nanos,
+}
+
+/// A download with a slot.
+#[derive(Debug)]
+struct SlotHolder {
+    group: GroupIndex,
+    progress: Arc<SendProgress>,
+    is_lent: bool,
 }
 
 #[derive(Debug)]
@@ -60,15 +88,27 @@ pub struct Slot {
     limiter: Arc<SlotLimiter>,
     group: GroupIndex,
     client: IpAddr,
+    holder: usize,
+    progress: Arc<SendProgress>,
 }
 
 impl SlotLimiter {
     /// Creates the limits of a configuration.
     pub fn new(config: &Config) -> Self {
-        let limiter =
-            Self { begun: Instant::now(), limited: AtomicBool::new(false), state: Mutex::default() };
+        let limiter = Self {
+            begun: Instant::now(),
+            limited: AtomicBool::new(false),
+            lent: None,
+            state: Mutex::default(),
+        };
         limiter.reconfigure(config);
         limiter
+    }
+
+    /// Counts lent slots in `gauge`.
+    #[must_use]
+    pub fn with_lent_gauge(self, gauge: IntGauge) -> Self {
+        Self { lent: Some(gauge), ..self }
     }
 
     /// Applies other limits; queued requests that fit now proceed at once. A download that began without limits has
@@ -77,7 +117,7 @@ impl SlotLimiter {
         let group_limit = |group: &gupd_config::GroupSettings| group.max_downloads.or(group.client_downloads);
         let lan = config.lan.max_downloads.or(config.lan.client_downloads);
         let limited = lan.is_some() || config.groups.iter().any(|group| group_limit(group).is_some());
-        self.change(|queue, now, granted| queue.configure(config, now, granted));
+        self.change(|state, now, granted| state.queue.configure(config, now, granted));
         self.limited.store(limited, Ordering::Relaxed);
     }
 
@@ -93,8 +133,7 @@ impl SlotLimiter {
         let mut state = self.state();
         let group = state.queue.group(group);
         let taken = state.queue.take(group, client, now);
-        drop(state);
-        taken.then(|| Slot { limiter: Arc::clone(self), group, client })
+        taken.then(|| self.hold(state, group, client))
     }
 
     /// Waits for a slot for a download of `client`, a member of `group`. Dropping the future leaves the queue.
@@ -112,7 +151,30 @@ impl SlotLimiter {
             biased;
             slot = timeout(queue_timeout, &mut waiting) => slot.or_else(|_| waiting.give_up()),
             () = leaving => waiting.give_up(),
+            never = self.lend_regularly() => match never {},
         }
+    }
+
+    /// Lends the slots of downloads whose clients take next to nothing, as long as a request is queued.
+    async fn lend_regularly(&self) -> Infallible {
+        loop {
+            self.change(SlotState::lend_slots);
+            sleep(LEND_INTERVAL).await;
+        }
+    }
+
+    /// Creates the slot of a download that is counted already.
+    fn hold(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, SlotState>,
+        group: GroupIndex,
+        client: IpAddr,
+    ) -> Slot {
+        let progress = Arc::<SendProgress>::default();
+        let holder = SlotHolder { group, progress: progress.clone(), is_lent: false };
+        let holder = state.holders.insert(holder);
+        drop(state);
+        Slot { limiter: Arc::clone(self), group, client, holder, progress }
     }
 
     fn enqueue(
@@ -122,7 +184,7 @@ impl SlotLimiter {
     ) -> Result<(QueuedRequest, Duration), SlotRefusal> {
         let now = self.now();
         let mut state = self.state();
-        let SlotState { queue, waiters } = &mut *state;
+        let SlotState { queue, waiters, .. } = &mut *state;
         let group = queue.group(group);
         let waiter = waiters.insert(SlotWaiter::Waiting(None));
         let reason = match queue.enqueue(group, client, waiter, now) {
@@ -143,11 +205,12 @@ impl SlotLimiter {
         Ok((QueuedRequest { limiter: Arc::clone(self), group, client, waiter: Some(waiter) }, queue_timeout))
     }
 
-    fn change(&self, change: impl FnOnce(&mut SlotQueue, Nanos, &mut Vec<usize>)) {
+    fn change(&self, change: impl FnOnce(&mut SlotState, Nanos, &mut Vec<usize>)) {
         let now = self.now();
         let mut state = self.state();
         let mut granted = Vec::new();
-        change(&mut state.queue, now, &mut granted);
+        change(&mut state, now, &mut granted);
+        self.lent.iter().for_each(|gauge| gauge.set(state.lent));
         let wakers: Vec<_> = granted.into_iter().filter_map(|waiter| state.grant(waiter)).collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -163,6 +226,35 @@ impl SlotLimiter {
 }
 
 impl SlotState {
+    /// Lends the slots of downloads whose clients take next to nothing, and counts those again whose clients go on.
+    fn lend_slots(&mut self, now: Nanos, granted: &mut Vec<usize>) {
+        const INTERVAL: Nanos = LEND_INTERVAL.as_nanos() as Nanos;
+        // One of the queued requests looks for all.
+        if now.saturating_sub(self.lent_at) < INTERVAL / 2 {
+            return;
+        }
+        self.lent_at = now;
+        for (_, holder) in &mut self.holders {
+            let is_slow = holder.progress.waiting_time(now) >= LEND_AFTER.as_nanos() as Nanos;
+            if is_slow && !holder.is_lent {
+                self.lent += 1;
+                self.queue.lend(holder.group, now, granted);
+            } else if !is_slow && holder.is_lent {
+                self.lent -= 1;
+                self.queue.reclaim(holder.group, now);
+            }
+            holder.is_lent = is_slow;
+        }
+    }
+
+    fn release(&mut self, slot: &Slot, now: Nanos, granted: &mut Vec<usize>) {
+        if self.holders.remove(slot.holder).is_lent {
+            self.lent -= 1;
+            self.queue.reclaim(slot.group, now);
+        }
+        self.queue.release(slot.group, slot.client, now, granted);
+    }
+
     fn grant(&mut self, waiter: usize) -> Option<Waker> {
         match std::mem::replace(self.waiters.get_mut(waiter)?, SlotWaiter::Granted) {
             SlotWaiter::Waiting(waker) => waker,
@@ -180,7 +272,20 @@ impl SlotRefusal {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.limiter.change(|queue, now, granted| queue.release(self.group, self.client, now, granted));
+        self.limiter.change(|state, now, granted| state.release(self, now, granted));
+    }
+}
+
+impl Slot {
+    /// Records that a piece of the download was handed to its connection. A piece that waits for its client for two
+    /// seconds lends the slot to queued requests.
+    pub fn begin_piece(&self) {
+        self.progress.begin_piece(self.limiter.now());
+    }
+
+    /// Records that the piece has left.
+    pub fn end_piece(&self) {
+        self.progress.end_piece();
     }
 }
 
@@ -213,10 +318,11 @@ impl QueuedRequest {
 
     /// Takes the granted slot.
     fn slot(&mut self) -> Slot {
+        let mut state = self.limiter.state();
         if let Some(waiter) = self.waiter.take() {
-            self.limiter.state().waiters.try_remove(waiter);
+            state.waiters.try_remove(waiter);
         }
-        Slot { limiter: Arc::clone(&self.limiter), group: self.group, client: self.client }
+        self.limiter.hold(state, self.group, self.client)
     }
 }
 
@@ -254,7 +360,7 @@ impl Drop for QueuedRequest {
         };
         if granted {
             // Granted too late: release the slot to the next request.
-            drop(Slot { limiter: Arc::clone(&self.limiter), group, client });
+            drop(self.limiter.hold(self.limiter.state(), group, client));
         }
     }
 }

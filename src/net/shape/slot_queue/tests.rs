@@ -85,6 +85,56 @@ fn idle_clients_are_removed() {
     assert!(slots.groups[0].queue.is_empty() && slots.total.is_idle());
 }
 
+#[test]
+fn one_client_leaves_slots_to_others() {
+    for (limit, expected) in [(1, 1), (2, 2), (3, 3), (4, 3), (20, 15), (200, 150)] {
+        let mut slots = configured_queue(&config_with_limits(Some(limit), None, [None; 2]));
+        let group = slots.group("a");
+        let held = (0..limit).filter(|_| slots.take(group, address(1), 0)).count() as u32;
+        assert_eq!(held, expected, "{limit}");
+        let others = (2..=255).filter(|client| slots.take(group, address(*client), 0)).count() as u32;
+        assert_eq!(others, (limit - expected).min(254), "{limit}");
+    }
+}
+
+#[test]
+fn queued_client_with_many_slots_is_passed_over_while_they_are_scarce() {
+    let mut slots = configured_queue(&config_with_limits(Some(4), None, [None; 2]));
+    let group = slots.group("a");
+    (0..3).for_each(|request| {
+        assert_eq!(slots.enqueue(group, address(1), request, 0), SlotDecision::Granted);
+    });
+    assert_eq!(slots.enqueue(group, address(1), 3, 0), SlotDecision::Queued);
+    assert!(slots.estimate_wait(group, address(1), Some(3), 0) > 0, "the free slot is not for this client");
+    assert_eq!(slots.enqueue(group, address(2), 4, 0), SlotDecision::Granted);
+    assert_eq!(slots.enqueue(group, address(2), 5, 0), SlotDecision::Queued);
+    assert_eq!(slots.enqueue(group, address(3), 6, 0), SlotDecision::Queued);
+    let mut granted = Vec::new();
+    slots.release(group, address(1), 1, &mut granted);
+    assert_eq!(granted, [6]);
+    slots.release(group, address(1), 2, &mut granted);
+    slots.release(group, address(2), 3, &mut granted);
+    assert_eq!(granted, [6, 3, 5]);
+}
+
+#[test]
+fn lent_slot_counts_for_its_client_only() {
+    let mut slots = configured_queue(&config_with_limits(Some(1), Some(1), [Some(1), None]));
+    let group = slots.group("a");
+    assert!(slots.take(group, address(1), 0));
+    assert_eq!(slots.enqueue(group, address(1), 10, 0), SlotDecision::Queued);
+    assert_eq!(slots.enqueue(group, address(3), 30, 0), SlotDecision::Queued);
+    let mut granted = Vec::new();
+    slots.lend(group, 1, &mut granted);
+    assert_eq!(granted, [30]);
+    // Both count now, and the next slot comes free when both are released.
+    slots.reclaim(group, 2);
+    slots.release(group, address(3), 3, &mut granted);
+    assert_eq!(granted, [30]);
+    slots.release(group, address(1), 4, &mut granted);
+    assert_eq!(granted, [30, 10]);
+}
+
 /// A request: its client and its number. The group follows from the client's number.
 type Request = (u8, usize);
 
@@ -107,9 +157,12 @@ impl Naive {
     fn fits(&self, client: u8) -> bool {
         let fewer = |limit: Option<u32>, taken: usize| limit.is_none_or(|limit| taken < limit as usize);
         let taken = |of: &dyn Fn(u8) -> bool| self.running.iter().filter(|(other, _)| of(*other)).count();
+        let own = taken(&|other| other == client);
+        let is_scarce = |total: u32| self.running.len() >= (total - total / 4) as usize;
         fewer(self.total, self.running.len())
+            && !self.total.is_some_and(|total| is_scarce(total) && own >= (total as usize / 8).max(1))
             && fewer(self.groups[group_of(client)], taken(&|other| group_of(other) == group_of(client)))
-            && fewer(self.client, taken(&|other| other == client))
+            && fewer(self.client, own)
     }
 
     fn enqueue(&mut self, client: u8, request: usize, queue: u32, client_queue: u32) -> SlotDecision {

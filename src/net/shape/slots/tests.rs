@@ -120,3 +120,58 @@ async fn raised_limit_grants_slots_at_once() {
     held.pop();
     assert!(limiter.try_acquire(CLIENT, "default").is_some());
 }
+
+/// Takes the only slot, and hands a piece to a client that does not read it.
+fn stalled_slot(limiter: &Arc<SlotLimiter>) -> Slot {
+    let slot = limiter.try_acquire(CLIENT, "default").unwrap();
+    slot.begin_piece();
+    slot
+}
+
+#[tokio::test(start_paused = true)]
+async fn slot_of_a_stalled_download_is_lent_to_the_queue() {
+    let gauge = IntGauge::new("lent", "lent").unwrap();
+    let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
+    (config.lan.max_downloads, config.lan.client_downloads) = (Some(1), Some(1));
+    let limiter = Arc::new(SlotLimiter::new(&config).with_lent_gauge(gauge.clone()));
+    let stalled = stalled_slot(&limiter);
+    let begun = Instant::now();
+    let borrowed = limiter.acquire(OTHER, "default", pending()).await.unwrap();
+    assert!((LEND_AFTER..LEND_AFTER + 2 * LEND_INTERVAL).contains(&begun.elapsed()));
+    assert_eq!(gauge.get(), 1);
+    // It still counts for its own client.
+    assert!(limiter.acquire(CLIENT, "default", pending()).await.is_err());
+    drop(borrowed);
+    drop(limiter.try_acquire(OTHER, "default").unwrap());
+    drop(stalled);
+    assert_eq!(gauge.get(), 0);
+    let _first = limiter.try_acquire(CLIENT, "default").unwrap();
+    assert!(limiter.try_acquire(OTHER, "default").is_none());
+    assert!(limiter.state().holders.len() == 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn download_that_goes_on_has_its_slot_again() {
+    let (_, limiter) = limiter(|_| {});
+    let stalled = stalled_slot(&limiter);
+    let borrowed = limiter.acquire(OTHER, "default", pending()).await.unwrap();
+    stalled.end_piece();
+    // The queued request finds that the slot is in use again, beside the borrowed one.
+    let mut waits = Box::pin(limiter.acquire(OTHER, "default", pending()));
+    assert!(is_pending(&mut waits).await);
+    tokio::time::advance(LEND_INTERVAL).await;
+    assert!(is_pending(&mut waits).await);
+    drop(borrowed);
+    assert!(is_pending(&mut waits).await);
+    drop(stalled);
+    assert!(waits.await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn download_that_waits_for_the_relay_keeps_its_slot() {
+    let (_, limiter) = limiter(|_| {});
+    let slot = stalled_slot(&limiter);
+    slot.end_piece();
+    let refused = limiter.acquire(OTHER, "default", pending()).await.unwrap_err();
+    assert_eq!(refused.reason, SlotRefusalReason::QueueTimeout);
+}
