@@ -4,7 +4,7 @@
 //! A client that uses the relay as its proxy always gets the response, because a redirect would lead back here. Without
 //! a healthy manager the answer is `503` with `Retry-After`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +70,7 @@ struct LiveSettings {
 
 /// The client of a relayed request.
 struct RelayedClient<'a> {
+    address: IpAddr,
     /// Name of its group.
     group: &'a str,
     /// Its own upstream connections, if it has authenticated one.
@@ -173,7 +174,11 @@ impl FallbackService {
                 if body.announced_bytes() > max_upload {
                     return (refused(Refusal::UploadTooLarge), GuardResponse::Refused);
                 }
-                let client = RelayedClient { group: &group.name, pin: connection.pin(&asked).cloned() };
+                let client = RelayedClient {
+                    address: connection.address.ip(),
+                    group: &group.name,
+                    pin: connection.pin(&asked).cloned(),
+                };
                 let (mut response, kind) = self.relay(&live, &target, head, body, client).await;
                 let relocation = Relocation {
                     policy: &live.policy,
@@ -200,7 +205,7 @@ impl FallbackService {
         let bandwidth = self.wan.bandwidth_class(
             target.normalized.path(),
             &classification,
-            Some(client.group),
+            Some((client.address, client.group)),
             Purpose::Client,
         );
         let request = UpstreamRequest {

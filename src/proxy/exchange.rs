@@ -263,7 +263,8 @@ impl<'a> Exchange<'a> {
         purpose: Purpose,
     ) -> BandwidthClass {
         let wan = self.generation.upstreams.wan();
-        wan.bandwidth_class(self.target.normalized.path(), classification, Some(&self.group.name), purpose)
+        let client = (self.client(), &*self.group.name);
+        wan.bandwidth_class(self.target.normalized.path(), classification, Some(client), purpose)
     }
 
     /// The fill that this request starts or joins. `stale` is the stored response to revalidate.

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use gupd_config::RateSchedule;
+use gupd_config::units::Rate;
 use gupd_site::{OriginServer, RecordedRequest};
 
 use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Site, WireClient, bytes};
@@ -157,6 +159,69 @@ async fn admin_address_refuses_foreign_names() {
             assert_ne!(response.status, 421, "{target} {host}");
         }
     }
+}
+
+/// Length of what the other client wants.
+const WANTED: usize = 1 << 20;
+
+/// The limit of the line in bytes a second: little, because a busy machine must not be what shares the bytes.
+const LINE: u64 = 2_000_000;
+
+/// A site behind a thin line whose greedy client has 30 downloads under way, each much larger than `WANTED`.
+async fn site_with_greedy_downloads(name: impl Fn(usize) -> String) -> (Site, Vec<WireClient>) {
+    let large = bytes(1, 16 << 20);
+    let wanted = bytes(2, WANTED);
+    let respond = move |request: &RecordedRequest| {
+        Some(Resource::new(if request.target.contains("wanted") { &wanted } else { &large }.clone()))
+    };
+    let manager = Manager::with_origin(OriginServer::computed(respond)).unwrap();
+    let site = Site::for_manager(manager, |config| {
+        config.wan.limit = RateSchedule::from_rate(Rate(LINE));
+    });
+    let mut greedy = Vec::new();
+    for number in 0..30 {
+        let mut client = WireClient::connect_from(GREEDY, site.address()).await;
+        client.write_request(&Request::get(&name(number))).await.unwrap();
+        greedy.push(client);
+    }
+    // Deltas are ahead of others by 2 MiB.
+    while site.upstream_bytes().await < f64::from(3 << 20) {}
+    (site, greedy)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downloads_of_one_client_leave_half_of_the_line_to_another() {
+    let full = |number| PAYLOAD.replace("full.zip", &format!("{number}.zip"));
+    let names: [(&str, &dyn Fn(usize) -> String); 4] = [
+        ("full sets", &full),
+        ("deltas", &|number| PAYLOAD.replace("full.zip", &format!("{number}.dax"))),
+        ("files without a class", &|number| format!("/files/{number}.msi?x=1")),
+        ("pass-through", &|number| format!("/secars/secars.dll?h={number}")),
+    ];
+    for (kind, name) in names {
+        let (site, _greedy) = site_with_greedy_downloads(name).await;
+        let before = site.upstream_bytes().await;
+        let response = ask(OTHER, &site, Request::get("/content/wanted/full.zip")).await;
+        let all = site.upstream_bytes().await - before;
+        assert_eq!(response.expect_body().len(), WANTED);
+        // Among 31 transfers it would be 31 times its own bytes.
+        assert!(all < 7.0 * WANTED as f64, "{kind}: {all} bytes meanwhile");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn download_that_a_greedy_client_began_has_its_followers_share() {
+    let name = |number| PAYLOAD.replace("full.zip", &format!("{number}.zip"));
+    let (site, _greedy) = site_with_greedy_downloads(name).await;
+    let mut first = WireClient::connect_from(GREEDY, site.address()).await;
+    first.write_request(&Request::get("/content/wanted/full.zip")).await.unwrap();
+    site.manager.wait_for_requests("/content/wanted/full.zip", 1).await;
+    let before = site.upstream_bytes().await;
+    let response = ask(OTHER, &site, Request::get("/content/wanted/full.zip")).await;
+    let all = site.upstream_bytes().await - before;
+    assert_eq!(response.expect_body().len(), WANTED);
+    assert!(all < 7.0 * WANTED as f64, "{all} bytes meanwhile");
+    assert_eq!(site.manager.request_count("/content/wanted/full.zip"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

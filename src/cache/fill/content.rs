@@ -3,6 +3,7 @@
 //! content may replace this one; `reveal` and `commit` decide that race.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -67,6 +68,7 @@ struct Run {
 struct ReaderDemand {
     id: u64,
     range: Range<u64>,
+    client: Option<IpAddr>,
 }
 
 /// Visibility of the content: no reader has seen a byte; a reader may have seen bytes; other content replaces it.
@@ -278,12 +280,21 @@ impl FillContent {
         !self.lock_state().demands.is_empty()
     }
 
-    /// Adds the demand of a reader.
-    pub(super) fn add_demand(self: &Arc<Self>, range: Range<u64>) -> DemandGuard {
+    /// Returns the clients that read the content, each once.
+    pub(super) fn reading_clients(&self) -> Vec<IpAddr> {
+        let mut clients: Vec<_> =
+            self.lock_state().demands.iter().filter_map(|demand| demand.client).collect();
+        clients.sort_unstable();
+        clients.dedup();
+        clients
+    }
+
+    /// Adds the demand of a reader, on behalf of `client`.
+    pub(super) fn add_demand(self: &Arc<Self>, range: Range<u64>, client: Option<IpAddr>) -> DemandGuard {
         let mut state = self.lock_state();
         state.next += 1;
         let id = state.next;
-        state.demands.push(ReaderDemand { id, range });
+        state.demands.push(ReaderDemand { id, range, client });
         drop(state);
         self.attention.notify_one();
         DemandGuard { content: self.clone(), id }

@@ -5,10 +5,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::run::{RunOutcome, RunSource};
@@ -19,6 +21,9 @@ use gupd_config::FinishPolicy;
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::UpstreamResponse;
 use gupd_store::{BlobWriter, CHUNK, Store, StoreError};
+
+/// Interval at which the owner of a transfer is selected anew among its readers.
+const OWNER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Fetch of one content.
 pub(super) struct ContentFetch<'a> {
@@ -108,6 +113,8 @@ impl ContentFetch<'_> {
                     // The condition above is as old as the wait: the last byte may have come since.
                     ending = (!self.has_arrived()).then_some(FillError::Stopped);
                 }
+                // Its owner may have started other fills, and the other readers would then have a part of its share.
+                () = sleep(OWNER_INTERVAL), if self.source.origin.outgoing.bandwidth.is_limited() => {}
                 () = self.content.wait_for_attention() => {
                     if (self.content.length.is_some() || self.is_background) && !is_wanted() {
                         ending = ending.or(Some(FillError::Abandoned));
@@ -124,9 +131,14 @@ impl ContentFetch<'_> {
         }
     }
 
+    /// Sets the priority of the bytes, and the client that they count against.
     fn set_purpose(&self) {
         let purpose = if self.content.has_readers() { Purpose::Client } else { self.unread_purpose };
-        self.source.origin.outgoing.bandwidth.set_purpose(purpose);
+        let bandwidth = &self.source.origin.outgoing.bandwidth;
+        bandwidth.set_purpose(purpose);
+        if bandwidth.is_limited() {
+            bandwidth.set_clients(self.content.reading_clients());
+        }
     }
 
     /// Ends the fetch with `error` after its last run. If a follower joined an abandoned fill in the meantime, the fetch

@@ -67,6 +67,8 @@ pub(super) enum Phase {
 pub struct FillHandle {
     pub(super) phase: watch::Receiver<Phase>,
     flags: Arc<FillFlags>,
+    /// Client that follows; `None` for the relay itself.
+    client: Option<IpAddr>,
     current_upstream: CurrentUpstream,
     upstream_order: Arc<[UpstreamId]>,
     // Declared after the receiver: the receiver is gone when the task wakes and counts followers.
@@ -253,7 +255,7 @@ impl FillHandle {
     /// Returns the fill that replaces this one, after its content changed or did not match its digest.
     pub fn successor(&self) -> Option<Self> {
         match &*self.phase.borrow() {
-            Phase::Failed { successor, .. } => successor.as_deref().cloned(),
+            Phase::Failed { successor, .. } => successor.as_deref().map(|fill| fill.clone_for(self.client)),
             _ => None,
         }
     }
@@ -267,7 +269,7 @@ impl FillHandle {
     ) -> Self {
         let upstream_order = request.upstream_order.clone();
         let leave_notifier = LeaveNotifier(attention);
-        Self { phase, flags, current_upstream, upstream_order, leave_notifier }
+        Self { phase, flags, client: request.client, current_upstream, upstream_order, leave_notifier }
     }
 
     /// Waits for the response head, or for the decision that no response will be shared.
@@ -387,7 +389,17 @@ impl FillHandle {
         if request.client != self.flags.starter {
             self.flags.shared.cancel();
         }
-        self.clone()
+        self.clone_for(request.client)
+    }
+
+    /// Returns a handle with which `client` follows the fill.
+    pub(super) fn clone_for(&self, client: Option<IpAddr>) -> Self {
+        Self { client, ..self.clone() }
+    }
+
+    /// Client that follows the fill; `None` for the relay itself.
+    pub(super) fn client(&self) -> Option<IpAddr> {
+        self.client
     }
 
     /// Label of the content type.

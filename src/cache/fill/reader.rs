@@ -3,6 +3,7 @@
 //! while the client reads, from the fill to the store, to the same content of a fill that started again, or to the
 //! upstream when the disk fails.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -43,6 +44,7 @@ enum ReadSource {
 struct ArrivingSource {
     content: Arc<FillContent>,
     phase: watch::Receiver<Phase>,
+    client: Option<IpAddr>,
     demand: DemandGuard,
     /// The reader must not receive the end of unverified content: it reads everything, or even a part needs a proof.
     is_gated: bool,
@@ -91,9 +93,10 @@ impl ContentReader {
         end: Option<u64>,
     ) -> Self {
         let end = end.or(content.length);
-        let demand = content.add_demand(start..end.unwrap_or(u64::MAX));
+        let client = fill.client();
+        let demand = content.add_demand(start..end.unwrap_or(u64::MAX), client);
         let is_gated = (start == 0 && end == content.length) || content.head.expected.is_strict();
-        let source = ArrivingSource { content, phase: fill.phase.clone(), demand, is_gated };
+        let source = ArrivingSource { content, phase: fill.phase.clone(), client, demand, is_gated };
         let delivered = Some(DeliveredBytes::default());
         Self { delivered, ..Self::new(store, ReadSource::Arriving(source), start, end) }
     }
@@ -286,7 +289,7 @@ impl ArrivingSource {
                 Phase::Stored { entry } => return Ok(ArrivingStep::Stored(entry.clone())),
                 Phase::Failed { error, successor: None } => return Err(error.clone().into()),
                 Phase::Failed { error, successor: Some(successor) } => {
-                    return Ok(ArrivingStep::Restarted(error.clone(), FillHandle::clone(successor)));
+                    return Ok(ArrivingStep::Restarted(error.clone(), successor.clone_for(self.client)));
                 }
                 // These phases come before content, or instead of it; this reader has seen content.
                 Phase::Asking | Phase::NotModified { .. } | Phase::Unshared { .. } => {

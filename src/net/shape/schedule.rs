@@ -1,32 +1,27 @@
-//! Schedule of bytes across limits. A flow (a client or a fill) passes the limits of its path one after the other,
-//! one quantum at a time: at each it waits in the queue and takes the quantum's bytes from the limit's bucket. The
-//! flow that has had the fewest bytes of a limit is first, so flows share it evenly. Bytes that a flow held up by a
-//! narrower limit cannot use go to the others: max-min fair at every limit. A flow has one quantum under way, so a wait
-//! at one limit delays its next quantum at the others: a limit of its own makes up for that by a larger one.
+//! Schedule of bytes across limits. A flow (a client or a transfer) passes the limits of its path one after the other,
+//! one quantum at a time: at each it waits in the queue and takes the quantum's bytes from the limit's bucket. Flows of
+//! one owner have one share of a limit, other flows one each. The share that has had the fewest bytes is first, and
+//! within it the flow. Bytes that a flow held up by a narrower limit cannot use go to the others: max-min fair at every
+//! limit. A flow has one quantum under way, so a wait at one limit delays its next quantum at the others: a limit of its
+//! own makes up for that by a larger one.
 //!
 //! The module is a pure function of the calls and their times: no clock, no lock, no task. `throttle` has those.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use slab::Slab;
 
-use super::bucket::{Bucket, MIN_CAPACITY, Nanos};
-use super::queue::{Priority, PriorityQueue, QueuePosition};
+use self::limit::{PathStep, ScheduledLimit};
+use super::bucket::{Bucket, Nanos};
+use super::queue::{Priority, QueuePosition};
+
+mod limit;
 
 /// Maximum of one quantum in bytes: a socket's worth. A larger one would make limits coarse that are far apart.
 pub(super) const MAX_QUANTUM: u64 = 64 << 10;
-
-/// The largest quantum is a second's bytes divided by this: 8 ms. That is more than the interval between two grants,
-/// so that one urgent flow can have everything, and less than a tenth of the 100 ms in which rates are even.
-const QUANTA_PER_SECOND: u64 = 125;
-
-/// With more flows than this, the quantum is divided by their number, so that shares stay even in any 100 ms.
-const FEW_FLOWS: u64 = 4;
-
-/// Maximum of quanta per second at one limit. Each costs 5 to 10 µs for a wake-up: 4 % of a core.
-const MAX_QUANTA_PER_SECOND: u64 = 4_000;
 
 /// Index of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,32 +48,13 @@ pub(super) struct ByteSchedule {
 }
 
 #[derive(Debug)]
-struct ScheduledLimit {
-    /// `None` without a rate.
-    bucket: Option<Bucket>,
-    queue: PriorityQueue<FlowId>,
-    /// Start tag of the quantum that passed last; the base of flows that arrive later.
-    last_start: u64,
-    /// Number of flows that pass this limit.
-    flows: u64,
-    armed: Option<Nanos>,
-}
-
-#[derive(Debug)]
 struct ScheduledFlow {
     path: Box<[PathStep]>,
     priority: Priority,
+    owner: Option<IpAddr>,
     requests: VecDeque<(usize, u64)>,
     /// The current quantum, and its position in a queue.
     quantum: Option<(Quantum, QueuePosition)>,
-}
-
-/// One limit on a flow's path.
-#[derive(Clone, Copy, Debug)]
-struct PathStep {
-    limit: LimitId,
-    /// Start tag of the flow's next quantum there.
-    next: u64,
 }
 
 /// A quantum that waits at a limit of its flow's path, having passed the ones before.
@@ -92,18 +68,12 @@ impl ByteSchedule {
     /// Adds a limit of `rate` bytes per second, or without a rate for now.
     pub(super) fn add_limit(&mut self, rate: Option<u64>, burst: Duration, now: Nanos) -> LimitId {
         let bucket = rate.map(|rate| Bucket::new(rate, burst, now));
-        LimitId(self.limits.insert(ScheduledLimit {
-            bucket,
-            queue: PriorityQueue::default(),
-            last_start: 0,
-            flows: 0,
-            armed: None,
-        }))
+        LimitId(self.limits.insert(ScheduledLimit::new(bucket)))
     }
 
     /// Removes a limit that no flow passes.
     pub(super) fn remove_limit(&mut self, id: LimitId) {
-        if self.limits.get(id.0).is_some_and(|limit| limit.flows == 0) {
+        if self.limits.get(id.0).is_some_and(ScheduledLimit::is_unused) {
             self.limits.remove(id.0);
         }
     }
@@ -125,27 +95,48 @@ impl ByteSchedule {
         self.serve(id.0, now, grants);
     }
 
-    /// Adds a flow that passes these limits, the narrowest first.
+    /// Adds a flow that passes these limits, the narrowest first. It has a share of its own at each.
     pub(super) fn add_flow(&mut self, path: &[LimitId]) -> FlowId {
-        let known = path.iter().filter(|id| self.limits.contains(id.0));
-        let path: Box<[_]> = known.map(|id| PathStep { limit: *id, next: 0 }).collect();
-        for step in &path {
-            self.limits[step.limit.0].flows += 1;
-        }
+        let join = |id: &LimitId| Some(self.limits.get_mut(id.0)?.join(*id, None));
+        let path = path.iter().filter_map(join).collect();
         FlowId(self.flows.insert(ScheduledFlow {
             path,
             priority: Priority::default(),
+            owner: None,
             requests: VecDeque::new(),
             quantum: None,
         }))
+    }
+
+    /// Makes a flow one of its owner's, which have one share of each limit together. `None` gives it shares of its own.
+    pub(super) fn set_owner(&mut self, id: FlowId, owner: Option<IpAddr>) {
+        let Some(flow) = self.flows.get_mut(id.0) else { return };
+        if std::mem::replace(&mut flow.owner, owner) == owner {
+            return;
+        }
+        for (at, step) in flow.path.iter_mut().enumerate() {
+            let limit = &mut self.limits[step.limit.0];
+            let waiting = flow.quantum.as_ref().filter(|(quantum, _)| quantum.at == at);
+            let waiting = waiting.and_then(|(_, position)| limit.queue.remove(*position));
+            limit.leave(step);
+            *step = limit.join(step.limit, owner);
+            if let (Some(_), Some((_, position))) = (waiting, &mut flow.quantum) {
+                *position = limit.enqueue(flow.priority, step, id);
+            }
+        }
+    }
+
+    /// Returns the number of an owner's flows at a limit.
+    pub(super) fn flows_of(&self, owner: IpAddr, limit: LimitId) -> u64 {
+        self.limits.get(limit.0).map_or(0, |limit| limit.flows_of(owner))
     }
 
     /// Removes a flow. Its open requests are never granted.
     pub(super) fn remove_flow(&mut self, id: FlowId, now: Nanos) {
         self.withdraw_quantum(id, now);
         let Some(flow) = self.flows.try_remove(id.0) else { return };
-        for step in flow.path {
-            self.limits[step.limit.0].flows -= 1;
+        for step in &flow.path {
+            self.limits[step.limit.0].leave(step);
         }
     }
 
@@ -183,9 +174,10 @@ impl ByteSchedule {
             return;
         }
         if let Some((quantum, position)) = &mut flow.quantum {
-            let queue = &mut self.limits[flow.path[quantum.at].limit.0].queue;
-            queue.remove(*position);
-            *position = queue.push(priority, position.start(), id);
+            let step = &flow.path[quantum.at];
+            let limit = &mut self.limits[step.limit.0];
+            limit.queue.remove(*position);
+            *position = limit.enqueue(priority, step, id);
         }
     }
 
@@ -230,7 +222,7 @@ impl ByteSchedule {
     fn first_quantum(&mut self, id: FlowId, now: Nanos) -> Option<Quantum> {
         let flow = self.flows.get(id.0)?;
         let (_, want) = flow.requests.front()?;
-        let quanta = flow.path.iter().map(|step| self.limits[step.limit.0].next_quantum(now));
+        let quanta = flow.path.iter().map(|step| self.limits[step.limit.0].next_quantum(step, now));
         let bytes = quanta.min().unwrap_or(MAX_QUANTUM);
         Some(Quantum { at: 0, bytes: bytes.min((*want).max(1)) })
     }
@@ -256,7 +248,6 @@ impl ByteSchedule {
         while let Some(step) = flow.path.get_mut(quantum.at) {
             let number = step.limit.0;
             let limit = &mut self.limits[number];
-            let start = step.next.max(limit.last_start);
             if let Some(bucket) = &mut limit.bucket {
                 quantum.bytes = quantum.bytes.min(bucket.capacity());
                 if !limit.queue.is_empty() || !bucket.take(quantum.bytes, now) {
@@ -266,12 +257,11 @@ impl ByteSchedule {
                         limit.armed = Some(at);
                         self.timers.push(Reverse((at, number)));
                     }
-                    flow.quantum = Some((quantum, limit.queue.push(flow.priority, start, id)));
+                    flow.quantum = Some((quantum, limit.enqueue(flow.priority, step, id)));
                     return None;
                 }
             }
-            limit.last_start = start;
-            step.next = start.saturating_add(quantum.bytes);
+            limit.record_pass(step, quantum.bytes);
             quantum.at += 1;
         }
         Some(quantum.bytes)
@@ -297,12 +287,13 @@ impl ByteSchedule {
                 self.timers.push(Reverse((at, number)));
                 return;
             }
-            let Some((position, next)) = limit.queue.pop(bytes) else { return };
-            limit.last_start = limit.last_start.max(position.start());
-            let Some(flow) = self.flows.get_mut(next.0) else { continue };
+            let Some(next) = limit.queue.pop(bytes) else { return };
+            let id = next.item;
+            let next_start = limit.record_service(&next, passing);
+            let Some(flow) = self.flows.get_mut(id.0) else { continue };
             if let Some((Quantum { at, .. }, _)) = flow.quantum.take() {
-                flow.path[at].next = position.start().saturating_add(passing);
-                self.advance_flow(next, Quantum { at: at + 1, bytes: passing }, now, grants);
+                flow.path[at].next = next_start;
+                self.advance_flow(id, Quantum { at: at + 1, bytes: passing }, now, grants);
             }
         }
     }
@@ -324,29 +315,6 @@ impl ByteSchedule {
                 self.timers.push(Reverse((now, step.limit.0)));
             }
         }
-    }
-}
-
-impl ScheduledLimit {
-    /// Returns the bytes that a flow may take of this limit at once. A limit with one flow grants all that it has saved
-    /// while the flow waited elsewhere: with small quanta the flow would get less than its share of the other limits, up
-    /// to a quarter.
-    fn next_quantum(&mut self, now: Nanos) -> u64 {
-        let quantum = self.quantum();
-        match &mut self.bucket {
-            Some(bucket) if self.flows == 1 => quantum.max(bucket.available(now)).min(MAX_QUANTUM),
-            _ => quantum,
-        }
-    }
-
-    /// Returns the quantum of this limit: small enough for short rounds of all flows, within the bounds for size and
-    /// frequency.
-    fn quantum(&self) -> u64 {
-        let Some(bucket) = &self.bucket else { return MAX_QUANTUM };
-        let even = bucket.rate() / QUANTA_PER_SECOND / if self.flows > FEW_FLOWS { self.flows } else { 1 };
-        even.max(bucket.rate() / MAX_QUANTA_PER_SECOND)
-            .clamp(MIN_CAPACITY, MAX_QUANTUM)
-            .min(bucket.capacity())
     }
 }
 

@@ -2,6 +2,7 @@
 //! clock of rates (the runtime's, which no change of the wall clock moves) and the lock, which is held for arithmetic
 //! only, never while a task is woken.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -91,6 +92,11 @@ impl Pacer {
         Arc::new(FlowHandle { pacer: Arc::clone(self), id, own })
     }
 
+    /// Returns the number of an owner's flows at a limit.
+    pub(super) fn flows_of(&self, owner: IpAddr, limit: LimitId) -> u64 {
+        self.state().schedule.flows_of(owner, limit)
+    }
+
     fn update(&self, update: impl FnOnce(&mut ByteSchedule, Nanos, &mut Vec<Grant>)) {
         let now = self.now();
         let mut state = self.state();
@@ -156,6 +162,11 @@ impl FlowHandle {
     /// Changes the priority.
     pub(super) fn set_priority(&self, priority: Priority) {
         self.pacer.update(|schedule, _, _| schedule.set_priority(self.id, priority));
+    }
+
+    /// Changes the owner, whose flows have one share of each limit.
+    pub(super) fn set_owner(&self, owner: Option<IpAddr>) {
+        self.pacer.update(|schedule, _, _| schedule.set_owner(self.id, owner));
     }
 }
 

@@ -1,7 +1,9 @@
 //! Byte limits on transfers from upstreams: the line, each upstream, narrower ones by path or content type, and each
-//! group. The module selects the limits and the priority of a transfer; `throttle` grants its bytes.
+//! group. The module selects the limits, the priority and the owner of a transfer; `throttle` grants its bytes. Clients
+//! share each limit evenly, whatever the number of their transfers.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -81,10 +83,21 @@ pub struct BandwidthClass(Option<Arc<ClassShared>>);
 
 #[derive(Debug)]
 struct ClassShared {
+    pacer: Arc<Pacer>,
     narrower: Vec<LimitId>,
+    line: LimitId,
     form: PayloadForm,
-    // Locked to read and to change priorities, which is arithmetic.
-    transfers: Mutex<(Purpose, Vec<Weak<FlowHandle>>)>,
+    // Locked to read and to change priorities and owners, which is arithmetic.
+    transfers: Mutex<ClassTransfers>,
+}
+
+/// The running transfers of one object, and those for which they run.
+#[derive(Debug)]
+struct ClassTransfers {
+    purpose: Purpose,
+    /// Client that the bytes count against; `None` for the relay itself.
+    owner: Option<IpAddr>,
+    flows: Vec<Weak<FlowHandle>>,
 }
 
 impl WanLimiter {
@@ -157,13 +170,13 @@ impl WanLimiter {
         Self::new(&config, clock)
     }
 
-    /// Returns the class of an object. `path` is normalized; `group` is the group of the client that the transfer
-    /// serves, if any.
+    /// Returns the class of an object. `path` is normalized; `client` is the client that the transfer serves and its
+    /// group, if any.
     pub fn bandwidth_class(
         &self,
         path: &str,
         classification: &Classification,
-        group: Option<&str>,
+        client: Option<(IpAddr, &str)>,
         purpose: Purpose,
     ) -> BandwidthClass {
         if !self.is_limited() {
@@ -175,10 +188,15 @@ impl WanLimiter {
             rule.matches(&folded, &classification.content_type).then_some(*id)
         };
         let named = state.rules.iter().find_map(matches);
-        let group = group.and_then(|group| state.groups.get(group)).map(|all_limits| all_limits.id);
-        let narrower = named.into_iter().chain(group).collect();
-        let (form, transfers) = (classification.form, Mutex::new((purpose, Vec::new())));
-        BandwidthClass(Some(Arc::new(ClassShared { narrower, form, transfers })))
+        let group = client.and_then(|(_, group)| state.groups.get(group)).map(|all_limits| all_limits.id);
+        let owner = client.map(|(client, _)| client.to_canonical());
+        BandwidthClass(Some(Arc::new(ClassShared {
+            pacer: self.pacer.clone(),
+            narrower: named.into_iter().chain(group).collect(),
+            line: state.line.id,
+            form: classification.form,
+            transfers: Mutex::new(ClassTransfers { purpose, owner, flows: Vec::new() }),
+        })))
     }
 
     /// Returns the throttle of one transfer from `upstream`. Without a class the bytes are a response head, which is
@@ -303,13 +321,37 @@ impl WanRule {
 }
 
 impl BandwidthClass {
+    /// Returns true if the bytes pass any limit.
+    pub fn is_limited(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Changes the purpose, also of running transfers.
     pub fn set_purpose(&self, purpose: Purpose) {
         let Some(common) = &self.0 else { return };
         let mut transfers = common.transfers();
-        if std::mem::replace(&mut transfers.0, purpose) != purpose {
+        if std::mem::replace(&mut transfers.purpose, purpose) != purpose {
             let priority = common.priority(purpose);
-            transfers.1.iter().filter_map(Weak::upgrade).for_each(|flow| flow.set_priority(priority));
+            transfers.running().for_each(|flow| flow.set_priority(priority));
+        }
+    }
+
+    /// Changes the clients that wait for the bytes, also of running transfers. The bytes count against the one with the
+    /// fewest other transfers: an object that a greedy client asked for first is no slower for the others.
+    pub fn set_clients(&self, clients: impl IntoIterator<Item = IpAddr>) {
+        let Some(common) = &self.0 else { return };
+        let mut transfers = common.transfers();
+        let running = transfers.running().count() as u64;
+        let candidates = clients.into_iter().map(|client| client.to_canonical());
+        let load = |client: &IpAddr| {
+            let is_owner = transfers.owner == Some(*client);
+            let flows = common.pacer.flows_of(*client, common.line);
+            // Among equals the present owner stays.
+            (if is_owner { flows.saturating_sub(running) } else { flows }, !is_owner)
+        };
+        let Some(owner) = candidates.min_by_key(load) else { return };
+        if transfers.owner.replace(owner) != Some(owner) {
+            transfers.running().for_each(|flow| flow.set_owner(Some(owner)));
         }
     }
 }
@@ -317,9 +359,10 @@ impl BandwidthClass {
 impl ClassShared {
     fn enter(&self, flow: &Arc<FlowHandle>) {
         let mut transfers = self.transfers();
-        transfers.1.retain(|flow| flow.strong_count() > 0);
-        transfers.1.push(Arc::downgrade(flow));
-        flow.set_priority(self.priority(transfers.0));
+        transfers.flows.retain(|flow| flow.strong_count() > 0);
+        transfers.flows.push(Arc::downgrade(flow));
+        flow.set_priority(self.priority(transfers.purpose));
+        flow.set_owner(transfers.owner);
     }
 
     fn priority(&self, purpose: Purpose) -> Priority {
@@ -333,7 +376,13 @@ impl ClassShared {
         }
     }
 
-    fn transfers(&self) -> MutexGuard<'_, (Purpose, Vec<Weak<FlowHandle>>)> {
+    fn transfers(&self) -> MutexGuard<'_, ClassTransfers> {
         self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClassTransfers {
+    fn running(&self) -> impl Iterator<Item = Arc<FlowHandle>> {
+        self.flows.iter().filter_map(Weak::upgrade)
     }
 }
