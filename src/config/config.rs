@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::clients::{ClientSettings, read_clients};
 use crate::content::{ContentType, PolicySettings, Rule, TypeNames};
 use crate::content::{read_content_types, read_policy, read_rules};
 use crate::defaults;
@@ -73,6 +74,8 @@ pub struct Config {
     pub wan_limits: Vec<WanLimit>,
     /// Limits of the line to the clients.
     pub lan: LanSettings,
+    /// Budgets of each client.
+    pub clients: ClientSettings,
     /// Groups of clients; a client belongs to the first that matches. One without matchers is the last.
     pub groups: Vec<GroupSettings>,
     /// Stages of a rollout; without any, clients see a new revision at once.
@@ -221,6 +224,7 @@ impl Config {
         let site = read_site(document);
         let wan = read_wan(document);
         let lan = read_lan(document);
+        let clients = read_clients(document, store.quota);
         let (upstreams, upstream_tables) = read_upstreams(document, &server, &wan, &health);
         let known = KnownUpstreams { list: &upstreams, replaced_by: upstream_tables.replaced_by() };
         let peers = read_peers(document, &upstreams);
@@ -266,6 +270,7 @@ impl Config {
             wan,
             wan_limits,
             lan,
+            clients,
             groups,
             rollout,
             files: Vec::new(),

@@ -128,6 +128,19 @@ pub(crate) const QUEUE: Bounds<u32> = bounds(1_024, 0, 65_536);
 pub(crate) const CLIENT_QUEUE: Bounds<u32> = bounds(8, 0, 65_536);
 /// Shorter than the patience of an updater that waits for a response head.
 pub(crate) const QUEUE_TIMEOUT: Bounds<Duration> = times(30, 1, HOUR);
+/// An hour. A site of a thousand clients asks for 500 new objects in a day, also behind one address. A distribution's
+/// upgrade of every package is 3,000.
+pub(crate) const NEW_NAMES: Bounds<u32> = bounds(5_000, 1, 1_000_000);
+/// A minute. A LiveUpdate client asks for 50 products that publish nothing, and the answers are shared for a minute.
+pub(crate) const ABSENT_NAMES: Bounds<u32> = bounds(600, 1, 1_000_000);
+/// A day. The default is a quarter of the quota: the room of objects that were not used again.
+pub(crate) const NEW_BYTES: Bounds<u64> = bounds(0, MIB, 1_024 * TIB);
+/// A new client's full sets of every content type, and a distribution's upgrade.
+pub(crate) const LEAST_NEW_BYTES: u64 = 4 * GIB;
+/// A second. Ten thousand clients with a heartbeat of five minutes are a hundred, also behind one address.
+pub(crate) const UPSTREAM_REQUESTS: Bounds<u32> = bounds(500, 1, 1_000_000);
+/// An hour. A thousand clients that send all their logs at each heartbeat, behind one address.
+pub(crate) const UPLOADS: Bounds<u64> = bounds(4 * GIB, MIB, 1_024 * TIB);
 /// A week: beyond it a revision is old before the last client has it.
 pub(crate) const SPREAD: Bounds<Duration> = times(0, 0, 7 * DAY);
 

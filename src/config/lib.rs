@@ -11,6 +11,7 @@
 
 mod access;
 mod binding;
+mod clients;
 pub mod clock;
 mod config;
 pub mod content;
@@ -57,6 +58,7 @@ pub mod week;
 
 pub use access::{AccessList, AccessSettings};
 pub use binding::Binding;
+pub use clients::ClientSettings;
 pub use clock::Clock;
 pub use config::{Config, DEFAULT_FILE};
 pub use content::{Class, ContentMatch, ContentType, PolicySettings, Rule};

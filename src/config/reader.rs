@@ -73,15 +73,35 @@ pub(crate) fn count<T: Copy + PartialOrd + Display + FromStr>(
     s.read(key, |text| number(text, bounds)).unwrap_or(bounds.default)
 }
 
+/// Reads a count within `bounds`, or returns the default; `None` for `unlimited`.
+pub(crate) fn count_within_or_unlimited(
+    s: &mut Section,
+    key: &'static str,
+    bounds: Bounds<u32>,
+) -> Option<u32> {
+    let read = |text: &str| or_unlimited(text, |text| number(text, bounds));
+    s.read(key, read).unwrap_or(Some(bounds.default))
+}
+
+/// Reads a size within `bounds`, or returns the default; `None` for `unlimited`.
+pub(crate) fn size_or_unlimited(s: &mut Section, key: &'static str, bounds: Bounds<u64>) -> Option<u64> {
+    let size = |text: &str| {
+        let Size(bytes) = text.parse().map_err(|error: UnitError| error.to_string())?;
+        check_bounds(text, bytes, bounds, Size)
+    };
+    s.read(key, |text| or_unlimited(text, size)).unwrap_or(Some(bounds.default))
+}
+
+fn or_unlimited<T>(text: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    match text {
+        "unlimited" => Ok(None),
+        _ => read(text).map(Some).map_err(|message| format!("{message}; unlimited is also allowed")),
+    }
+}
+
 /// Reads a count of downloads or connections; `None` for `unlimited` and without the key.
 pub(crate) fn count_or_unlimited(s: &mut Section, key: &'static str) -> Option<u32> {
-    let read = |text: &str| match text {
-        "unlimited" => Ok(None),
-        _ => number(text, defaults::COUNT)
-            .map(Some)
-            .map_err(|message| format!("{message}; unlimited is also allowed")),
-    };
-    s.read(key, read).flatten()
+    s.read(key, |text| or_unlimited(text, |text| number(text, defaults::COUNT))).flatten()
 }
 
 pub(crate) fn number<T: Copy + PartialOrd + Display + FromStr>(

@@ -170,7 +170,7 @@ impl FallbackService {
                 );
                 forwarding::decrement_max_forwards(&head.method, &mut head.headers);
                 let max_upload = target.route.max_upload;
-                let body = RequestBody::streamed(body, live.stall_timeout, max_upload);
+                let body = RequestBody::streamed(body, live.stall_timeout, max_upload, None);
                 if body.announced_bytes() > max_upload {
                     return (refused(Refusal::UploadTooLarge), GuardResponse::Refused);
                 }

@@ -1,6 +1,8 @@
 //! Requests that the relay refuses, as one enum. Each refusal has a status, a label for metrics and logs, and a message
 //! for the client. Except for a late `NoSlot` or `Loop`, a refused request reaches no upstream.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use crate::key::PathError;
@@ -47,6 +49,39 @@ pub enum Refusal {
     Loop,
     /// The limits on concurrent downloads leave no slot.
     NoSlot(SlotRefusalReason),
+    /// The client has spent a budget.
+    Budget(BudgetKind),
+}
+
+/// What a client may spend in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BudgetKind {
+    /// Names that no client asked for lately.
+    NewNames,
+    /// Negative responses of upstreams.
+    AbsentNames,
+    /// Bytes that are stored for the client.
+    NewBytes,
+    /// Requests that go upstream.
+    UpstreamRequests,
+    /// Bytes of request bodies.
+    Uploads,
+}
+
+impl BudgetKind {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: [Self; 5] =
+        [Self::NewNames, Self::AbsentNames, Self::NewBytes, Self::UpstreamRequests, Self::Uploads];
+
+    /// Returns the time in which a client may spend the budget.
+    pub fn period(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::UpstreamRequests => 1,
+            Self::AbsentNames => 60,
+            Self::NewNames | Self::Uploads => 3_600,
+            Self::NewBytes => 86_400,
+        })
+    }
 }
 
 /// The reason for which a download gets no slot.
@@ -62,7 +97,7 @@ pub enum SlotRefusalReason {
 
 impl Refusal {
     /// Every refusal, for metrics that exist before the first one.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 27] = [
         Self::Connect,
         Self::Trace,
         Self::ForeignTarget,
@@ -85,6 +120,11 @@ impl Refusal {
         Self::NoSlot(SlotRefusalReason::QueueFull),
         Self::NoSlot(SlotRefusalReason::ClientQueueFull),
         Self::NoSlot(SlotRefusalReason::QueueTimeout),
+        Self::Budget(BudgetKind::NewNames),
+        Self::Budget(BudgetKind::AbsentNames),
+        Self::Budget(BudgetKind::NewBytes),
+        Self::Budget(BudgetKind::UpstreamRequests),
+        Self::Budget(BudgetKind::Uploads),
     ];
 
     /// Returns the label for logs and metrics.
@@ -112,6 +152,11 @@ impl Refusal {
             Self::NoSlot(SlotRefusalReason::QueueFull) => "queue-full",
             Self::NoSlot(SlotRefusalReason::ClientQueueFull) => "client-queue-full",
             Self::NoSlot(SlotRefusalReason::QueueTimeout) => "queue-timeout",
+            Self::Budget(BudgetKind::NewNames) => "too-many-new-names",
+            Self::Budget(BudgetKind::AbsentNames) => "too-many-absent-names",
+            Self::Budget(BudgetKind::NewBytes) => "too-many-new-bytes",
+            Self::Budget(BudgetKind::UpstreamRequests) => "too-many-upstream-requests",
+            Self::Budget(BudgetKind::Uploads) => "too-many-uploads",
         }
     }
 
@@ -129,7 +174,9 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Loop => StatusCode::LOOP_DETECTED,
             // Not 429: the relay is busy, and updaters know 503 from managers.
-            Self::NoSlot(_) | Self::PassThroughLimit | Self::NotConfigured => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoSlot(_) | Self::PassThroughLimit | Self::NotConfigured | Self::Budget(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -169,6 +216,21 @@ impl Refusal {
                 "gupd: too many queued downloads of this client: retry after the time in Retry-After\n"
             }
             Self::NoSlot(_) => "gupd: download limit reached: retry after the time in Retry-After\n",
+            Self::Budget(BudgetKind::NewNames) => {
+                "gupd: too many new names from this client: retry after the time in Retry-After\n"
+            }
+            Self::Budget(BudgetKind::AbsentNames) => {
+                "gupd: too many absent names from this client: retry after the time in Retry-After\n"
+            }
+            Self::Budget(BudgetKind::NewBytes) => {
+                "gupd: too many new bytes for this client: retry after the time in Retry-After\n"
+            }
+            Self::Budget(BudgetKind::UpstreamRequests) => {
+                "gupd: too many requests of this client go upstream: retry after the time in Retry-After\n"
+            }
+            Self::Budget(BudgetKind::Uploads) => {
+                "gupd: too many bytes sent by this client: retry after the time in Retry-After\n"
+            }
         }
     }
 }

@@ -3,9 +3,11 @@
 //!
 //! Guarantees: every connection, wait and queue is bounded; no byte passes a limit in force. It knows nothing of
 //! stored content. Main types: [`listen::HttpServer`], [`upstream::Upstreams`], [`shape::WanLimiter`],
-//! [`shape::LanLimiter`], [`shape::SlotLimiter`], [`redirect::PublicUrls`]. Start reading at [`upstream`] for
-//! requests to managers, at [`listen`] for clients.
+//! [`shape::LanLimiter`], [`shape::SlotLimiter`], [`client_budgets::ClientBudgets`], [`redirect::PublicUrls`]. Start
+//! reading at [`upstream`] for requests to managers, at [`listen`] for clients.
 
+mod arrival_times;
+pub mod client_budgets;
 pub mod field_names;
 pub mod listen;
 pub mod metrics;

@@ -11,6 +11,7 @@ use http::{StatusCode, header};
 use tokio::time::timeout;
 
 use crate::Proxy;
+use crate::budget::{spend_absent_name, spend_upstream_request};
 use crate::exchange::{Exchange, Lookup, Repeat};
 use crate::hit::{Served, serve_stored};
 use crate::pipeline::StepResult;
@@ -93,8 +94,9 @@ impl Attempt {
         }
         let mut foreign_absence = None;
         self.stale = None;
+        let mut is_new = false;
         match exchange.lookup(proxy).await.clone() {
-            Lookup::Missing => {}
+            Lookup::Missing => is_new = true,
             Lookup::Failed => {
                 return Break(self.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed).await);
             }
@@ -127,6 +129,10 @@ impl Attempt {
         }
         if exchange.control.has(Directive::OnlyIfCached) {
             return self.follow_offered(proxy, exchange).await;
+        }
+        // Validations are few, and a stale response is better than a refusal.
+        if self.stale.is_none() && proxy.fills.find_running(exchange.key(), &self.variant).is_none() {
+            spend_upstream_request(proxy, exchange, is_new)?;
         }
         if let Some(why) = self.unshared_reason(proxy, exchange) {
             return Break(self.forward_alone(proxy, exchange, ForwardOutcome::NotStored(why)).await);
@@ -233,6 +239,9 @@ impl Attempt {
             reply.headers_mut().extend(*cookies);
         }
         self.successor = followed.successor();
+        if let (Followed::Reply(reply), false) = (&result, collapsed) {
+            spend_absent_name(proxy, exchange, reply.status());
+        }
         result
     }
 

@@ -12,6 +12,7 @@ mod access;
 pub mod background;
 mod binding;
 mod body;
+mod budget;
 mod exchange;
 mod fetch;
 mod generation;
@@ -44,6 +45,7 @@ use gupd_cache::Cache;
 use gupd_cache::fill::Fills;
 use gupd_config::policy::FirstSeen;
 use gupd_http::refusal::Refusal;
+use gupd_net::client_budgets::ClientBudgets;
 use gupd_net::listen::{ClientConnection, RequestHandler};
 use gupd_net::redirect::DrainState;
 use gupd_net::shape::{LanLimiter, SlotLimiter};
@@ -58,10 +60,20 @@ pub struct Proxy {
     background: Arc<Background>,
     first_seen: FirstSeen,
     rollouts: Rollouts,
-    lan: Arc<LanLimiter>,
-    slots: Arc<SlotLimiter>,
+    limits: ClientLimits,
     metrics: Arc<RequestMetrics>,
     drain: Arc<DrainState>,
+}
+
+/// Limits of what clients get.
+#[derive(Clone, Debug)]
+pub struct ClientLimits {
+    /// Bytes toward clients.
+    pub lan: Arc<LanLimiter>,
+    /// Concurrent downloads.
+    pub slots: Arc<SlotLimiter>,
+    /// What each client may cost upstreams and the store.
+    pub budgets: Arc<ClientBudgets>,
 }
 
 impl Proxy {
@@ -69,8 +81,7 @@ impl Proxy {
     pub fn new(
         generations: Arc<Generations>,
         fills: Fills,
-        lan: Arc<LanLimiter>,
-        slots: Arc<SlotLimiter>,
+        limits: ClientLimits,
         metrics: Arc<RequestMetrics>,
     ) -> Self {
         for refusal in Refusal::ALL {
@@ -86,8 +97,7 @@ impl Proxy {
             first_seen: FirstSeen::new(),
             rollouts: generations.rollouts().clone(),
             generations,
-            lan,
-            slots,
+            limits,
             metrics,
             drain: Arc::default(),
         }

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use crate::Proxy;
 use crate::body::{BodyContent, BodyError};
+use crate::budget::{check_upload, spend_upstream_request};
 use crate::exchange::Exchange;
 use crate::fetch::not_stored;
 use crate::pipeline::StepResult;
@@ -28,8 +29,8 @@ use gupd_net::field_names::FieldNames;
 use gupd_net::shape::Purpose;
 use gupd_net::traffic::{TransferCause, TransferLabels};
 use gupd_net::upstream::{
-    BodyBegin, CurrentUpstream, RequestBody, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
-    read_begin,
+    BodyBegin, CurrentUpstream, RequestBody, UploadSpender, UpstreamBody, UpstreamError, UpstreamRequest,
+    UpstreamResponse, read_begin,
 };
 use gupd_store::ObjectKey;
 
@@ -47,25 +48,35 @@ const HOLD_BACK: usize = 64 << 10;
 /// Maximum time of that, for a body that is written piece by piece.
 const HOLD_BACK_TIME: Duration = Duration::from_millis(500);
 
-/// Passes requests through that are never cached: methods besides `GET` and `HEAD`, private paths, and requests with a
-/// body.
+/// Passes requests through that are never cached: methods besides `GET` and `HEAD`, private paths, and requests for generic
+/// content with a body.
 pub(crate) async fn pass_through(proxy: &Proxy, exchange: &Exchange<'_>, body: Incoming) -> StepResult {
     let max_upload = exchange.target.route.max_upload;
-    let body = RequestBody::streamed(body, exchange.generation.config.server.stall_timeout, max_upload);
+    let stall_timeout = exchange.generation.config.server.stall_timeout;
+    let spender = UploadSpender { budgets: proxy.limits.budgets.clone(), client: exchange.client() };
+    let body = RequestBody::streamed(body, stall_timeout, max_upload, Some(spender));
     if body.announced_bytes() > max_upload {
         let reply = proxy.refuse(Refusal::UploadTooLarge);
         return Break(reply.with_class(exchange.classification()));
     }
     let classification = exchange.classification();
+    let has_body = !matches!(body, RequestBody::Empty);
+    let is_content = matches!(classification.class, Class::Payload | Class::Catalog);
+    if exchange.is_cacheable() && (is_content || classification.class == Class::Generic && !has_body) {
+        // A body has no meaning in a GET (RFC 9110 §9.3.1): it cannot select another payload or catalog, and must not lead
+        // past the store. It is dropped unread.
+        return Continue(());
+    }
+    if exchange.is_cacheable() && exchange.control.has(Directive::OnlyIfCached) {
+        return Break(not_stored(exchange));
+    }
+    if has_body {
+        check_upload(proxy, exchange)?;
+    }
+    spend_upstream_request(proxy, exchange, false)?;
     if !exchange.is_cacheable() {
         let reply = Box::pin(forward_uncacheable(proxy, exchange, body)).await;
         return Break(reply.annotate(CacheStatus::Method, classification, None));
-    }
-    if classification.class != Class::Private && matches!(body, RequestBody::Empty) {
-        return Continue(());
-    }
-    if exchange.control.has(Directive::OnlyIfCached) {
-        return Break(not_stored(exchange));
     }
     if is_withheld(proxy, exchange) {
         return Break(unproven(exchange).annotate(CacheStatus::Failed, classification, None));

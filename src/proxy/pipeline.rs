@@ -75,9 +75,9 @@ impl Proxy {
         let pacer = || {
             // A request without a valid target has no path either.
             let group = group.unwrap_or_else(|| generation.policy.group(&client_attributes(&connection, "")));
-            ResponsePacer::new(self.lan.clone(), connection.address.ip(), group.clone())
+            ResponsePacer::new(self.limits.lan.clone(), connection.address.ip(), group.clone())
         };
-        reply.into_response(&head.method, access, pacer, self.lan.is_limited())
+        reply.into_response(&head.method, access, pacer, self.limits.lan.is_limited())
     }
 
     async fn answer<'a>(

@@ -10,6 +10,7 @@ mod bad_page;
 mod balance;
 mod bindings;
 mod broken_body;
+mod budgets;
 mod caching;
 mod client_certificates;
 mod clock;

@@ -143,6 +143,31 @@ pattern = \"/a/[b\"
 }
 
 #[test]
+fn budgets_of_clients_follow_the_quota_and_have_bounds() {
+    let clients = |text: &str| load(&format!("{text}{MANAGER}")).unwrap().clients;
+    let default = clients("");
+    assert_eq!((default.new_names, default.new_bytes), (Some(5_000), Some(10 << 30)));
+    assert_eq!(clients("[store]\nquota = \"1GiB\"\n").new_bytes, Some(4 << 30));
+    assert_eq!(clients("[clients]\nnew_bytes = \"unlimited\"\n").new_bytes, None);
+    let text = "\
+[clients]
+new_names = 0
+absent_names = \"many\"
+new_bytes = \"1KiB\"
+upstream_requests = \"unlimited\"
+uploads = \"1\"
+";
+    let expected = [
+        "2: clients.new_names: 0 is below the minimum of 1; unlimited is also allowed",
+        "3: clients.absent_names: \"many\" is not a whole number: use 1 to 1000000; unlimited is also allowed",
+        "4: clients.new_bytes: 1KiB is below the minimum of 1MiB; unlimited is also allowed",
+        "6: clients.uploads: 1 is below the minimum of 1MiB; unlimited is also allowed",
+    ]
+    .map(|line| format!("gupd.toml:{line}"));
+    assert_eq!(problems(load(&format!("{text}{MANAGER}"))), expected);
+}
+
+#[test]
 fn invalid_groups_are_reported_with_their_line() {
     let text = "\
 [wan]

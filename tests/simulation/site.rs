@@ -8,6 +8,7 @@ use gupd_cache::fill::{ContentReader, FillOutcome, FillRequest, FillResponse, Fi
 use gupd_cli::relay::RelayMetrics;
 use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config};
+use gupd_net::client_budgets::ClientBudgets;
 use gupd_net::shape::{Purpose, WanLimiter};
 use gupd_net::upstream::Upstreams;
 use gupd_store::Store;
@@ -86,7 +87,8 @@ impl Site {
             Upstreams::with_network(network, &config, clock.clone(), wan, metrics.net.clone()).unwrap();
         let store = Store::open(&config.store, clock.clone()).unwrap();
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
-        let fills = Fills::new(&config, store.clone(), cache, metrics.fills.clone(), clock.clone());
+        let budgets = Arc::new(ClientBudgets::new(&config));
+        let fills = Fills::new(&config, cache, budgets, metrics.fills.clone(), clock.clone());
         tokio::spawn(run_clock(clock.clone(), store.clone(), tick));
         let policy = Policy::new(&config).unwrap();
         let upstreams = Arc::new(upstreams);

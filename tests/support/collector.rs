@@ -13,10 +13,11 @@ use gupd_config as config;
 use gupd_config::policy::Policy;
 use gupd_config::{Class, Gate, Recurrence, Steps, WeekWindows};
 use gupd_config::{Clock, Config};
+use gupd_net::client_budgets::ClientBudgets;
 use gupd_net::shape::{LanLimiter, SlotLimiter, WanLimiter};
 use gupd_net::upstream::{Network, Upstreams};
 use gupd_proxy::background::PendingOutcome;
-use gupd_proxy::{Generation, Generations, Proxy};
+use gupd_proxy::{ClientLimits, Generation, Generations, Proxy};
 use gupd_refresh::{RefreshReport, Refresher};
 use gupd_rollout::engine::Rollouts;
 use gupd_rollout::revision::{Catalog, Revision, version_key};
@@ -73,7 +74,8 @@ impl Collector {
         };
         let store = Store::open(&config.store, clock.clone()).unwrap();
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
-        let fills = Fills::new(&config, store.clone(), cache.clone(), metrics.fills.clone(), clock.clone());
+        let budgets = Arc::new(ClientBudgets::new(&config));
+        let fills = Fills::new(&config, cache.clone(), budgets.clone(), metrics.fills.clone(), clock.clone());
         let generation = Generation::new(config.clone(), Arc::new(upstreams)).unwrap();
         let rules = generation.rollout.clone();
         let (rollouts, rollout) =
@@ -81,8 +83,9 @@ impl Collector {
                 .await
                 .unwrap();
         let generations = Arc::new(Generations::new(generation, rollouts.clone()));
-        let (lan, places) = (LanLimiter::new(&config, clock.clone()), SlotLimiter::new(&config));
-        let proxy = Proxy::new(generations, fills, Arc::new(lan), Arc::new(places), metrics.requests.clone());
+        let lan = Arc::new(LanLimiter::new(&config, clock.clone()));
+        let limits = ClientLimits { lan, slots: Arc::new(SlotLimiter::new(&config)), budgets };
+        let proxy = Proxy::new(generations, fills, limits, metrics.requests.clone());
         let proxy = Arc::new(proxy);
         let (refresher, refresh) = Refresher::new(
             &config,

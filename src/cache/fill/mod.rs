@@ -58,6 +58,7 @@ use crate::{Cache, CacheEntry};
 use gupd_config::Config;
 use gupd_config::clock::Clock;
 use gupd_http::{CacheControl, Verdict};
+use gupd_net::client_budgets::ClientBudgets;
 use gupd_net::upstream::Upstreams;
 use gupd_store::{ObjectKey, Store};
 
@@ -84,6 +85,8 @@ struct FillContext {
     store: Arc<Store>,
     cache: Arc<Cache>,
     digests: Digests,
+    /// Budgets of the clients that start fills.
+    budgets: Arc<ClientBudgets>,
     /// Keys of content larger than the quota, each of which is logged once.
     oversized: moka::sync::Cache<ObjectKey, ()>,
     /// Names of upstreams that gave the same content different validators.
@@ -119,8 +122,8 @@ impl Fills {
     /// Creates an empty register.
     pub fn new(
         config: &Config,
-        store: Arc<Store>,
         cache: Arc<Cache>,
+        budgets: Arc<ClientBudgets>,
         metrics: Arc<FillMetrics>,
         clock: Clock,
     ) -> Self {
@@ -140,8 +143,9 @@ impl Fills {
                 .max_capacity(MAX_DISAGREEING)
                 .time_to_live(REMEMBER_DISAGREEMENT)
                 .build(),
-            store,
+            store: cache.store().clone(),
             cache,
+            budgets,
             metrics,
             clock,
         };

@@ -25,6 +25,7 @@ use crate::CacheEntry;
 use gupd_config::policy::Classification;
 use gupd_config::{Class, UpstreamId};
 use gupd_http::key;
+use gupd_http::refusal::BudgetKind;
 use gupd_http::validator::{add_validators, matches_stored};
 use gupd_http::{VaryFields, update};
 use gupd_net::upstream::{CurrentUpstream, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
@@ -267,6 +268,10 @@ impl FillTask {
     async fn finish_stored(&self, content: &FillContent, committed: CommittedObject) -> FillOutcome {
         let CommittedObject { object, source, deduplicated } = committed;
         tracing::debug!(key = &*self.request.key, blob = %object.blob, len = object.len, "stored");
+        if let Some(client) = self.request.client {
+            let bytes = self.request.key.len() as u64 + if deduplicated { 0 } else { object.len };
+            self.context.budgets.spend(BudgetKind::NewBytes, client, bytes);
+        }
         match self.publish((object, source), &content.head.selecting, &content.head.classification).await {
             Some(entry) => self.set_phase(Phase::Stored { entry }),
             // Followers read to the end from the phase `Complete`.

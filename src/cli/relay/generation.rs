@@ -13,10 +13,10 @@ use gupd_http::instance::RelayInstance;
 use gupd_net::SetupError;
 use gupd_net::listen::ConnectionRateLimiter;
 use gupd_net::metrics::NetMetrics;
-use gupd_net::shape::{SlotLimiter, WanLimiter};
+use gupd_net::shape::WanLimiter;
 use gupd_net::upstream::Upstreams;
 use gupd_net::upstream::health::HealthChecks;
-use gupd_proxy::Generation;
+use gupd_proxy::{ClientLimits, Generation};
 use gupd_refresh::Refresher;
 
 /// Compiles configurations into generations that share the WAN limiter, the metrics and the identity of one relay.
@@ -63,7 +63,7 @@ pub(super) struct LongLivedParts {
     pub(super) fills: Fills,
     pub(super) refresher: Refresher,
     pub(super) health: HealthChecks,
-    pub(super) slots: Arc<SlotLimiter>,
+    pub(super) client_limits: ClientLimits,
     pub(super) connection_limiter: Arc<ConnectionRateLimiter>,
     pub(super) limits: Arc<SharedLimits>,
 }
@@ -77,7 +77,8 @@ impl LongLivedParts {
         self.cache.store().reconfigure(&config.store);
         self.refresher.reconfigure(config);
         self.health.reconfigure(generation.upstreams.clone());
-        self.slots.reconfigure(config);
+        self.client_limits.slots.reconfigure(config);
+        self.client_limits.budgets.reconfigure(config);
         self.connection_limiter.reconfigure(config);
         self.limits.reconfigure(config);
     }

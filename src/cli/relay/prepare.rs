@@ -21,12 +21,13 @@ use gupd_config::clock::Clock;
 use gupd_guard::metrics::GuardStats;
 use gupd_ledger::{Ledger, LedgerTask, SiteSample};
 use gupd_net::SetupError;
+use gupd_net::client_budgets::ClientBudgets;
 use gupd_net::listen::{
     Acceptors, ConnectionRateLimiter, HttpServer, LifecycleStage, Sockets, WorkerPool, tls,
 };
 use gupd_net::shape::{LanLimiter, SlotLimiter};
 use gupd_net::upstream::health::HealthChecks;
-use gupd_proxy::{Generation, Generations, Proxy};
+use gupd_proxy::{ClientLimits, Generation, Generations, Proxy};
 use gupd_refresh::Refresher;
 use gupd_rollout::engine::{self, Rollouts};
 use gupd_store::Store;
@@ -61,11 +62,12 @@ impl Relay {
         let lan = Arc::new(LanLimiter::new(&config, clock.clone()));
         let lent_slots = metrics.requests.lent_slots.clone();
         let slots = Arc::new(SlotLimiter::new(&config).with_lent_gauge(lent_slots));
+        let budgets = Arc::new(ClientBudgets::new(&config));
+        let limits = ClientLimits { lan: lan.clone(), slots, budgets };
         let proxy = Arc::new(Proxy::new(
             generations.clone(),
-            fills(&generations.load(), &cache, &metrics, &clock),
-            lan.clone(),
-            slots.clone(),
+            fills(&generations.load(), (&cache, &limits), &metrics, &clock),
+            limits.clone(),
             metrics.requests.clone(),
         ));
         let (refresher, refresh) = Refresher::new(
@@ -84,7 +86,7 @@ impl Relay {
             fills: proxy.fills().clone(),
             refresher: refresher.clone(),
             health,
-            slots,
+            client_limits: limits,
             connection_limiter: Arc::new(ConnectionRateLimiter::new(&config)),
             limits: Arc::new(SharedLimits::new(&config, lan, builder.wan.clone())),
         };
@@ -217,9 +219,14 @@ fn open_ledger(config: &Config, metrics: &RelayMetrics, clock: &Clock) -> (Ledge
     Ledger::new(config, metrics.net.traffic.clone(), Box::new(sampler), metrics.ledger.clone(), clock.clone())
 }
 
-fn fills(generation: &Generation, cache: &Arc<Cache>, metrics: &RelayMetrics, clock: &Clock) -> Fills {
-    let (store, metrics, config) = (cache.store().clone(), metrics.fills.clone(), &generation.config);
-    let fills = Fills::new(config, store, cache.clone(), metrics, clock.clone());
+fn fills(
+    generation: &Generation,
+    (cache, limits): (&Arc<Cache>, &ClientLimits),
+    metrics: &RelayMetrics,
+    clock: &Clock,
+) -> Fills {
+    let (budgets, metrics, config) = (limits.budgets.clone(), metrics.fills.clone(), &generation.config);
+    let fills = Fills::new(config, cache.clone(), budgets, metrics, clock.clone());
     fills.digests().configure(generation.signature_roots.clone(), &config.verify);
     fills
 }

@@ -51,7 +51,7 @@ pub use self::pin::ConnectionPin;
 use self::pool::{Pool, Pools};
 pub use self::proxy::CredentialsError;
 pub use self::request::{CurrentUpstream, UpstreamRequest, UpstreamResponse};
-pub use self::request_body::RequestBody;
+pub use self::request_body::{RequestBody, UploadSpender};
 pub use self::response_body::UpstreamBody;
 use self::state::UpstreamState;
 pub use self::tls::TrustError;

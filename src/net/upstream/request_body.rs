@@ -1,6 +1,7 @@
 //! Body of a request to an upstream: empty, or the client's, streamed. A streamed body can be read once. Until the
 //! first read it can go to another upstream.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::client_budgets::ClientBudgets;
+use gupd_http::refusal::BudgetKind;
 
 /// Body of a request to an upstream.
 #[derive(Clone, Debug, Default)]
@@ -28,9 +32,20 @@ pub struct Streamed {
     is_read: AtomicBool,
     pieces: AtomicU64,
     bytes: AtomicU64,
+    /// Gets the client and the length of each piece.
+    spender: Option<UploadSpender>,
     is_waiting_for_client: AtomicBool,
     // Locked for one poll at a time, by the one connection that sends it.
     body: Mutex<StallingBody>,
+}
+
+/// Spends the bytes of a body from its client's budget.
+#[derive(Debug)]
+pub struct UploadSpender {
+    /// The budgets.
+    pub budgets: Arc<ClientBudgets>,
+    /// The client.
+    pub client: IpAddr,
 }
 
 #[derive(Debug)]
@@ -59,7 +74,12 @@ pub enum RequestBodyError {
 
 impl RequestBody {
     /// Streams the client's body, which must give a byte every `stall_timeout`, and at most `max_bytes`.
-    pub fn streamed(body: Incoming, stall_timeout: Duration, max_bytes: u64) -> Self {
+    pub fn streamed(
+        body: Incoming,
+        stall_timeout: Duration,
+        max_bytes: u64,
+        spender: Option<UploadSpender>,
+    ) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
@@ -69,6 +89,7 @@ impl RequestBody {
             is_read: AtomicBool::new(false),
             pieces: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            spender,
             is_waiting_for_client: AtomicBool::new(false),
             body,
         }))
@@ -128,8 +149,11 @@ impl Body for RequestBody {
                 streamed.is_waiting_for_client.store(frame.is_pending(), Ordering::Relaxed);
                 streamed.pieces.fetch_add(u64::from(frame.is_ready()), Ordering::Relaxed);
                 if let Poll::Ready(Some(Ok(frame))) = &frame {
-                    let bytes = frame.data_ref().map_or(0, Bytes::len);
-                    streamed.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                    let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+                    streamed.bytes.fetch_add(bytes, Ordering::Relaxed);
+                    if let Some(UploadSpender { budgets, client }) = &streamed.spender {
+                        budgets.spend(BudgetKind::Uploads, *client, bytes);
+                    }
                 }
                 frame
             }

@@ -1,0 +1,60 @@
+//! Budgets of a request that goes upstream. A client that has spent its budget gets `503` with `Retry-After` and the
+//! reason; what is stored is served to it all the same.
+
+use std::ops::ControlFlow::{Break, Continue};
+
+use http::{HeaderValue, StatusCode, header};
+
+use crate::Proxy;
+use crate::exchange::Exchange;
+use crate::pipeline::StepResult;
+use gupd_http::refusal::{BudgetKind, Refusal};
+use gupd_net::client_budgets::BudgetRefusal;
+
+/// Spends a request that goes upstream, or refuses it. With `is_new`, nothing is stored under its name: that must be within
+/// the client's budgets of names, negative responses and bytes too.
+pub(crate) fn spend_upstream_request(proxy: &Proxy, exchange: &Exchange<'_>, is_new: bool) -> StepResult {
+    let upstreams = &exchange.generation.upstreams;
+    if upstreams.time_to_probe(exchange.target.upstreams()).is_some() {
+        // None of them gets requests now.
+        return Continue(());
+    }
+    let (budgets, client) = (&proxy.limits.budgets, exchange.client());
+    let spend = || {
+        budgets.try_spend(BudgetKind::UpstreamRequests, client)?;
+        if is_new {
+            budgets.check(BudgetKind::NewBytes, client)?;
+            budgets.check(BudgetKind::AbsentNames, client)?;
+            budgets.try_spend_name(client, exchange.key())?;
+        }
+        Ok(())
+    };
+    continue_or_refuse(proxy, exchange, spend())
+}
+
+/// Refuses a request with a body if the client has sent too much.
+pub(crate) fn check_upload(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
+    let checked = proxy.limits.budgets.check(BudgetKind::Uploads, exchange.client());
+    continue_or_refuse(proxy, exchange, checked)
+}
+
+/// Spends a negative response that an upstream gave to this client.
+pub(crate) fn spend_absent_name(proxy: &Proxy, exchange: &Exchange<'_>, status: StatusCode) {
+    if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
+        proxy.limits.budgets.spend(BudgetKind::AbsentNames, exchange.client(), 1);
+    }
+}
+
+fn continue_or_refuse(
+    proxy: &Proxy,
+    exchange: &Exchange<'_>,
+    spent: Result<(), BudgetRefusal>,
+) -> StepResult {
+    let Err(refusal) = spent else { return Continue(()) };
+    let client = exchange.client().to_canonical();
+    let reason = Refusal::Budget(refusal.kind);
+    tracing::debug!(%client, reason = reason.as_str(), "request refused: budget of the client spent");
+    let mut reply = proxy.refuse(reason).with_class(exchange.classification());
+    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(refusal.retry_after.as_secs()));
+    Break(reply)
+}

@@ -1,0 +1,174 @@
+//! What one client may cost the line and the store in a time. In each test one client exceeds a budget; another one is
+//! served as if nothing had happened.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use gupd_config::ClientSettings;
+use gupd_site::{OriginServer, RecordedRequest};
+
+use crate::support::{Manager, PAYLOAD, Request, Resource, Response, Site, WireClient, bytes};
+
+const GREEDY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
+const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77));
+const CATALOG: &str = "/minitri.flg";
+
+/// A site with these budgets, one stored payload, and a manager that has every name without `absent`.
+async fn site_with_budgets(change: impl FnOnce(&mut ClientSettings)) -> Site {
+    let respond = |request: &RecordedRequest| {
+        let is_absent = request.target.contains("absent");
+        (!is_absent).then(|| Resource::new(request.target.clone().into_bytes()))
+    };
+    let manager = Manager::with_origin(OriginServer::computed(respond)).unwrap();
+    let site = Site::for_manager(manager, |config| change(&mut config.clients));
+    for path in [PAYLOAD, CATALOG] {
+        site.wait_until_stored(path).await;
+    }
+    site
+}
+
+async fn ask(client: IpAddr, site: &Site, request: Request) -> Response {
+    WireClient::connect_from(client, site.address()).await.send(&request).await.unwrap()
+}
+
+/// Asserts that the greedy client gets stored content, and another client new content too.
+async fn assert_others_are_served(site: &Site, description: &str) {
+    assert_eq!(ask(GREEDY, site, Request::get(PAYLOAD)).await.status, 200, "{description}");
+    for target in [PAYLOAD, CATALOG, "/content/1/new.dax", "/files/new.msi", "/secars/secars.dll?h=1"] {
+        assert_eq!(ask(OTHER, site, Request::get(target)).await.status, 200, "{description} {target}");
+    }
+    let report = Request::new("POST", "/secars/secars.dll").body(b"log".to_vec());
+    assert_eq!(ask(OTHER, site, report).await.status, 200, "{description}");
+}
+
+/// Asserts that a request is refused for this reason.
+async fn assert_refused(site: &Site, request: Request, reason: &str) {
+    let refused = ask(GREEDY, site, request).await;
+    assert_eq!((refused.status, refused.header("cache-status")), (503, None), "{reason}");
+    assert!(refused.header("retry-after").is_some_and(|after| after.parse::<u32>().unwrap() >= 1));
+    assert!(site.metric(&format!("gupd_refused_total{{reason=\"{reason}\"}}")).await >= 1.0, "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_names_of_one_client_are_bounded() {
+    let name = |kind: &str, number: u32| match kind {
+        "query of a catalog" => format!("{CATALOG}?x={number}"),
+        "query of a payload" => format!("{PAYLOAD}?x={number}"),
+        "payload" => format!("/content/1/{number}.dax"),
+        "file without a class" => format!("/files/{number}.msi"),
+        _ => format!("/content/1/absent{number}.dax"),
+    };
+    let kinds =
+        ["query of a catalog", "query of a payload", "payload", "file without a class", "absent name"];
+    for kind in kinds {
+        let site = site_with_budgets(|clients| clients.new_names = Some(20)).await;
+        let before = site.manager.total_requests();
+        for number in 0..20 {
+            assert_ne!(
+                ask(GREEDY, &site, Request::get(&name(kind, number))).await.status,
+                503,
+                "{kind} {number}"
+            );
+        }
+        for number in 20..30 {
+            assert_refused(&site, Request::get(&name(kind, number)), "too-many-new-names").await;
+        }
+        assert_eq!(site.manager.total_requests() - before, 20, "{kind}");
+        assert_others_are_served(&site, kind).await;
+        // What others have asked for is no new name.
+        assert_eq!(ask(GREEDY, &site, Request::get("/content/1/new.dax")).await.status, 200, "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn absent_names_of_one_client_are_bounded() {
+    let site = site_with_budgets(|clients| clients.absent_names = Some(10)).await;
+    for number in 0..10 {
+        let target = format!("/content/1/absent{number}.dax");
+        assert_eq!(ask(GREEDY, &site, Request::get(&target)).await.status, 404);
+    }
+    assert_refused(&site, Request::get("/content/1/absent10.dax"), "too-many-absent-names").await;
+    assert_eq!(ask(OTHER, &site, Request::get("/content/1/absent10.dax")).await.status, 404);
+    assert_others_are_served(&site, "absent").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_cannot_evict_the_content_of_the_site() {
+    // Equal content would be stored once.
+    let seed = |target: &str| {
+        target.bytes().fold(0, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)))
+    };
+    let respond = move |request: &RecordedRequest| Some(Resource::new(bytes(seed(&request.target), 2 << 20)));
+    let manager = Manager::with_origin(OriginServer::computed(respond)).unwrap();
+    let site = Site::for_manager(manager, |config| {
+        config.store.quota = 64 << 20;
+        config.clients.new_bytes = Some(16 << 20);
+    });
+    let used: Vec<_> = (0..16).map(|number| PAYLOAD.replace("full.zip", &format!("{number}.dax"))).collect();
+    for target in &used {
+        site.wait_until_stored(target).await;
+    }
+    let mut refused = 0;
+    for number in 0..60 {
+        let request = Request::get(&PAYLOAD.replace("full.zip", &format!("cold{number}.dax")));
+        let status = ask(GREEDY, &site, request).await.status;
+        refused += u32::from(status == 503);
+        site.wait_for_fills().await;
+    }
+    // The budget may be exceeded once.
+    assert!((51..=53).contains(&refused), "{refused}");
+    for target in &used {
+        let response = ask(OTHER, &site, Request::get(target)).await;
+        assert!(response.cache_status().starts_with("gupd; hit"), "{target}: {}", response.cache_status());
+    }
+    assert_eq!(ask(OTHER, &site, Request::get(&PAYLOAD.replace("full.zip", "cold59.dax"))).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upstream_requests_of_one_client_are_bounded() {
+    for (method, target) in
+        [("POST", "/secars/secars.dll"), ("GET", "/secars/secars.dll?h=2"), ("HEAD", "/files/cold.msi")]
+    {
+        let site = site_with_budgets(|clients| clients.upstream_requests = Some(5)).await;
+        let mut client = WireClient::connect_from(GREEDY, site.address()).await;
+        let mut statuses = Vec::new();
+        while statuses.iter().filter(|status| **status == 503).count() < 3 {
+            statuses.push(client.send(&Request::new(method, target)).await.unwrap().status);
+            assert!(statuses.len() < 100, "{method} {statuses:?}");
+        }
+        let reason = "gupd_refused_total{reason=\"too-many-upstream-requests\"}";
+        assert!(site.metric(reason).await >= 3.0, "{method}");
+        assert_eq!(client.send(&Request::get(PAYLOAD)).await.unwrap().status, 200, "{method}");
+        assert_eq!(ask(OTHER, &site, Request::get("/content/1/new.dax")).await.status, 200, "{method}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_of_one_client_are_bounded() {
+    let site = site_with_budgets(|clients| clients.uploads = Some(1 << 20)).await;
+    let report = || Request::new("POST", "/secars/secars.dll").body(bytes(2, 3 << 20));
+    assert_eq!(ask(GREEDY, &site, report()).await.status, 200, "the budget is checked at the start");
+    assert_refused(&site, report(), "too-many-uploads").await;
+    let with_body = Request::get("/files/a.msi").body(b"body".to_vec());
+    assert_refused(&site, with_body, "too-many-uploads").await;
+    assert_others_are_served(&site, "uploads").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn body_of_a_get_does_not_lead_past_the_store() {
+    let site = site_with_budgets(|_| {}).await;
+    let before = site.manager.total_requests();
+    for method in ["GET", "HEAD"] {
+        for target in [PAYLOAD, CATALOG] {
+            let request = Request::new(method, target).body(b"anything".to_vec());
+            let response = ask(GREEDY, &site, request).await;
+            assert_eq!(response.cache_status().split(';').nth(1), Some(" hit"), "{method} {target}");
+        }
+    }
+    assert_eq!(site.manager.total_requests(), before);
+    // The next request on the connection is not mistaken for the body, or the body for it.
+    let mut client = WireClient::connect_from(GREEDY, site.address()).await;
+    let smuggled = b"GET /content/1/smuggled.dax HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
+    let response = client.send(&Request::get(PAYLOAD).body(smuggled)).await.unwrap();
+    assert_eq!(response.expect_body(), PAYLOAD.as_bytes());
+    assert_eq!(site.manager.request_count("/content/1/smuggled.dax"), 0);
+}
