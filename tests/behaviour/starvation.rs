@@ -1,6 +1,7 @@
 //! One client must not take everything that clients share: connections, fills, the admin address.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 use gupd_config::RateSchedule;
 use gupd_config::units::Rate;
@@ -222,6 +223,27 @@ async fn download_that_a_greedy_client_began_has_its_followers_share() {
     assert_eq!(response.expect_body().len(), WANTED);
     assert!(all < 7.0 * WANTED as f64, "{all} bytes meanwhile");
     assert_eq!(site.manager.request_count("/content/wanted/full.zip"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_of_one_client_leave_half_of_the_line_to_another() {
+    let site = Site::with_config(|config| config.wan.limit = RateSchedule::from_rate(Rate(LINE)));
+    site.manager.put(PAYLOAD, Resource::new(bytes(2, WANTED)));
+    site.manager.put("/secars/secars.dll", Resource::new("received"));
+    let mut greedy = tokio::task::JoinSet::new();
+    for _ in 0..30 {
+        let mut client = WireClient::connect_from(GREEDY, site.address()).await;
+        let report = Request::new("POST", "/secars/secars.dll").body(bytes(3, 16 << 20));
+        greedy.spawn(async move { client.send(&report).await });
+    }
+    // Requests go before content until their client is ahead by 2 MiB.
+    site.manager.wait_for_connections(20).await;
+    let begun = Instant::now();
+    let response = ask(OTHER, &site, Request::get(PAYLOAD)).await;
+    assert_eq!(response.expect_body().len(), WANTED);
+    // Half of the line takes a second, and a part of 31 sixteen.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    greedy.abort_all();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,8 +27,8 @@ async fn reloaded_limits_end_at_their_time() {
     let limited = config(&[("GUPD_LAN_LIMIT", day), ("GUPD_WAN_LIMIT", day)]);
     lan.reconfigure(&limited);
     wan.reconfigure(&limited);
-    let mut transfers =
-        [lan.throttle(IpAddr::from([10, 0, 0, 1]), "default"), wan.throttle("", None)].map(|mut pace| {
+    let mut transfers = [lan.throttle(IpAddr::from([10, 0, 0, 1]), "default"), wan.throttle("", None, None)]
+        .map(|mut pace| {
             let mut left = 1 << 20;
             Box::pin(poll_fn(move |cx| {
                 while left > 0 {
@@ -53,7 +53,7 @@ async fn unlimited_wan_needs_no_task() {
     let config = config(&[("GUPD_WAN_LIMIT", "1KiB/s"), ("GUPD_WAN_YIELD_TO_OTHERS", "true")]);
     let wan = WanLimiter::unlimited(&config, Clock::manual(0));
     assert!(!wan.is_limited() && wan.window(None).is_none());
-    let mut pace = wan.throttle("", None);
+    let mut pace = wan.throttle("", None, None);
     for _ in 0..100 {
         let passes = poll_fn(|cx| pace.poll_grant(cx, 1 << 20));
         let bytes = timeout(Duration::from_secs(60), passes).await.expect("nobody gives turns");

@@ -199,9 +199,14 @@ impl WanLimiter {
         })))
     }
 
-    /// Returns the throttle of one transfer from `upstream`. Without a class the bytes are a response head, which is
-    /// small and goes first.
-    pub fn throttle(&self, upstream: &str, bandwidth: Option<&BandwidthClass>) -> Throttle {
+    /// Returns the throttle of one transfer from `upstream`. Without a class the bytes are a request or a response head of
+    /// `client`, which are small and go first.
+    pub fn throttle(
+        &self,
+        upstream: &str,
+        bandwidth: Option<&BandwidthClass>,
+        client: Option<IpAddr>,
+    ) -> Throttle {
         let common = bandwidth.and_then(|bandwidth| bandwidth.0.as_deref());
         let state = self.state();
         let of_upstream = state.upstreams.get(upstream).map(|all_limits| all_limits.id);
@@ -211,7 +216,10 @@ impl WanLimiter {
         drop(state);
         let flow = self.pacer.join(None, &path);
         match (bandwidth, common) {
-            (None, _) => flow.set_priority(Priority::ClientDelta),
+            (None, _) => {
+                flow.set_priority(Priority::ClientDelta);
+                flow.set_owner(client.map(|client| client.to_canonical()));
+            }
             (_, Some(common)) => common.enter(&flow),
             (_, None) => {}
         }

@@ -3,6 +3,7 @@
 //! Without limits it is a plain connection.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -34,6 +35,8 @@ struct HandleState {
     bandwidth: Option<BandwidthClass>,
     /// Number of that response.
     response: u64,
+    /// Client of the current request, whose share its head and body use.
+    client: Option<IpAddr>,
     throttle: Option<Throttle>,
     /// Waker of a read or write that waits for a grant.
     waker: Option<Waker>,
@@ -66,8 +69,14 @@ pub(super) struct LimitedStream {
 
 impl LineHandle {
     fn new(wan: Arc<WanLimiter>, upstream: Arc<str>) -> Self {
-        let state =
-            HandleState { bandwidth: None, response: 0, throttle: None, waker: None, granted_at: None };
+        let state = HandleState {
+            bandwidth: None,
+            response: 0,
+            client: None,
+            throttle: None,
+            waker: None,
+            granted_at: None,
+        };
         Self(Arc::new(HandleShared { wan, upstream, state: Mutex::new(state) }))
     }
 
@@ -92,6 +101,14 @@ impl LineHandle {
     /// Returns true from the head of a response to the end of its body.
     pub(super) fn has_response(&self) -> bool {
         self.state().bandwidth.is_some()
+    }
+
+    /// Counts the bytes of a request against its client.
+    pub(super) fn begin_request(&self, client: Option<IpAddr>) {
+        let mut state = self.state();
+        if std::mem::replace(&mut state.client, client) != client && state.bandwidth.is_none() {
+            Self::change_class(state, None);
+        }
     }
 
     /// Assigns the bytes from now on to a response of this class.
@@ -124,8 +141,9 @@ impl LineHandle {
             drop(unused);
             return Poll::Ready(bytes);
         }
-        let bandwidth = state.bandwidth.clone();
-        let throttle = state.throttle.get_or_insert_with(|| wan.throttle(upstream, bandwidth.as_ref()));
+        let (bandwidth, client) = (state.bandwidth.clone(), state.client);
+        let throttle =
+            state.throttle.get_or_insert_with(|| wan.throttle(upstream, bandwidth.as_ref(), client));
         match throttle.poll_grant(cx, bytes as u64) {
             Poll::Pending => {
                 state.waker = Some(cx.waker().clone());

@@ -3,6 +3,7 @@
 //! pool never has it. A client connection has at most one with each upstream. If the upstream closes it, the next
 //! request goes out on a new one, whose user the server does not know.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,7 +100,7 @@ impl Upstream {
     /// none, or if the upstream has closed it before it got anything of the request.
     pub(super) async fn send_pinned(
         &self,
-        pin: &ConnectionPin,
+        (pin, client): (&ConnectionPin, Option<IpAddr>),
         mut request: Request<RequestBody>,
         timeouts: &mut RequestTimeouts,
     ) -> Result<Response<Incoming>, UpstreamError> {
@@ -115,6 +116,7 @@ impl Upstream {
                 Some(connection) => connection,
                 None => PinnedConnection::open(self, uri.clone(), timeouts).await?,
             };
+            connection.line.begin_request(client);
             let answer = connection.send(request, timeouts).await;
             let late = |after| UpstreamError::HeadTimeout { upstream: self.name.clone(), after };
             let mut error = match answer.map_err(late)? {

@@ -2,6 +2,7 @@
 //! decides about retries; `selection` orders the upstreams and `state` admits requests and counts results. A second
 //! upstream gets a request only if the first cannot have acted on it (RFC 9110 §9.2.2).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -158,8 +159,8 @@ impl Upstreams {
         let request_time = self.clock.now();
         let mut response = match &outgoing.pin {
             // Boxed, like everything rare: every request would have room for it.
-            Some(pin) => Box::pin(upstream.send_pinned(pin, request, timeouts)).await?,
-            None => upstream.send_pooled(request, timeouts).await?,
+            Some(pin) => Box::pin(upstream.send_pinned((pin, outgoing.client), request, timeouts)).await?,
+            None => upstream.send_pooled(request, outgoing.client, timeouts).await?,
         };
         framing::normalize(response.headers_mut()).map_err(|error| UpstreamError::Response {
             upstream: upstream.name.clone(),
@@ -266,11 +267,23 @@ impl Upstream {
     async fn send_pooled(
         &self,
         mut request: Request<RequestBody>,
+        client: Option<IpAddr>,
         timeouts: &mut RequestTimeouts,
     ) -> Result<Response<Incoming>, UpstreamError> {
         let connection = capture_connection(&mut request);
         let (body, line) = (request.body().clone(), || LineHandle::from_request(&connection));
-        let answer = wait_for_head(self.pool.client().request(request), &body, line, timeouts).await;
+        let mut connecting = connection.clone();
+        let answer = async {
+            let mut answer = std::pin::pin!(self.pool.client().request(request));
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer,
+                _connected = connecting.wait_for_connection_metadata() => {}
+            }
+            line().into_iter().for_each(|line| line.begin_request(client));
+            answer.await
+        };
+        let answer = wait_for_head(answer, &body, line, timeouts).await;
         match answer {
             Ok(Ok(response)) => {
                 // The connection belongs to a user although no request has said so.
