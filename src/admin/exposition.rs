@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::process::ProcessMetrics;
 use gupd_store::{StoreMetrics, StoreStats};
-use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 /// Initial size of the text, in bytes: a relay with a few upstreams needs about this much.
 const TEXT_BYTES: usize = 16 << 10;
@@ -17,6 +17,7 @@ pub struct Exposition {
     connections: IntGauge,
     draining: IntGauge,
     wan_limit: IntGauge,
+    admin_refused: IntCounterVec,
     process: ProcessMetrics,
     // Locked for the duration of a scrape.
     store: Mutex<StoreMetrics>,
@@ -37,8 +38,14 @@ impl Exposition {
             "Bytes a second that all upstreams together may send now, by wan.limit and yielding; 0 without a limit.",
         )?;
         registry.register(Box::new(wan_limit.clone()))?;
+        let refused = Opts::new(
+            "gupd_admin_refused_total",
+            "Connections and requests on the admin address that were refused or closed for room, by reason.",
+        );
+        let admin_refused = IntCounterVec::new(refused, &["reason"])?;
+        registry.register(Box::new(admin_refused.clone()))?;
         let process = ProcessMetrics::register(&registry)?;
-        Ok(Self { registry, connections, draining, wan_limit, process, store })
+        Ok(Self { registry, connections, draining, wan_limit, admin_refused, process, store })
     }
 
     /// Returns the text format, with these figures of the store.
@@ -60,6 +67,11 @@ impl Exposition {
         let mut text = Vec::with_capacity(TEXT_BYTES);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+
+    /// Counter of connections and requests that the admin address refused.
+    pub fn admin_refused(&self) -> &IntCounterVec {
+        &self.admin_refused
     }
 
     /// Returns the number of open client connections.

@@ -2,7 +2,7 @@
 //! `drain`, `rollout` and `store purge`.
 //!
 //! It owns no state: handlers read and call the parts of the relay in [`AdminApi`]. Requests that change something, or
-//! return client addresses, need the admin token (`auth`).
+//! return client addresses, need the admin token (`auth`). Connections and requests are bounded (`listener`).
 //!
 //! Start with [`AdminApi::serve`], the list of routes. `commands` has the commands for the process, `rollout` and
 //! `clients` the rollout API, [`Exposition`] the metrics.
@@ -12,6 +12,7 @@ mod clients;
 mod commands;
 mod exposition;
 mod held;
+mod listener;
 mod page;
 mod process;
 mod purge;
@@ -20,7 +21,6 @@ mod rollout;
 mod status;
 mod traffic;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -146,6 +146,7 @@ impl AdminApi {
     /// When the listener fails.
     pub async fn serve(self, listener: TcpListener, handed_over: CancellationToken) -> std::io::Result<()> {
         let (mut stage, api) = (self.stage.clone(), self.clone());
+        let refused = self.exposition.admin_refused().clone();
         let router = Router::new()
             .route("/metrics", get(metrics))
             .route("/healthz", get(healthz))
@@ -164,8 +165,7 @@ impl AdminApi {
             .merge(page::routes())
             .layer(from_fn_with_state(Arc::new(TokenFailures::new(&self.net)), auth::delay_wrong_token))
             .layer(from_fn_with_state(self.public_names.clone().into(), auth::refuse_foreign_host))
-            .with_state(self)
-            .into_make_service_with_connect_info::<SocketAddr>();
+            .with_state(self);
         let stopped = async move {
             tokio::select! {
                 () = LifecycleStage::Stopped.wait_until_reached(&mut stage) => {}
@@ -173,7 +173,7 @@ impl AdminApi {
             }
         };
         tokio::select! {
-            served = axum::serve(listener, router).with_graceful_shutdown(stopped) => served,
+            served = listener::serve(listener, router, refused, stopped) => served,
             () = api.record_rates() => Ok(()),
         }
     }

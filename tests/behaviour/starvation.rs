@@ -291,3 +291,22 @@ async fn one_client_leaves_download_slots_to_others() {
     assert_eq!(ask(OTHER, &site, Request::get("/content/1.dax")).await.status, 200);
     gate.open();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admin_address_answers_beside_silent_clients() {
+    let site = Site::new();
+    let admin = site.relay().admin();
+    for sent in ["", "G", "GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-", "POST /api/v1/drain HTTP/1.1\r\n"]
+    {
+        let mut held = Vec::new();
+        for _ in 0..150 {
+            let mut client = WireClient::connect(admin).await;
+            // The oldest are closed for the youngest.
+            let _closed = client.write(sent.as_bytes()).await;
+            held.push(client);
+        }
+        assert_eq!(Request::get("/healthz").send(admin).await.status, 200, "{sent:?}");
+        assert_eq!(Request::get("/readyz").send(admin).await.status, 200, "{sent:?}");
+    }
+    assert!(site.metric("gupd_admin_refused_total{reason=\"closed-for-room\"}").await >= 300.0);
+}
