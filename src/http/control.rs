@@ -132,8 +132,8 @@ impl CacheControl {
 /// Splits a directive (§5.2) into its name and argument; `None` if the member is none. White space before `=` is
 /// accepted, because it makes nothing ambiguous.
 fn split_directive(member: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
-    let (name, argument) = match member.iter().position(|byte| *byte == b'=') {
-        Some(at) => (member[..at].trim_ascii_end(), Some(&member[at + 1..])),
+    let (name, argument) = match field::split_once(member, b'=') {
+        Some((name, argument)) => (name.trim_ascii_end(), Some(argument)),
         None => (member, None),
     };
     let is_argument = |argument: &[u8]| is_token(argument) || field::is_quoted_string(argument);

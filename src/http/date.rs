@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
 
+use super::field;
 use gupd_config::clock::{Clock, UnixMillis};
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
@@ -66,7 +67,7 @@ fn rfc_850(text: &[u8], present: i16) -> Option<DateTime> {
     let time = rest.time()?;
     rest.literal(" GMT")?;
     let latest = present.saturating_add(50);
-    rest.end(latest - (latest - digits).rem_euclid(100), month, day, time)
+    rest.end(latest.saturating_sub(latest.saturating_sub(digits).rem_euclid(100)), month, day, time)
 }
 
 /// `Sun Nov  6 08:49:37 1994`
@@ -107,14 +108,14 @@ impl DateText<'_> {
     /// Returns the position of the name in `names`, from 1 on.
     fn name(&mut self, names: &[&str]) -> Option<i8> {
         let index = names.iter().position(|name| self.literal(name).is_some())?;
-        i8::try_from(index + 1).ok()
+        i8::try_from(index).ok()?.checked_add(1)
     }
 
     fn digits(&mut self, count: usize) -> Option<i16> {
         let (digits, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         digits.iter().try_fold(0_i16, |number, byte| {
-            byte.is_ascii_digit().then(|| number * 10 + i16::from(byte - b'0'))
+            number.checked_mul(10)?.checked_add(i16::from(field::digit(*byte)?))
         })
     }
 

@@ -28,8 +28,20 @@ pub fn decimal(digits: &[u8]) -> Option<u64> {
         return None;
     }
     digits.iter().try_fold(0_u64, |number, byte| {
-        byte.is_ascii_digit().then(|| number.saturating_mul(10).saturating_add(u64::from(byte - b'0')))
+        Some(number.saturating_mul(10).saturating_add(u64::from(digit(*byte)?)))
     })
+}
+
+/// Value of a decimal digit.
+pub(crate) fn digit(byte: u8) -> Option<u8> {
+    byte.checked_sub(b'0').filter(|digit| *digit <= 9)
+}
+
+/// Splits at the first `separator`.
+pub(crate) fn split_once(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+    let at = text.iter().position(|byte| *byte == separator)?;
+    let (before, rest) = text.split_at_checked(at)?;
+    Some((before, rest.get(1..)?))
 }
 
 /// Returns true for a quoted string (RFC 9110 §5.6.4) with nothing around it.
@@ -82,15 +94,15 @@ impl<'a> Iterator for Members<'a> {
 
 impl Members<'_> {
     fn end_of_member(&mut self, line: &[u8]) -> usize {
-        let mut at = 0;
-        while let Some(byte) = line.get(at) {
+        let mut at = 0_usize;
+        while let Some(rest @ [byte, ..]) = line.get(at..) {
             match byte {
                 b',' => return at,
-                b'"' if self.quoting => match length_of_quoted(&line[at..]) {
-                    Some(length) => at += length,
+                b'"' if self.quoting => match length_of_quoted(rest) {
+                    Some(length) => at = at.saturating_add(length),
                     None => self.quoting = false,
                 },
-                _ => at += 1,
+                _ => at = at.saturating_add(1),
             }
         }
         line.len()
@@ -99,13 +111,14 @@ impl Members<'_> {
 
 /// Octets of the quoted string (RFC 9110 §5.6.4) that `text` begins with, both quotes included.
 fn length_of_quoted(text: &[u8]) -> Option<usize> {
-    let mut at = 1;
+    let mut at = 1_usize;
     loop {
-        match text.get(at)? {
-            b'"' => return Some(at + 1),
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
+        let length = match text.get(at)? {
+            b'"' => return at.checked_add(1),
+            b'\\' => 2,
+            _ => 1,
+        };
+        at = at.checked_add(length)?;
     }
 }
 

@@ -132,7 +132,8 @@ pub fn withholds_fields(client: &HeaderMap, class: Class) -> bool {
 /// `400` or, as IIS does, `404`. Other clients must not share that outcome.
 pub fn is_large(client: &HeaderMap, class: Class) -> bool {
     let sent = client.iter().filter(|(name, _)| is_sent_by_fills(name, class));
-    sent.map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>() > MAX_SHARED_BYTES
+    let sizes = sent.map(|(name, value)| name.as_str().len().saturating_add(value.len()));
+    sizes.fold(0, usize::saturating_add) > MAX_SHARED_BYTES
 }
 
 /// Returns the fields of a request without those that its `Connection` names. They end at the relay, so they must

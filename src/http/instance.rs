@@ -55,11 +55,7 @@ impl RelayInstance {
     }
 
     fn is_among<'a>(&self, relays: impl Iterator<Item = &'a [u8]>) -> bool {
-        let mut passed = 0;
-        relays.into_iter().any(|id| {
-            passed += 1;
-            id == self.id.as_bytes() || passed > MAX_RELAYS
-        })
+        relays.enumerate().any(|(passed, id)| id == self.id.as_bytes() || passed >= MAX_RELAYS)
     }
 }
 

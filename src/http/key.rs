@@ -36,16 +36,19 @@ pub enum PathError {
 /// # Errors
 /// If the path must be refused.
 pub fn normalize(path: &str, query: Option<&str>) -> Result<NormalizedTarget, PathError> {
-    let mut text = String::with_capacity(path.len() + query.map_or(0, |query| query.len() + 1));
+    let mut text = String::with_capacity(
+        path.len().saturating_add(query.map_or(0, |query| query.len().saturating_add(1))),
+    );
     append_normalized(path, Part::Path, &mut text)?;
     let length = text.len();
     let is_plain = check_segments(&text)?;
     lowercase_guids(&mut text);
     if let Some(query) = query {
         text.push('?');
+        let begin = text.len();
         match append_normalized(query, Part::Query, &mut text) {
             Err(PathError::PercentEncoding) => {
-                text.truncate(length + 1);
+                text.truncate(begin);
                 text.push_str(query);
             }
             appended => appended?,
@@ -70,7 +73,8 @@ pub struct KeyParts<'a> {
 
 /// Splits a key. Names of routes and bindings have no spaces, and a path begins with `/`.
 pub fn split_key(key: &str) -> KeyParts<'_> {
-    let (name, target) = key.find(" /").map_or(("", key), |at| (&key[..at], &key[at + 1..]));
+    let split = key.find(" /").and_then(|at| Some((key.get(..at)?, key.get(at.checked_add(1)?..)?)));
+    let (name, target) = split.unwrap_or(("", key));
     match name.split_once(BINDING) {
         Some((route, binding)) => KeyParts { route, binding: Some(binding), target },
         None => KeyParts { route: name, binding: None, target },
@@ -80,7 +84,7 @@ pub fn split_key(key: &str) -> KeyParts<'_> {
 /// Returns the file of a revision that a key is for, if the profile of its route knows revisions of this form.
 pub fn revision_file<'a>(policy: &Policy, key: &'a str) -> Option<RevisionFile<'a>> {
     let KeyParts { route, target, .. } = split_key(key);
-    policy.find_route(route)?.revision_file(key, key.len() - target.len())
+    policy.find_route(route)?.revision_file(key, key.len().saturating_sub(target.len()))
 }
 
 /// Returns the target that requests a key's path and query. Braces are encoded, which RFC 3986 demands and some
@@ -109,7 +113,7 @@ pub struct NormalizedTarget {
 impl NormalizedTarget {
     /// Returns the path.
     pub fn path(&self) -> &str {
-        &self.text[..self.path]
+        self.text.get(..self.path).unwrap_or(&self.text)
     }
 
     /// Returns true if every server reads the path alike.
@@ -124,7 +128,7 @@ impl NormalizedTarget {
 
     /// Returns the query.
     pub fn query(&self) -> Option<&str> {
-        self.text.get(self.path + 1..)
+        self.text.get(self.path.checked_add(1)?..)
     }
 
     /// Keeps only the selected parameters of the query.
@@ -152,8 +156,9 @@ impl NormalizedTarget {
     /// to the binding's upstreams.
     pub fn key(&self, route: &str, bound: Option<KeyBinding<'_>>) -> String {
         let binding = bound.filter(|bound| bound.class != Class::Payload).map(|bound| bound.binding);
-        let length = route.len() + binding.map_or(0, |binding| BINDING.len() + binding.len());
-        let mut key = String::with_capacity(length + 1 + self.text.len());
+        let parts =
+            [route.len(), binding.map_or(0, |binding| BINDING.len().saturating_add(binding.len())), 1];
+        let mut key = String::with_capacity(parts.into_iter().fold(self.text.len(), usize::saturating_add));
         key.push_str(route);
         if let Some(binding) = binding {
             key.push_str(BINDING);
@@ -180,7 +185,7 @@ fn append_normalized(text: &str, part: Part, output: &mut String) -> Result<(), 
     let mut rest = text;
     while let Some((plain, escaped)) = rest.split_once('%') {
         output.push_str(plain);
-        let digits = escaped.as_bytes().first_chunk::<2>().ok_or(PathError::PercentEncoding)?;
+        let (digits, _) = escaped.as_bytes().split_first_chunk::<2>().ok_or(PathError::PercentEncoding)?;
         let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
         let byte = high.zip(low).and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
         match byte.ok_or(PathError::PercentEncoding)? {
@@ -192,7 +197,7 @@ fn append_normalized(text: &str, part: Part, output: &mut String) -> Result<(), 
             byte => write!(output, "%{byte:02X}").map_err(|_| PathError::PercentEncoding)?,
         }
         // Both were ASCII.
-        rest = &escaped[2..];
+        rest = escaped.get(2..).ok_or(PathError::PercentEncoding)?;
     }
     output.push_str(rest);
     Ok(())
@@ -211,14 +216,15 @@ fn check_segments(path: &str) -> Result<bool, PathError> {
 
 /// GUIDs appear in mixed case, and the managers' file system ignores case.
 fn lowercase_guids(path: &mut str) {
-    let mut start = 0;
-    while let Some(open) = path[start..].find("/{") {
-        start += open + 1;
-        let end = path[start..].find('/').map_or(path.len(), |slash| start + slash);
-        if is_guid(&path[start..end]) {
-            path[start..end].make_ascii_lowercase();
+    let mut rest = path;
+    while let Some(slash) = rest.find("/{") {
+        let Some((_, segments)) = rest.split_at_mut_checked(slash.saturating_add(1)) else { return };
+        let end = segments.find('/').unwrap_or(segments.len());
+        let Some((segment, behind)) = segments.split_at_mut_checked(end) else { return };
+        if is_guid(segment) {
+            segment.make_ascii_lowercase();
         }
-        start = end;
+        rest = behind;
     }
 }
 

@@ -63,12 +63,10 @@ fn preferences(request: &HeaderMap) -> Vec<Preference> {
 fn parse(member: &[u8]) -> Preference {
     let member: Vec<u8> = member.iter().filter(|byte| !byte.is_ascii_whitespace()).copied().collect();
     let member = member.to_ascii_lowercase();
-    match member.iter().position(|byte| *byte == b';') {
+    let split = field::split_once(&member, b';');
+    match split.and_then(|(range, parameter)| Some((range, weight(parameter.strip_prefix(b"q=")?)?))) {
+        Some((range, weight)) => (Reverse(weight), range.to_vec()),
         None => (Reverse(FULL_WEIGHT), member),
-        Some(at) => match member[at..].strip_prefix(b";q=").and_then(weight) {
-            Some(weight) => (Reverse(weight), member[..at].to_vec()),
-            None => (Reverse(FULL_WEIGHT), member),
-        },
     }
 }
 
@@ -79,12 +77,14 @@ fn weight(text: &[u8]) -> Option<u16> {
         [whole] => (*whole, &[][..]),
         _ => return None,
     };
-    if !matches!(whole, b'0' | b'1') || decimals.len() > 3 || !decimals.iter().all(u8::is_ascii_digit) {
+    if decimals.len() > 3 {
         return None;
     }
-    let thousandths = (0..3).fold(u16::from(whole - b'0'), |number, at| {
-        number * 10 + decimals.get(at).map_or(0, |digit| u16::from(digit - b'0'))
-    });
+    let zeros = std::iter::repeat(&b'0');
+    let thousandths =
+        std::iter::once(&whole).chain(decimals).chain(zeros).take(4).try_fold(0_u16, |number, byte| {
+            number.checked_mul(10)?.checked_add(u16::from(field::digit(*byte)?))
+        })?;
     (thousandths <= FULL_WEIGHT).then_some(thousandths)
 }
 

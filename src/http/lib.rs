@@ -6,6 +6,18 @@
 //! [`status::CacheStatus`], [`range::Ranges`]. Start reading at [`target`] for forwarding, at [`freshness`] for
 //! caching.
 
+// Guaranteed by lints, not by care.
+#![warn(clippy::indexing_slicing, clippy::string_slice, clippy::arithmetic_side_effects)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::arithmetic_side_effects,
+        reason = "a test ends by a panic"
+    )
+)]
+
 pub mod authentication;
 mod coding;
 pub mod conditional;

@@ -57,7 +57,7 @@ impl LifetimeInput<'_> {
 }
 
 pub(super) fn seconds(seconds: u32) -> i64 {
-    i64::from(seconds) * 1000
+    i64::from(seconds).saturating_mul(1000)
 }
 
 pub(super) fn millis(duration: Duration) -> i64 {

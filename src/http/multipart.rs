@@ -54,7 +54,7 @@ impl Multipart {
 
     /// Estimates whether the heads of so many parts are longer than the whole, without building them.
     pub fn do_heads_exceed(parts: usize, complete_length: u64, content_type: Option<&HeaderValue>) -> bool {
-        let head = MIN_HEAD + content_type.map_or(0, |value| value.len() as u64);
+        let head = MIN_HEAD.saturating_add(content_type.map_or(0, |value| value.len() as u64));
         (parts as u64).saturating_mul(head) > complete_length
     }
 

@@ -51,9 +51,11 @@ impl RequestedPart {
     pub fn to_field(self, chunk: u64) -> Option<HeaderValue> {
         let text = match self {
             Self::From(start, end) => {
-                let last = end.and_then(|end| end.checked_next_multiple_of(chunk)).map(|end| end - 1);
+                let last =
+                    end.and_then(|end| end.checked_next_multiple_of(chunk)).map(|end| end.saturating_sub(1));
                 let last = last.map_or_else(String::new, |last| last.to_string());
-                format!("bytes={}-{last}", start / chunk * chunk)
+                let offset = start.checked_rem(chunk).unwrap_or(0);
+                format!("bytes={}-{last}", start.saturating_sub(offset))
             }
             // One chunk more: the first block received is rarely whole and cannot be kept.
             Self::Last(count) => format!("bytes=-{}", count.saturating_add(chunk)),
@@ -156,9 +158,7 @@ impl RangeSpec {
 
     /// Numbers above 64 bits are beyond every end and saturate.
     fn parse(text: &[u8]) -> Option<Self> {
-        let dash = text.iter().position(|byte| *byte == b'-')?;
-        let (first, last) = (&text[..dash], &text[dash + 1..]);
-        match (first, last) {
+        match field::split_once(text, b'-')? {
             ([], count) => field::decimal(count).map(Self::Suffix),
             (first, []) => field::decimal(first).map(Self::From),
             (first, last) => {
@@ -174,13 +174,12 @@ impl RangeSpec {
 fn parse(request: &HeaderMap) -> Option<Vec<RangeSpec>> {
     let mut lines = request.get_all(header::RANGE).iter();
     let value = lines.next().filter(|_| lines.next().is_none())?.as_bytes();
-    let at = value.iter().position(|byte| *byte == b'=')?;
-    if !value[..at].trim_ascii().eq_ignore_ascii_case(b"bytes") {
+    let (unit, specs) = field::split_once(value, b'=')?;
+    if !unit.trim_ascii().eq_ignore_ascii_case(b"bytes") {
         return None;
     }
-    let specs =
-        value[at + 1..].split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|spec| !spec.is_empty());
-    let specs = specs.take(MAX_RANGES + 1).map(RangeSpec::parse).collect::<Option<Vec<_>>>()?;
+    let specs = specs.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|spec| !spec.is_empty());
+    let specs = specs.take(MAX_RANGES.saturating_add(1)).map(RangeSpec::parse).collect::<Option<Vec<_>>>()?;
     (1..=MAX_RANGES).contains(&specs.len()).then_some(specs)
 }
 

@@ -78,7 +78,9 @@ pub fn add_date(headers: &mut HeaderMap, response_time: UnixMillis) {
     if date::from_headers(headers, header::DATE).is_some() {
         return;
     }
-    let arrived = UNIX_EPOCH + Duration::from_millis(u64::try_from(response_time).unwrap_or(0));
+    let since = Duration::from_millis(u64::try_from(response_time).unwrap_or(0));
+    // Beyond the system's times only if the clock is far off.
+    let arrived = UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH);
     headers.insert(header::DATE, field::composed(httpdate::fmt_http_date(arrived)));
 }
 

@@ -58,8 +58,8 @@ impl<'a> EntityTag<'a> {
         };
         let inner = quoted.strip_prefix(b"\"")?;
         let end = inner.iter().position(|byte| !matches!(byte, 0x21 | 0x23..=0x7e | 0x80..))?;
-        let after = inner[end..].strip_prefix(b"\"")?;
-        Some((Self { weak, opaque: &inner[..end] }, after))
+        let (opaque, rest) = inner.split_at_checked(end)?;
+        Some((Self { weak, opaque }, rest.strip_prefix(b"\"")?))
     }
 }
 
