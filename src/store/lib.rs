@@ -24,6 +24,8 @@ mod error;
 mod evict;
 mod extent;
 mod folder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod held;
 mod id;

@@ -6,6 +6,8 @@
 mod catalog;
 mod expectation;
 pub mod field;
+#[doc(hidden)]
+pub mod fuzzing;
 mod held;
 mod mismatch;
 mod passed;

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::export::{ExportSummary, export};
 pub use self::import::{ImportSummary, import};
+pub(super) use self::read::read_archive;
 pub use self::read::{BundleContents, check};
 
 use super::{StoreError, StoreLimit};

@@ -225,6 +225,16 @@ fn decode(bytes: &[u8]) -> Option<(JournalEntry, usize)> {
     Some((entry, payload.len() + FRAME))
 }
 
+/// Reads all frames of these bytes, and of one whose payload they are. For the fuzz targets.
+pub(crate) fn read_frames(bytes: &[u8]) {
+    let mut framed = Vec::new();
+    append_frame(&mut framed, bytes);
+    for bytes in [bytes, &framed] {
+        let mut reader = FrameReader::new(bytes);
+        while let Ok(Some(_)) = reader.next() {}
+    }
+}
+
 /// Reads frames in order and skips damaged ones.
 pub(super) struct FrameReader<R> {
     from: R,

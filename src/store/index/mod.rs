@@ -25,6 +25,8 @@ mod state;
 mod statements;
 mod writer;
 
+pub(super) use self::journal::read_frames;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;

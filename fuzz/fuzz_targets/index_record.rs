@@ -1,0 +1,5 @@
+//! See `index_record` in `fuzz/lib.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| gupd_fuzz::index_record(data));

@@ -1,0 +1,5 @@
+//! See `range` in `fuzz/lib.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| gupd_fuzz::range(data));

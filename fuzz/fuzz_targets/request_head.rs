@@ -1,0 +1,5 @@
+//! See `request_head` in `fuzz/lib.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| gupd_fuzz::request_head(data));

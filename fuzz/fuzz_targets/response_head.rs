@@ -1,0 +1,5 @@
+//! See `response_head` in `fuzz/lib.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| gupd_fuzz::response_head(data));

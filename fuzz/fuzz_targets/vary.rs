@@ -1,0 +1,5 @@
+//! See `vary` in `fuzz/lib.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| gupd_fuzz::vary(data));
