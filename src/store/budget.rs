@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Age up to which the free space counts as known. The store itself writes a few MiB in this time.
+/// Age from which the free space is read anew.
 const FREE_RECENT: Duration = Duration::from_millis(20);
+
+/// Age up to which it is used while it is read anew. The store itself writes some 20 MiB in this time.
+const FREE_USABLE: Duration = Duration::from_millis(100);
 
 /// Allocation unit of a file system: 4 KiB on ext4, xfs and btrfs.
 const ALLOCATION: u64 = 4 << 10;
@@ -145,18 +148,51 @@ impl DiskBudget {
 
 /// Free bytes of the file system at a recent moment, so that thousands of small fills do not each ask for them.
 #[derive(Debug, Default)]
-pub(super) struct RecentFreeSpace(Mutex<Option<(Instant, u64)>>);
+pub(super) struct RecentFreeSpace(Mutex<Option<KnownFreeSpace>>);
+
+#[derive(Clone, Copy, Debug)]
+struct KnownFreeSpace {
+    bytes: u64,
+    read: Instant,
+    /// A caller was told that it is due.
+    is_being_read: bool,
+}
+
+/// What is known of the free bytes.
+#[derive(Debug, PartialEq)]
+pub(super) enum FreeSpace {
+    /// Nothing recent.
+    Unknown,
+    /// The bytes of a moment ago.
+    Known(u64),
+    /// The same, to be read anew by this caller.
+    Due(u64),
+}
 
 impl RecentFreeSpace {
-    /// Returns the free bytes if they are recent.
-    pub(super) fn recent(&self) -> Option<u64> {
-        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.filter(|(read, _)| read.elapsed() < FREE_RECENT).map(|(_, free)| free)
+    /// Returns what is known. Of several callers one is told that it is due: reading takes a thread of its own, for which
+    /// fills should not wait.
+    pub(super) fn look(&self) -> FreeSpace {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = known.as_mut() else { return FreeSpace::Unknown };
+        match known.read.elapsed() {
+            age if age >= FREE_USABLE => FreeSpace::Unknown,
+            age if age >= FREE_RECENT && !known.is_being_read => {
+                known.is_being_read = true;
+                FreeSpace::Due(known.bytes)
+            }
+            _ => FreeSpace::Known(known.bytes),
+        }
     }
 
     /// Records the free bytes of this moment.
-    pub(super) fn set(&self, free: u64) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), free));
+    pub(super) fn set(&self, bytes: u64) {
+        self.set_at(bytes, Instant::now());
+    }
+
+    fn set_at(&self, bytes: u64, read: Instant) {
+        let known = KnownFreeSpace { bytes, read, is_being_read: false };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
     }
 }
 
@@ -207,6 +243,26 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_caller_reads_the_free_space_anew_and_none_waits() {
+        let space = RecentFreeSpace::default();
+        assert_eq!(space.look(), FreeSpace::Unknown);
+        let ago = |age: Duration| Instant::now().checked_sub(age).unwrap();
+        // A time to come is as good as now, and no pause of the test makes it old.
+        space.set_at(1, Instant::now() + Duration::from_secs(3600));
+        assert_eq!(space.look(), FreeSpace::Known(1));
+        space.set_at(2, ago(FREE_USABLE));
+        assert_eq!(space.look(), FreeSpace::Unknown);
+        // The test may pause here.
+        while {
+            space.set_at(3, ago(FREE_RECENT));
+            space.look() == FreeSpace::Unknown
+        } {}
+        assert_ne!(space.look(), FreeSpace::Due(3), "another caller reads it");
+        space.set(4);
+        assert_ne!(space.look(), FreeSpace::Known(3));
+    }
 
     #[test]
     fn refused_reservation_reports_the_shortage() {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::spawn_blocking;
 
 use super::ObjectKey;
-use super::budget::{Reservation, Shortage};
+use super::budget::{FreeSpace, Reservation, Shortage};
 use super::error::{StoreError, StoreLimit};
 use super::id::BlobId;
 use super::index::{BATCH, RemovalTarget, RemovedObjects};
@@ -220,12 +220,20 @@ impl Store {
 
     /// Returns the free bytes of the file system, as of a few milliseconds ago.
     async fn recent_free_bytes(&self) -> Result<u64, StoreError> {
-        if let Some(free) = self.free_space.recent() {
-            return Ok(free);
+        match self.free_space.look() {
+            FreeSpace::Known(free) => Ok(free),
+            FreeSpace::Due(free) => {
+                let (folder, space) = (Arc::clone(&self.folder), Arc::clone(&self.free_space));
+                // If it fails, a later caller reads it and sees the error.
+                drop(spawn_blocking(move || folder.free_bytes().map(|free| space.set(free))));
+                Ok(free)
+            }
+            FreeSpace::Unknown => {
+                let free = self.free_bytes().await?;
+                self.free_space.set(free);
+                Ok(free)
+            }
         }
-        let free = self.free_bytes().await?;
-        self.free_space.set(free);
-        Ok(free)
     }
 
     pub(super) async fn free_bytes(&self) -> Result<u64, StoreError> {

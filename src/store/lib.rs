@@ -122,7 +122,7 @@ const REMOVED_KEYS_MAX: usize = 1 << 16;
 pub struct Store {
     folder: Arc<Folder>,
     room: Arc<DiskBudget>,
-    free_space: RecentFreeSpace,
+    free_space: Arc<RecentFreeSpace>,
     index: Index,
     memory: Arc<ChunkMemory>,
     open: Arc<OpenBlobs>,
@@ -165,7 +165,7 @@ impl Store {
             prefetches: PrefetchLedger::open(&folder),
             folder,
             room,
-            free_space: RecentFreeSpace::default(),
+            free_space: Arc::default(),
             index,
             memory: Arc::new(ChunkMemory::new(config.memory)),
             open: Arc::new(OpenBlobs::new()),
