@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use gupd_config::{
     Binding, CertificateFiles, Class, Config, ContentMatch, Fallback, GroupSettings, LogFormat, Overrides,
-    PassRules, Problem, Problems, RateSchedule, Rule,
+    Problem, Problems, RateSchedule, Rule,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -99,7 +99,6 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.server.access.clone_from(&documented.server.access);
     expected.routes[0].access.clone_from(&documented.routes[0].access);
     expected.routes[0].pass = Some(expected.routes[0].profile.pass.clone());
-    expected.routes[0].pass = Some(PassRules::default());
     expected.files.clone_from(&documented.files);
     expected.server.public_names.clone_from(&documented.server.public_names);
     expected.store.dir = "/var/lib/gupd".into();
