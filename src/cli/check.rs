@@ -12,7 +12,7 @@ use super::{CommandError, CommonFlags, fitness, new_runtime, print_line};
 use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config, UpstreamSettings};
 use gupd_guard::sandbox::{Restrictions, Sandbox};
-use gupd_net::listen::tls;
+use gupd_net::listen::ClientListeners;
 use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::{BandwidthClass, WanLimiter};
 use gupd_net::upstream::{UpstreamRequest, Upstreams};
@@ -21,7 +21,7 @@ pub(super) fn run(flags: &CommonFlags, probe: bool) -> Result<(), CommandError> 
     let config = flags.load()?;
     let configuration = |error: &dyn std::fmt::Display| CommandError::Configuration(error.to_string());
     Policy::new(&config).map_err(|error| configuration(&error))?;
-    tls::load_acceptor(&config.server).map_err(|error| configuration(&error))?;
+    ClientListeners::load(&config.server).map_err(|error| configuration(&error))?;
     let metrics = NetMetrics::register(&prometheus::Registry::new())
         .map_err(|error| CommandError::Failed(error.to_string()))?;
     let wan = Arc::new(WanLimiter::unlimited(&config, Clock::system()));

@@ -22,7 +22,7 @@ use gupd_admin::{Severity, StatusReport};
 use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config};
 use gupd_http::date;
-use gupd_net::listen::tls;
+use gupd_net::listen::ClientListeners;
 use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::{BandwidthClass, WanLimiter};
 use gupd_net::upstream::{UpstreamRequest, UpstreamResponse, Upstreams};
@@ -128,7 +128,7 @@ impl Examination {
     fn configuration(&mut self, config: &Config) -> Result<(), CommandError> {
         let invalid = |error: &dyn std::fmt::Display| CommandError::Configuration(error.to_string());
         Policy::new(config).map_err(|error| invalid(&error))?;
-        tls::load_acceptor(&config.server).map_err(|error| invalid(&error))?;
+        ClientListeners::load(&config.server).map_err(|error| invalid(&error))?;
         let of_machine = fitness::warnings(config, &Machine::read(config));
         let redirects = config.redirect_warnings();
         let warnings: Vec<_> = config.warnings.iter().chain(&redirects).chain(&of_machine).collect();

@@ -10,7 +10,7 @@ use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 
 use gupd_admin::read_token;
 use gupd_config::clock::{Clock, UnixMillis};
-use gupd_config::{CertificateFiles, Config};
+use gupd_config::{CertificateFiles, Config, ListenerSettings};
 use gupd_net::pem::{self, Validity};
 
 /// File systems in memory, by the number that `statfs` has for them: tmpfs and ramfs.
@@ -27,7 +27,7 @@ pub(super) struct Machine {
     /// Addresses of the configuration that no interface has, with their setting.
     pub(super) foreign_addresses: Vec<(&'static str, IpAddr)>,
     pub(super) token: Option<TokenFile>,
-    /// Certificates that the relay presents, with their setting.
+    /// Certificates that the relay presents and revocation lists, with their setting.
     pub(super) certificates: Vec<(String, PathBuf, Validity)>,
 }
 
@@ -110,7 +110,7 @@ fn memory() -> Option<u64> {
 
 /// Returns the addresses that no interface has. A socket for datagrams disturbs no listener.
 fn foreign_addresses(config: &Config) -> Vec<(&'static str, IpAddr)> {
-    let listen = config.server.listen.iter().map(|address| ("server.listen", address.ip()));
+    let listen = config.server.client_addresses().map(|(setting, address)| (setting, address.ip()));
     let own = listen.chain([("server.admin", config.server.admin.ip())]);
     let is_foreign = |ip: IpAddr| {
         UdpSocket::bind(SocketAddr::new(ip, 0))
@@ -119,9 +119,26 @@ fn foreign_addresses(config: &Config) -> Vec<(&'static str, IpAddr)> {
     own.filter(|(_, ip)| is_foreign(*ip)).collect()
 }
 
-/// Returns the certificates that the relay presents. Files that cannot be read are errors of the check itself.
+/// Returns the start of the names of a listener's settings.
+fn setting_prefix(listener: &ListenerSettings) -> String {
+    match &*listener.name {
+        ListenerSettings::DEFAULT => "server.".to_owned(),
+        name => format!("listener {name} "),
+    }
+}
+
+/// Returns the certificates that the relay presents, and the revocation lists of clients' issuers. Files that cannot be read are errors of the check itself.
 fn certificates(config: &Config) -> Vec<(String, PathBuf, Validity)> {
-    let server = config.server.tls.iter().map(|files| ("server.tls_cert".to_owned(), files));
+    let listeners: Vec<_> = config.server.all_listeners().collect();
+    let with_tls =
+        listeners.iter().filter_map(|listener| Some((setting_prefix(listener), listener.tls.as_ref()?)));
+    let (mut server, mut lists) = (Vec::new(), Vec::new());
+    for (prefix, tls) in with_tls {
+        server.extend(tls.certificates.iter().map(|files| (format!("{prefix}tls_cert"), files)));
+        lists.extend(tls.client_crl.iter().filter_map(|path| {
+            Some((format!("{prefix}client_crl"), path.clone(), pem::read_crl_validity(path).ok()?))
+        }));
+    }
     let upstreams = config.upstreams.iter().map(|upstream| ("upstream", &upstream.name, &upstream.trust));
     let peers = config.peers.iter().map(|peer| ("peer", &peer.name, &peer.trust));
     let clients = upstreams.chain(peers).filter_map(|(kind, name, trust)| {
@@ -130,5 +147,5 @@ fn certificates(config: &Config) -> Vec<(String, PathBuf, Validity)> {
     let read = |(setting, files): (String, &CertificateFiles)| {
         Some((setting, files.cert.clone(), pem::read_validity(&files.cert).ok()?))
     };
-    server.chain(clients).filter_map(read).collect()
+    server.into_iter().chain(clients).filter_map(read).chain(lists).collect()
 }

@@ -32,6 +32,11 @@ impl Class {
             Self::Generic => "generic",
         }
     }
+
+    /// Returns true for payloads and catalogs, which all clients share.
+    pub const fn is_content(self) -> bool {
+        matches!(self, Self::Payload | Self::Catalog)
+    }
 }
 
 /// `[[content_type]]`

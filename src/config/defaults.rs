@@ -47,6 +47,12 @@ pub(crate) const MAX_URI_BYTES: Bounds<u64> = bounds(8 * KIB, 256, 64 * KIB);
 pub(crate) const HEADER_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
 /// Longer than a VPN's reconnect, shorter than what a vanished laptop may hold a connection.
 pub(crate) const STALL_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
+/// Requests of updaters for content are below 1 KiB; a gateway has no proxies of the site before it.
+pub(crate) const GATEWAY_HEADER_BYTES: u64 = 8 * KIB;
+/// A head from the internet takes one round trip, and its client reconnects at the next heartbeat.
+pub(crate) const GATEWAY_HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Lines of roaming clients recover within this time, or not before the next heartbeat.
+pub(crate) const GATEWAY_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A 100 MiB definition set at 3 Mbit/s; `TimeoutStopSec` of a service must be longer.
 pub(crate) const DRAIN_TIMEOUT: Bounds<Duration> = times(5 * MINUTE, 0, DAY);
 

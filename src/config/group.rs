@@ -13,6 +13,7 @@ use crate::defaults;
 use crate::document::{Document, Section};
 use crate::lan::LanSettings;
 use crate::limit::{Ceiling, RateSchedule, read_rate_schedule, read_windows, warn_above};
+use crate::listener::ListenerSettings;
 use crate::networks::Networks;
 use crate::problem::Location;
 use crate::reader::{choice, count_or_unlimited, glob, label, time};
@@ -39,6 +40,8 @@ pub struct GroupSettings {
     pub certificates: Vec<String>,
     /// Globs over the requested path, case-insensitive; empty for any.
     pub paths: Vec<String>,
+    /// Names of the listeners that its clients connect to; empty for any but gateways.
+    pub listeners: Vec<String>,
     /// Limit of all its clients together.
     pub limit: RateSchedule,
     /// Limit of each of its clients.
@@ -95,6 +98,7 @@ impl GroupSettings {
             subnets: Vec::new(),
             certificates: Vec::new(),
             paths: Vec::new(),
+            listeners: Vec::new(),
             limit: RateSchedule::unlimited(),
             client_limit: RateSchedule::unlimited(),
             wan_limit: RateSchedule::unlimited(),
@@ -111,12 +115,22 @@ impl GroupSettings {
 
     /// Returns true if the group has no matcher, and so contains every client that no group before it matches.
     pub fn is_catch_all(&self) -> bool {
-        self.subnets.is_empty() && self.certificates.is_empty() && self.paths.is_empty()
+        self.subnets.is_empty() && self.listeners.is_empty() && !self.matches_more_than_place()
     }
 
     /// Returns true if the group matches clients by address alone.
     pub fn matches_address_only(&self) -> bool {
-        !self.subnets.is_empty() && self.certificates.is_empty() && self.paths.is_empty()
+        !self.subnets.is_empty() && self.listeners.is_empty() && !self.matches_more_than_place()
+    }
+
+    fn matches_more_than_place(&self) -> bool {
+        !self.certificates.is_empty() || !self.paths.is_empty()
+    }
+
+    /// Returns true if the group contains every client of this listener that no group before it matches.
+    fn contains_listener(&self, name: &str) -> bool {
+        let names_it = self.listeners.iter().any(|own| own == name);
+        names_it && self.subnets.is_empty() && !self.matches_more_than_place()
     }
 
     /// Returns the first of its certificate names that matches one of `names`, which are in lower case.
@@ -171,7 +185,15 @@ pub(crate) fn read_groups(document: &mut Document, context: &GroupContext<'_>) -
         earlier.add(&mut s, group);
         document.close(s);
     }
-    earlier.groups
+    let EarlierGroups { mut groups, .. } = earlier;
+    // Clients of a gateway are in no group of the site.
+    for gateway in context.server.listeners.iter().filter(|listener| listener.is_gateway) {
+        if !groups.iter().any(|group| group.contains_listener(&gateway.name)) {
+            let own = GroupSettings::catch_all(&gateway.name);
+            groups.push(GroupSettings { listeners: vec![gateway.name.clone()], ..own });
+        }
+    }
+    groups
 }
 
 fn read_group(
@@ -186,6 +208,7 @@ fn read_group(
         subnets,
         certificates: s.read_list("certificates", certificate_name).unwrap_or_default(),
         paths: s.read_list("paths", glob).unwrap_or_default(),
+        listeners: s.read_list("listeners", |name| known_listener(name, context.server)).unwrap_or_default(),
         limit: read_rate_schedule(s, "limit"),
         client_limit: read_rate_schedule(s, "client_limit"),
         wan_limit: read_rate_schedule(s, "wan_limit"),
@@ -206,7 +229,19 @@ fn read_group(
             format!("{both} is also in allow, which takes precedence: remove it from one of them"),
         );
     }
-    if s.is_given("certificates") && context.server.client_ca.is_none() {
+    if let Some(gateway) =
+        context.server.listeners.iter().find(|own| own.is_gateway && own.name == group.name)
+        && !group.contains_listener(&gateway.name)
+    {
+        s.refuse(
+            "name",
+            format!(
+                "{0:?} is the group of all clients of that gateway: set listeners = [{0:?}] alone",
+                group.name
+            ),
+        );
+    }
+    if s.is_given("certificates") && !context.server.asks_clients() {
         s.refuse("certificates", "are never presented without server.client_ca: set it or remove them");
     }
     group
@@ -229,7 +264,7 @@ impl EarlierGroups {
     }
 
     fn check(&mut self, s: &mut Section, group: &GroupSettings, has_name: bool) {
-        let has_matcher = ["subnets", "certificates", "paths"].iter().any(|key| s.is_given(key));
+        let has_matcher = ["subnets", "certificates", "paths", "listeners"].iter().any(|key| s.is_given(key));
         if let Some(first) = &self.catch_all {
             s.refuse(
                 "name",
@@ -306,6 +341,13 @@ fn network_length(address: IpAddr) -> Option<u32> {
     };
     let parts = zeros / part;
     (parts > 0).then(|| length - parts * part)
+}
+
+fn known_listener(name: &str, server: &ServerSettings) -> Result<String, String> {
+    if name == ListenerSettings::DEFAULT || server.listeners.iter().any(|listener| listener.name == name) {
+        return Ok(name.to_owned());
+    }
+    Err(format!("no listener is named {name:?}: add a [[listener]], or write \"default\" for server.listen"))
 }
 
 fn certificate_name(text: &str) -> Result<String, String> {

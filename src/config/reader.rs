@@ -134,6 +134,13 @@ pub(crate) fn file(s: &mut Section, key: &'static str) -> Option<PathBuf> {
     Some(file)
 }
 
+/// Reads the paths of files that the relay reads itself, and notes them for the sandbox.
+pub(crate) fn files(s: &mut Section, key: &'static str) -> Option<Vec<PathBuf>> {
+    let files = s.read_list(key, path)?;
+    files.iter().for_each(|file| s.add_file(key, file.clone()));
+    Some(files)
+}
+
 /// Reads the path of a folder or file that no other reader notes: use [`file()`] for files that the relay reads.
 pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {

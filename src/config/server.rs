@@ -1,5 +1,5 @@
 //! `[server]`: the addresses that clients connect to, and the limits of one connection. Addresses that cannot be bound
-//! together are refused here, before any socket is opened.
+//! together are refused here, before any socket is opened. Further listeners are in `listener`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use crate::access::{AccessSettings, read_access};
 use crate::defaults::{self, Bounds};
 use crate::document::{Document, Section};
+use crate::listener::{ClientCertificates, ListenerSettings, ListenerTls, read_listeners, read_tls};
 use crate::public_name::PublicName;
-use crate::reader::{choice, count, file, number, size, time};
+use crate::reader::{boolean, choice, count, file, number, size, time};
 use crate::server_url::warn_reserved;
-use crate::tls::{CertificateFiles, certificate_files};
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq)]
@@ -26,10 +26,12 @@ pub struct ServerSettings {
     pub admin_token_file: Option<PathBuf>,
     /// Threads that serve clients, 1 to 1,024; one for each core by default.
     pub workers: usize,
-    /// Certificate and key; with them every `listen` address speaks TLS.
-    pub tls: Option<CertificateFiles>,
-    /// Issuers of the certificates that clients may present over TLS.
-    pub client_ca: Option<PathBuf>,
+    /// TLS of every `listen` address; `None` for plain HTTP.
+    pub tls: Option<ListenerTls>,
+    /// True if TLS clients of `listen` may use HTTP/2.
+    pub has_http2: bool,
+    /// Listeners besides that of `listen`, each with settings of its own.
+    pub listeners: Vec<ListenerSettings>,
     /// Clients that are served.
     pub access: AccessSettings,
     /// Maximum number of open connections, 1 to 1,000,000.
@@ -51,6 +53,37 @@ pub struct ServerSettings {
     pub is_sandboxed: bool,
 }
 
+impl ServerSettings {
+    /// Returns every listener: that of `listen` first.
+    pub fn all_listeners(&self) -> impl Iterator<Item = ListenerSettings> {
+        let own = ListenerSettings {
+            name: ListenerSettings::DEFAULT.to_owned(),
+            listen: self.listen.clone(),
+            tls: self.tls.clone(),
+            has_http2: self.has_http2,
+            is_gateway: false,
+            connections: None,
+            max_header_bytes: self.max_header_bytes,
+            header_timeout: self.header_timeout,
+            stall_timeout: self.stall_timeout,
+        };
+        std::iter::once(own).chain(self.listeners.iter().cloned())
+    }
+
+    /// Returns the addresses for clients, with the setting that names them.
+    pub fn client_addresses(&self) -> impl Iterator<Item = (&'static str, &SocketAddr)> {
+        let of_listeners = self.listeners.iter().flat_map(|listener| &listener.listen);
+        let own = self.listen.iter().map(|address| ("server.listen", address));
+        own.chain(of_listeners.map(|address| ("listener.listen", address)))
+    }
+
+    /// Returns true if clients of some listener may present certificates.
+    pub(crate) fn asks_clients(&self) -> bool {
+        let all = self.listeners.iter().map(|listener| &listener.tls).chain([&self.tls]);
+        all.flatten().any(ListenerTls::asks_clients)
+    }
+}
+
 pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
     let mut s = document.take_section("server");
     let (listen, admin) = read_addresses(&mut s);
@@ -59,11 +92,8 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
         warn_reserved(&mut s, "public_names", name.host());
     }
     let admin_token_file = file(&mut s, "admin_token_file");
-    let tls = certificate_files(&mut s, "tls_cert", "tls_key");
-    let client_ca = file(&mut s, "client_ca");
-    if client_ca.is_some() && !s.is_given("tls_cert") {
-        s.refuse("client_ca", "is set without tls_cert: clients present certificates over TLS only");
-    }
+    let tls = read_tls(&mut s, ClientCertificates::Optional);
+    let has_http2 = s.read("http2", boolean).unwrap_or(true);
     let workers = s.read("workers", workers).unwrap_or_else(available_cores);
     let max_header_bytes = size(&mut s, "max_header_bytes", defaults::MAX_HEADER_BYTES);
     let max_uri_bytes = size(&mut s, "max_uri_bytes", defaults::MAX_URI_BYTES);
@@ -73,14 +103,15 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
     let max_connections = count(&mut s, "max_connections", defaults::MAX_CONNECTIONS);
     let quarter = Bounds { default: (max_connections / 4).max(1), ..defaults::MAX_CONNECTIONS };
     let max_client_connections = count(&mut s, "max_client_connections", quarter);
-    let server = ServerSettings {
+    let mut server = ServerSettings {
         listen,
         public_names,
         admin,
         admin_token_file,
         workers,
         tls,
-        client_ca,
+        has_http2,
+        listeners: Vec::new(),
         access: read_access(&mut s),
         max_connections,
         max_client_connections,
@@ -93,6 +124,7 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
         is_sandboxed: s.read("sandbox", sandbox).unwrap_or(true),
     };
     document.close(s);
+    server.listeners = read_listeners(document, &server);
     server
 }
 
@@ -123,14 +155,14 @@ fn available_cores() -> usize {
         .map_or(defaults::WORKERS.default, |cores| cores.get().min(defaults::WORKERS.most))
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!("{text:?} is not an address with a port: write it like 0.0.0.0:2967 or [::1]:2967")
     })
 }
 
 // A wildcard address covers every other of its family and port. Port 0 is a free port each time.
-fn conflict(a: &SocketAddr, b: &SocketAddr) -> bool {
+pub(crate) fn conflict(a: &SocketAddr, b: &SocketAddr) -> bool {
     a.port() == b.port()
         && a.port() != 0
         && a.is_ipv4() == b.is_ipv4()

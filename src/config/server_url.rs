@@ -37,10 +37,8 @@ pub(crate) fn warn_reserved(s: &mut Section, key: &str, host: &str) {
 
 /// Refuses a URL at which the relay itself listens: its requests would come back.
 pub(crate) fn refuse_own_address(s: &mut Section, key: &str, url: &Uri, server: &ServerSettings) {
-    let addresses = server.listen.iter().map(|own| (own, "server.listen"));
-    if let Some((own, setting)) =
-        addresses.chain([(&server.admin, "server.admin")]).find(|(own, _)| is_at(own, url))
-    {
+    let mut addresses = server.client_addresses().chain([("server.admin", &server.admin)]);
+    if let Some((setting, own)) = addresses.find(|(_, own)| is_at(own, url)) {
         s.refuse(
             key,
             format!("{url} is the relay itself ({setting} is {own}): write the URL of the manager"),

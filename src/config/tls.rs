@@ -10,7 +10,7 @@ use http::uri::Scheme;
 use sha2::{Digest, Sha256};
 
 use crate::document::Section;
-use crate::reader::file;
+use crate::reader::{file, files};
 
 /// Paths of a PEM certificate chain and its key.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +96,35 @@ pub(crate) fn certificate_files(
                 s.refuse(set, format!("is set without {missing}: set both or neither"));
             }
             None
+        }
+    }
+}
+
+/// Reads the paths of certificates and of their keys, two lists of the same order.
+pub(crate) fn certificate_list(
+    s: &mut Section,
+    certs_key: &'static str,
+    keys_key: &'static str,
+) -> Vec<CertificateFiles> {
+    match (files(s, certs_key), files(s, keys_key)) {
+        (Some(certs), Some(keys)) if certs.len() == keys.len() => {
+            certs.into_iter().zip(keys).map(|(cert, key)| CertificateFiles { cert, key }).collect()
+        }
+        (Some(certs), Some(keys)) => {
+            let (certs, keys) = (certs.len(), keys.len());
+            s.refuse(
+                keys_key,
+                format!("lists {keys} for {certs} of {certs_key}: list one for each, in their order"),
+            );
+            Vec::new()
+        }
+        (None, None) => Vec::new(),
+        (certs, _) => {
+            let (set, missing) = if certs.is_some() { (certs_key, keys_key) } else { (keys_key, certs_key) };
+            if !s.is_given(missing) {
+                s.refuse(set, format!("is set without {missing}: set both or neither"));
+            }
+            Vec::new()
         }
     }
 }

@@ -38,6 +38,8 @@ pub enum WorkerCommand {
     },
     /// Open the store and take the attached sockets, the last of which is the admin address; do not accept.
     Open,
+    /// As `Open`, with the names of the listeners of the sockets for clients. Sent if one is not the default listener.
+    OpenListeners(Vec<String>),
     /// Accept clients.
     #[serde(rename = "Go")]
     Accept(GuardStats),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::TryStreamExt;
 use http::request::Parts;
-use http::{Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
@@ -132,6 +132,11 @@ impl FallbackService {
     ) -> (Response<GuardBody>, GuardResponse) {
         let live = self.live.load_full();
         let (head, body) = request.into_parts();
+        let is_gateway = connection.listener().is_gateway();
+        let is_plain = matches!(head.method, Method::GET | Method::HEAD) && body.is_end_stream();
+        if is_gateway && !is_plain {
+            return (refused(Refusal::NotContent), GuardResponse::Refused);
+        }
         if forwarding::is_final_recipient(&head.method, &head.uri, &head.headers) {
             return (with_allow(StatusCode::NO_CONTENT, ""), GuardResponse::Refused);
         }
@@ -140,9 +145,13 @@ impl FallbackService {
             Err(refusal) => return (refused(refusal), GuardResponse::Refused),
         };
         let client = ClientAttributes::new(connection.address.ip(), target.normalized.path())
-            .with_names(connection.certificate_names());
+            .with_names(connection.certificate_names())
+            .with_listener(connection.listener().name());
         let group = live.policy.group(&client);
         let classification = live.policy.classify(&target.route, target.normalized.path());
+        if is_gateway && !classification.class.is_content() {
+            return (refused(Refusal::NotContent), GuardResponse::Refused);
+        }
         if let Some(binding) = &group.binding {
             target.bind(binding, classification.class);
         }
@@ -158,7 +167,8 @@ impl FallbackService {
             return (refused(closed.into()), GuardResponse::Refused);
         }
         match target.route.fallback.unwrap_or(live.answer) {
-            Fallback::Redirect if !target.is_proxied => live.redirect(&target),
+            // A client beyond the site cannot reach the manager.
+            Fallback::Redirect if !target.is_proxied && !is_gateway => live.redirect(&target),
             Fallback::Redirect | Fallback::Relay => {
                 let mut head = head;
                 let asked = std::mem::take(&mut head.headers);

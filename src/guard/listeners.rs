@@ -5,10 +5,12 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::net::{TcpListener, TcpStream};
 
+use gupd_config::ListenerSettings;
 use gupd_net::listen::Sockets;
 
 /// All sockets, active or paused.
@@ -21,17 +23,27 @@ pub(super) struct Listeners {
 
 #[derive(Debug)]
 struct ActiveListeners {
-    clients: Vec<TcpListener>,
+    /// With the names of their listeners.
+    clients: Vec<(Arc<str>, TcpListener)>,
     admin: TcpListener,
 }
 
 /// An accepted connection.
 #[derive(Debug)]
 pub(super) enum Accepted {
-    /// To an address of `server.listen`.
-    Client(TcpStream, SocketAddr),
+    /// To an address for clients.
+    Client(AcceptedClient),
     /// To the admin address.
     Admin(TcpStream),
+}
+
+/// A connection of a client.
+#[derive(Debug)]
+pub(super) struct AcceptedClient {
+    pub(super) stream: TcpStream,
+    pub(super) address: SocketAddr,
+    /// Name of the listener.
+    pub(super) listener: Arc<str>,
 }
 
 impl Listeners {
@@ -47,7 +59,8 @@ impl Listeners {
     pub(super) fn resume(&mut self) -> io::Result<()> {
         let Some(Sockets { clients, admin }) = &self.sockets else { return Ok(()) };
         let register = |socket: &std::net::TcpListener| TcpListener::from_std(socket.try_clone()?);
-        let clients = clients.iter().map(register).collect::<io::Result<_>>()?;
+        let clients = clients.iter().map(|client| Ok((client.listener.clone(), register(&client.socket)?)));
+        let clients = clients.collect::<io::Result<_>>()?;
         self.active = Some(ActiveListeners { clients, admin: register(admin)? });
         Ok(())
     }
@@ -72,9 +85,11 @@ impl Listeners {
             if scrapers && let Poll::Ready(accepted) = admin.poll_accept(cx) {
                 return Poll::Ready(accepted.map(|(stream, _)| Accepted::Admin(stream)));
             }
-            for listener in listeners.iter().filter(|_| clients) {
-                if let Poll::Ready(accepted) = listener.poll_accept(cx) {
-                    return Poll::Ready(accepted.map(|(stream, peer)| Accepted::Client(stream, peer)));
+            for (listener, socket) in listeners.iter().filter(|_| clients) {
+                if let Poll::Ready(accepted) = socket.poll_accept(cx) {
+                    return Poll::Ready(accepted.map(|(stream, address)| {
+                        Accepted::Client(AcceptedClient { stream, address, listener: listener.clone() })
+                    }));
                 }
             }
             Poll::Pending
@@ -85,7 +100,14 @@ impl Listeners {
     /// Returns the descriptors in the order that a worker expects: the admin address is the last.
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let Some(Sockets { clients, admin }) = &self.sockets else { return Vec::new() };
-        clients.iter().map(AsFd::as_fd).chain([admin.as_fd()]).collect()
+        clients.iter().map(|client| client.socket.as_fd()).chain([admin.as_fd()]).collect()
+    }
+
+    /// Returns the names of the listeners in the order of the descriptors; empty if all are of `server.listen`, which a
+    /// program without other listeners understands.
+    pub(super) fn names(&self) -> Vec<String> {
+        let names = self.sockets.as_ref().map(Sockets::listeners).unwrap_or_default();
+        if names.iter().all(|name| name == ListenerSettings::DEFAULT) { Vec::new() } else { names }
     }
 
     /// Returns the addresses that clients connect to.

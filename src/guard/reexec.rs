@@ -27,6 +27,9 @@ struct GuardState {
     next: WorkerId,
     #[serde(rename = "stats")]
     stats: GuardStats,
+    /// Names of the listeners of the sockets; empty if all are of `server.listen`.
+    #[serde(default)]
+    listeners: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -98,7 +101,8 @@ fn prepare(
         return Err(io::Error::other("a worker is about to exit"));
     }
     let (filled, read) = control::pair()?;
-    let state = GuardState { workers: running, next: handover.next_id(), stats: stats.clone() };
+    let (next, stats, listeners) = (handover.next_id(), stats.clone(), listeners.names());
+    let state = GuardState { workers: running, next, stats, listeners };
     control::send(&filled, &state, &descriptors)?;
     Ok(read)
 }
@@ -112,8 +116,8 @@ pub(super) fn resume() -> io::Result<InheritedState> {
     let (state, descriptors) = control::receive::<GuardState>(std::io::stdin())?.ok_or_else(invalid)?;
     let sockets = descriptors.len().checked_sub(state.workers.len()).ok_or_else(invalid)?;
     let mut descriptors = descriptors.into_iter();
-    let sockets =
-        Sockets::from_descriptors(descriptors.by_ref().take(sockets).collect()).ok_or_else(invalid)?;
+    let sockets: Vec<_> = descriptors.by_ref().take(sockets).collect();
+    let sockets = Sockets::from_descriptors(sockets, &state.listeners).ok_or_else(invalid)?;
     let mut workers = Workers::default();
     for (worker, control) in state.workers.iter().zip(descriptors) {
         workers.adopt(worker.id, u32::try_from(worker.pid).map_err(|_| invalid())?, control)?;

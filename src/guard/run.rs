@@ -5,11 +5,9 @@ mod actions;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -17,18 +15,18 @@ use tokio::time::{Instant, sleep_until};
 use super::admin::AdminPage;
 use super::fallback::FallbackService;
 use super::handover::{GuardEvent, HandoverSettings, HandoverState, WorkerId};
-use super::listeners::{Accepted, Listeners};
+use super::listeners::{Accepted, AcceptedClient, Listeners};
 use super::reexec;
 use super::signals::{SignalRequest, Signals};
 use super::workers::{Program, WorkerNotice, Workers};
 use crate::log::LogGuard;
 use crate::metrics::GuardStats;
 use crate::service;
-use gupd_config::{Config, Problems};
+use gupd_config::{Clock, Config, Problems};
 use gupd_net::SetupError;
 use gupd_net::listen::{
-    ClientShares, CountedConnection, HttpServer, LifecycleStage, ListenError, Sockets, send_share_exceeded,
-    tls,
+    ClientListeners, ClientShares, CountedConnection, HttpServer, LifecycleStage, ListenError, Sockets,
+    send_share_exceeded,
 };
 use gupd_net::metrics::NetMetrics;
 use gupd_net::upstream::health;
@@ -109,7 +107,7 @@ struct Guard {
     clients: JoinSet<()>,
     shares: Arc<ClientShares>,
     /// Connections whose clients have their share, in order of arrival.
-    waiting: VecDeque<(TcpStream, SocketAddr)>,
+    waiting: VecDeque<AcceptedClient>,
     scrapers: JoinSet<()>,
     stage: watch::Sender<LifecycleStage>,
     /// Counts that the serving worker has.
@@ -145,7 +143,16 @@ impl Guard {
     fn new(setup: Setup) -> Result<Self, SetupError> {
         let config = &setup.config;
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
-        let tls = tls::load_acceptor(&config.server)?;
+        let mut server = config.server.clone();
+        server.max_header_bytes = server.max_header_bytes.min(MAX_HEAD);
+        server.header_timeout = server.header_timeout.min(HEAD_TIMEOUT);
+        server.has_http2 = false;
+        for listener in &mut server.listeners {
+            listener.max_header_bytes = listener.max_header_bytes.min(MAX_HEAD);
+            listener.header_timeout = listener.header_timeout.min(HEAD_TIMEOUT);
+            listener.has_http2 = false;
+        }
+        let client_listeners = Arc::new(ClientListeners::load(&server)?);
         let settings = handover_settings(config);
         let (handover, workers, sockets, stats) = if setup.is_replacement {
             let state = reexec::resume()?;
@@ -157,10 +164,7 @@ impl Guard {
         };
         let (service, health_checks) = FallbackService::new(config, metrics.clone(), stats.clone())?;
         let service = Arc::new(service);
-        let mut server = config.server.clone();
-        server.max_header_bytes = server.max_header_bytes.min(MAX_HEAD);
-        server.header_timeout = server.header_timeout.min(HEAD_TIMEOUT);
-        let server = HttpServer::new(service.clone(), metrics, &server, tls).without_keep_alive();
+        let server = HttpServer::new(service.clone(), metrics, client_listeners).without_keep_alive();
         let listeners = Listeners::new(sockets);
         if !reexec::can_send(&listeners.descriptors(), MAX_WORKERS) {
             return Err(ListenError::TooManyAddresses.into());
@@ -195,8 +199,10 @@ impl Guard {
     }
 
     async fn run(mut self, mut signals: Signals) -> Result<GuardOutcome, SetupError> {
-        // Both tasks end with the runtime.
+        // These tasks end with the runtime.
         tokio::spawn(self.service.run_limiter());
+        let listeners = self.server.listeners().clone();
+        tokio::spawn(async move { listeners.watch_files(Clock::system(), || {}).await });
         if let Some(health_checks) = self.health_checks.take() {
             tokio::spawn(health_checks.run());
         }
@@ -273,28 +279,31 @@ impl Guard {
         notices.into_iter().for_each(|notice| self.handle_notice(notice));
     }
 
-    fn serve_client(&mut self, stream: TcpStream, address: SocketAddr, counted: CountedConnection) {
+    fn serve_client(&mut self, client: AcceptedClient, counted: CountedConnection) {
+        let AcceptedClient { stream, address, listener } = client;
+        // A listener that the configuration had at the start of the replaced guard has no rules any more.
+        let Some(listener) = self.server.listeners().find(&listener).cloned() else { return };
         let server = self.server.clone();
-        self.clients.spawn(server.serve(stream, address, counted, self.stage.subscribe()));
+        self.clients.spawn(server.serve(stream, address, listener, counted, self.stage.subscribe()));
     }
 
     /// Serves waiting connections whose clients have less than their share now.
     fn serve_waiting(&mut self) {
-        for (stream, address) in std::mem::take(&mut self.waiting) {
+        for client in std::mem::take(&mut self.waiting) {
             let has_room = self.clients.len() < MAX_CLIENTS;
-            match has_room.then(|| self.shares.admit(address.ip())).flatten() {
-                Some(counted) => self.serve_client(stream, address, counted),
-                None => self.waiting.push_back((stream, address)),
+            match has_room.then(|| self.shares.admit(client.address.ip())).flatten() {
+                Some(counted) => self.serve_client(client, counted),
+                None => self.waiting.push_back(client),
             }
         }
     }
 
     fn serve(&mut self, accepted: io::Result<Accepted>) {
         match accepted {
-            Ok(Accepted::Client(stream, address)) => match self.shares.admit(address.ip()) {
-                Some(counted) => self.serve_client(stream, address, counted),
-                None if self.waiting.len() < MAX_WAITING => self.waiting.push_back((stream, address)),
-                None => send_share_exceeded(&stream),
+            Ok(Accepted::Client(client)) => match self.shares.admit(client.address.ip()) {
+                Some(counted) => self.serve_client(client, counted),
+                None if self.waiting.len() < MAX_WAITING => self.waiting.push_back(client),
+                None => send_share_exceeded(&client.stream),
             },
             Ok(Accepted::Admin(stream)) => {
                 self.page.metrics.update(&self.service.stats());
@@ -324,7 +333,7 @@ impl Guard {
     }
 
     fn reconfigure(&mut self, config: Config) -> Result<(), SetupError> {
-        self.server.reload_certificate(&config.server)?;
+        self.server.listeners().reload(&config.server)?;
         self.service.reconfigure(&config)?;
         self.handover.reconfigure(handover_settings(&config));
         self.setup.config = config;

@@ -36,6 +36,7 @@ impl RelayInstance {
     pub fn mark(&self, headers: &mut HeaderMap, version: Version) {
         let received_by = match version {
             Version::HTTP_10 => "1.0",
+            Version::HTTP_2 => "2.0",
             _ => "1.1",
         };
         append_member(headers, header::VIA, &format!("{received_by} gupd-{}", self.id));

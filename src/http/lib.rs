@@ -27,6 +27,7 @@ pub mod field;
 pub mod forwarding;
 pub mod framing;
 pub mod freshness;
+pub mod http2;
 pub mod instance;
 pub mod internal;
 pub mod key;

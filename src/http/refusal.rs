@@ -33,6 +33,8 @@ pub enum Refusal {
     UriTooLong,
     /// No route has this host and path.
     NoRoute,
+    /// A request on a gateway that is not for content: another method, or a path that is neither payload nor catalog.
+    NotContent,
     /// A client that the access lists of the server or the route do not serve.
     ClientDenied,
     /// The route passes no requests for paths of this class, or for this path.
@@ -97,7 +99,7 @@ pub enum SlotRefusalReason {
 
 impl Refusal {
     /// Every refusal, for metrics that exist before the first one.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Connect,
         Self::Trace,
         Self::ForeignTarget,
@@ -110,6 +112,7 @@ impl Refusal {
         Self::Path(PathError::AmbiguousSpelling),
         Self::UriTooLong,
         Self::NoRoute,
+        Self::NotContent,
         Self::ClientDenied,
         Self::ClosedPath,
         Self::ClosedMethod,
@@ -142,6 +145,7 @@ impl Refusal {
             Self::Path(PathError::AmbiguousSpelling) => "ambiguous-spelling",
             Self::UriTooLong => "uri-too-long",
             Self::NoRoute => "no-route",
+            Self::NotContent => "not-content",
             Self::ClientDenied => "client-denied",
             Self::ClosedPath => "closed-path",
             Self::ClosedMethod => "closed-method",
@@ -172,6 +176,7 @@ impl Refusal {
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NotContent => StatusCode::FORBIDDEN,
             Self::Loop => StatusCode::LOOP_DETECTED,
             // Not 429: the relay is busy, and updaters know 503 from managers.
             Self::NoSlot(_) | Self::PassThroughLimit | Self::NotConfigured | Self::Budget(_) => {
@@ -201,6 +206,7 @@ impl Refusal {
             }
             Self::UriTooLong => "gupd: request target refused: too long\n",
             Self::NoRoute => "gupd: no route for this host and path\n",
+            Self::NotContent => "gupd: refused: this gateway serves content only\n",
             Self::ClientDenied => "gupd: client refused: its address is not served here\n",
             Self::ClosedPath => "gupd: path refused: this route passes no requests for it\n",
             Self::ClosedMethod => "gupd: method refused: this route does not pass it for this path\n",

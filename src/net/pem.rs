@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-use x509_parser::parse_x509_certificate;
 use x509_parser::time::ASN1Time;
+use x509_parser::{parse_x509_certificate, parse_x509_crl};
 
 use gupd_config::CertificateFiles;
 use gupd_config::clock::UnixMillis;
@@ -26,6 +26,14 @@ pub enum PemError {
     /// Certificates that cannot be issuers.
     #[error("{}: cannot trust its certificates as issuers: {reason}: use the certificates of the issuers, not of clients", path.display())]
     Issuers {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
+    /// Not a PEM file with revocation lists.
+    #[error("{}: cannot read revocation lists: {reason}: use a PEM file of X509 CRL blocks (openssl crl -inform der converts)", path.display())]
+    Crl {
         /// The file.
         path: PathBuf,
         /// The cause.
@@ -94,6 +102,34 @@ pub fn read_earliest_expiry(path: &Path) -> Result<UnixMillis, PemError> {
     let reason = || "none of them can be parsed".to_owned();
     let unusable = || PemError::Certificate { path: path.to_owned(), reason: reason() };
     read_certificates(path)?.iter().filter_map(|certificate| expiry(certificate)).min().ok_or_else(unusable)
+}
+
+/// Reads all revocation lists of a file; at least one.
+///
+/// # Errors
+/// If the file cannot be read or has none.
+pub fn read_crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
+    let unusable = |reason: String| PemError::Crl { path: path.to_owned(), reason };
+    let lists = CertificateRevocationListDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| unusable(error.to_string()))?;
+    if lists.is_empty() { Err(unusable("it has none".to_owned())) } else { Ok(lists) }
+}
+
+/// Reads the time in which all revocation lists of a file are current. A list that names no next one is always.
+///
+/// # Errors
+/// If the file cannot be read or has no list.
+pub fn read_crl_validity(path: &Path) -> Result<Validity, PemError> {
+    let unusable = |reason: String| PemError::Crl { path: path.to_owned(), reason };
+    let mut all = Validity { from: UnixMillis::MIN, until: UnixMillis::MAX };
+    for list in read_crls(path)? {
+        let (_, parsed) = parse_x509_crl(&list).map_err(|error| unusable(error.to_string()))?;
+        let millis = |time: ASN1Time| time.timestamp().saturating_mul(1_000);
+        all.from = all.from.max(millis(parsed.last_update()));
+        all.until = all.until.min(parsed.next_update().map_or(UnixMillis::MAX, millis));
+    }
+    Ok(all)
 }
 
 /// Returns the time at which a certificate (DER) expires, in milliseconds since 1970; `None` if it cannot be read.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderValue, Method, StatusCode, Uri, Version, header};
 
-use crate::metrics::RequestMetrics;
+use crate::metrics::{RequestMetrics, protocol_name};
 use gupd_config::Class;
 use gupd_config::policy::Group;
 use gupd_http::status::{CacheStatus, FinishedResponse, ResponseEnd};
@@ -37,6 +37,7 @@ pub(crate) trait RequestObserver: Debug + Send + Sync {
 pub(crate) struct AccessRecord {
     started: Instant,
     client: SocketAddr,
+    version: Version,
     method: Method,
     target: Uri,
     metrics: Arc<RequestMetrics>,
@@ -93,6 +94,7 @@ impl AccessRecord {
         Self {
             started: Instant::now(),
             client,
+            version: head.version,
             method: head.method.clone(),
             target: head.uri.clone(),
             metrics,
@@ -122,6 +124,7 @@ impl AccessRecord {
     /// Counts the response's head, which is about to be sent.
     pub(crate) fn count_head(&self) {
         self.metrics.count_response(self.cache, self.class, self.status);
+        self.metrics.count_protocol(self.version);
         self.metrics.head_seconds.observe(self.started.elapsed().as_secs_f64());
     }
 }
@@ -156,6 +159,7 @@ impl Drop for AccessRecord {
                 target: "gupd::access",
                 client = %self.client.ip().to_canonical(),
                 group = self.group.as_ref().map(|group| &*group.name),
+                protocol = protocol_name(self.version),
                 method = shorten(self.method.as_str(), MAX_METHOD).as_ref(),
                 path = shorten(self.target.path_and_query().map_or("", |target| target.as_str()), MAX_PATH).as_ref(),
                 range = range.as_ref().map(field_text).as_deref(),

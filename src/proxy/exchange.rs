@@ -297,7 +297,9 @@ impl<'a> Exchange<'a> {
 
 /// The attributes that select a client's group.
 pub(crate) fn client_attributes<'a>(connection: &'a ClientConnection, path: &'a str) -> ClientAttributes<'a> {
-    ClientAttributes::new(connection.address.ip(), path).with_names(connection.certificate_names())
+    ClientAttributes::new(connection.address.ip(), path)
+        .with_names(connection.certificate_names())
+        .with_listener(connection.listener().name())
 }
 
 /// Returns true if a payload that was stored before the relay started is not the one that its catalog lists. It is

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use gupd_config::Class;
 use gupd_http::status::{CacheResult, CacheStatus, ResponseEnd};
 use gupd_net::metrics::{NetMetrics, StatusClass};
-use http::StatusCode;
+use http::{StatusCode, Version};
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Registry,
     register_histogram_with_registry, register_int_counter_vec_with_registry,
@@ -23,6 +23,18 @@ const LATENCY_BUCKETS: &[f64] =
 /// In the order of [`Class`], which indexes the counters.
 const CLASSES: [Class; 4] = [Class::Payload, Class::Catalog, Class::Private, Class::Generic];
 
+/// Protocol versions that clients use. hyper takes no other.
+const PROTOCOLS: [Version; 3] = [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2];
+
+/// Returns the name of a protocol version in metrics and access lines.
+pub(crate) fn protocol_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}
+
 /// Counters, gauges and histograms of the request pipeline.
 #[derive(Debug)]
 pub struct RequestMetrics {
@@ -33,6 +45,7 @@ pub struct RequestMetrics {
     // Resolved: the vector looks a label up under a lock.
     by_content_type: ArcSwap<HashMap<Arc<str>, IntCounter>>,
     responses: [IntCounter; StatusClass::ALL.len()],
+    by_protocol: [IntCounter; PROTOCOLS.len()],
     /// Time to the response head.
     pub head_seconds: Histogram,
     /// Time to the end of the response, or until the client disconnected.
@@ -75,6 +88,11 @@ impl RequestMetrics {
             register_histogram_with_registry!(opts, registry)
         };
         let responses = counters("gupd_responses_total", "Responses by status class.", &["status"])?;
+        let protocols = counters(
+            "gupd_protocol_requests_total",
+            "Requests answered, by protocol version.",
+            &["protocol"],
+        )?;
         let broken = counters("gupd_broken_transfers_total", "Responses that broke off, by side.", &["by"])?;
         let _series =
             [ResponseEnd::Client, ResponseEnd::Upstream].map(|by| broken.with_label_values(&[by.as_str()]));
@@ -100,6 +118,7 @@ impl RequestMetrics {
                 "gupd_request_panics_total",
                 "Requests that ended in a panic and were answered with 500 or broken off: a defect of gupd.",
             )?,
+            by_protocol: PROTOCOLS.map(|version| protocols.with_label_values(&[protocol_name(version)])),
             broken,
             refused: net.refused.clone(),
             head_seconds: seconds("gupd_response_head_seconds", "Time from a request to its response head.")?,
@@ -176,6 +195,14 @@ impl RequestMetrics {
             counter.inc();
         }
         self.responses[StatusClass::of(status) as usize].inc();
+    }
+
+    /// Counts a response by the protocol version of its request.
+    pub fn count_protocol(&self, version: Version) {
+        let at = PROTOCOLS.iter().position(|known| *known == version);
+        if let Some(counter) = at.and_then(|at| self.by_protocol.get(at)) {
+            counter.inc();
+        }
     }
 
     /// Counts the bytes sent to a client once its response has ended. The relay had `stored` of them when it came.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
+use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::access::{AccessRecord, RequestObserver};
@@ -28,6 +29,8 @@ use crate::view::{record_download, serve_visible_revision};
 use crate::window::defer_outside_window;
 use crate::{Generation, Proxy};
 use gupd_config::policy::Group;
+use gupd_http::http2;
+use gupd_http::refusal::Refusal;
 use gupd_net::listen::ClientConnection;
 
 /// Decision of a step: go on to the next one, or end the request with this reply.
@@ -63,11 +66,12 @@ impl Proxy {
         connection: ClientConnection,
     ) -> Response<ResponseBody> {
         let generation = self.generations.load();
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let is_consistent = http2::normalize_head(&mut head);
         let (metrics, log) = (self.metrics.clone(), generation.config.log.access);
         let mut access = AccessRecord::new(connection.address, &head, metrics, log);
         // A panic ends this request alone. Nothing that it leaves half done is shared: locks are held across no step.
-        let answer = AssertUnwindSafe(self.answer(&head, body, &connection, &generation));
+        let answer = AssertUnwindSafe(self.answer(&head, is_consistent, body, &connection, &generation));
         let Answer { reply, group, observer } =
             answer.catch_unwind().await.unwrap_or_else(|_logged_by_the_hook| self.answer_panic());
         access.observer = observer;
@@ -83,12 +87,20 @@ impl Proxy {
     async fn answer<'a>(
         &self,
         head: &'a Parts,
+        is_consistent: Result<(), Refusal>,
         body: Incoming,
         connection: &'a ClientConnection,
         generation: &'a Arc<Generation>,
     ) -> Answer<'a> {
         // Refuses invalid targets and loops; selects route, group and upstreams.
-        match open_exchange(self, head, connection, generation) {
+        let opened = match is_consistent {
+            Ok(()) if connection.listener().is_gateway() && !body.is_end_stream() => {
+                Break(self.refuse(Refusal::NotContent))
+            }
+            Ok(()) => open_exchange(self, head, connection, generation),
+            Err(refusal) => Break(self.refuse(refusal)),
+        };
+        match opened {
             Break(reply) => Answer { reply, group: None, observer: None },
             Continue(mut exchange) => {
                 let Break(reply) = run(self, &mut exchange, body).await;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow::{Break, Continue};
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 
 use crate::exchange::Exchange;
 use crate::pipeline::StepResult;
@@ -30,6 +30,10 @@ pub(crate) fn open_exchange<'a>(
     connection: &'a ClientConnection,
     generation: &'a Arc<Generation>,
 ) -> StepResult<Exchange<'a>> {
+    let is_gateway = connection.listener().is_gateway();
+    if is_gateway && !matches!(head.method, Method::GET | Method::HEAD) {
+        return Break(proxy.refuse(Refusal::NotContent));
+    }
     if forwarding::is_final_recipient(&head.method, &head.uri, &head.headers) {
         return Break(Reply::options());
     }
@@ -53,7 +57,13 @@ pub(crate) fn open_exchange<'a>(
             reply.headers_mut().insert(header::RETRY_AFTER, NOT_CONFIGURED_RETRY);
             Break(reply)
         }
-        Ok(target) => Continue(Exchange::new(head, connection, target, generation)),
+        Ok(target) => {
+            let exchange = Exchange::new(head, connection, target, generation);
+            if is_gateway && !exchange.classification().class.is_content() {
+                return Break(proxy.refuse(Refusal::NotContent));
+            }
+            Continue(exchange)
+        }
         Err(refusal) => Break(proxy.refuse(refusal)),
     }
 }
@@ -105,7 +115,9 @@ pub(crate) fn deny_blocked_content(proxy: &Proxy, exchange: &mut Exchange<'_>) -
 /// requests that a redirect would bring back: those in absolute form.
 pub(crate) fn redirect_while_draining(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
     let (generation, target) = (exchange.generation, &exchange.target);
-    if proxy.drain.get() != DrainMode::Redirecting || target.is_proxied {
+    // A client beyond the site cannot reach the manager.
+    let stays = target.is_proxied || exchange.connection.listener().is_gateway();
+    if proxy.drain.get() != DrainMode::Redirecting || stays {
         return Continue(());
     }
     let Some(location) = generation.public.redirect_location(&generation.upstreams, target) else {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gupd_config::week::WeekWindows;
-use gupd_config::{CertificateFiles, GroupSettings};
+use gupd_config::{CertificateFiles, ClientCertificates, GroupSettings, ListenerTls};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,8 +24,11 @@ async fn certificate_selects_group_and_is_optional() {
     std::fs::write(&ca, authority.pem()).unwrap();
     // The relay reads the files when it starts.
     let site = Site::with_config(|config| {
-        config.server.tls = Some(CertificateFiles { cert, key });
-        config.server.client_ca = Some(ca);
+        config.server.tls = Some(ListenerTls {
+            client_certificates: ClientCertificates::Optional,
+            client_ca: Some(ca),
+            ..CertificateFiles { cert, key }.into()
+        });
         config.groups = vec![GroupSettings {
             certificates: vec!["*.branch.example".to_owned(), "urn:pc:7".to_owned()],
             windows: WeekWindows::constant(false),

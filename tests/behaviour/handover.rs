@@ -43,8 +43,7 @@ impl RunningRelay {
     }
 
     fn relay(&self) -> Relay {
-        let clients = self.sockets.clients.iter().map(|socket| socket.try_clone().unwrap()).collect();
-        let sockets = Sockets { clients, admin: self.sockets.admin.try_clone().unwrap() };
+        let sockets = self.sockets.try_clone().unwrap();
         Relay::prepare(self.config.clone(), Clock::system(), sockets).unwrap().serve().unwrap()
     }
 

@@ -218,7 +218,7 @@ async fn metrics_drop_removed_upstreams_and_peers() {
     let mut refused = site.config.clone();
     refused.upstreams[0].name = "refused".to_owned();
     refused.server.tls =
-        Some(gupd_config::CertificateFiles { cert: "/nowhere".into(), key: "/nowhere".into() });
+        Some(gupd_config::CertificateFiles { cert: "/nowhere".into(), key: "/nowhere".into() }.into());
     site.relay_mut().reload(refused).unwrap_err();
     assert!(!text().await.contains(&health_metric("refused")));
 }

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd_config::{Binding, Config, Overrides};
-use gupd_net::listen::{HttpServer, LifecycleStage};
+use gupd_config::{Binding, Config, ListenerSettings, Overrides};
+use gupd_net::listen::{ClientListeners, HttpServer, LifecycleStage};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -38,11 +38,13 @@ impl Bench {
         let address = listener.local_addr().unwrap();
         let (stage, serving) = watch::channel(LifecycleStage::Serving);
         let settings = Config::for_upstreams(&[&manager.url()]).unwrap().server;
-        let http = HttpServer::new(collector.proxy.clone(), collector.metrics.net.clone(), &settings, None);
+        let listeners = Arc::new(ClientListeners::load(&settings).unwrap());
+        let plain = listeners.find(ListenerSettings::DEFAULT).unwrap().clone();
+        let http = HttpServer::new(collector.proxy.clone(), collector.metrics.net.clone(), listeners);
         let http = Arc::new(http);
         tokio::spawn(async move {
             while let Ok((stream, client)) = listener.accept().await {
-                tokio::spawn(http.clone().serve(stream, client, (), serving.clone()));
+                tokio::spawn(http.clone().serve(stream, client, plain.clone(), (), serving.clone()));
             }
         });
         Self { collector, manager, address, _stage: stage }

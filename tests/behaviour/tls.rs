@@ -70,7 +70,7 @@ fn site(change: impl FnOnce(&mut gupd_config::Config)) -> (Site, CertificateDer<
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     // The files are read at the start and not needed afterwards.
     let site = Site::with_config(|config| {
-        config.server.tls = Some(CertificateFiles { cert, key });
+        config.server.tls = Some(CertificateFiles { cert, key }.into());
         change(config);
     });
     (site, made.cert.der().clone())
@@ -80,7 +80,7 @@ async fn connect(address: SocketAddr, certificate: &CertificateDer<'static>) -> 
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
     let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let stream = TcpStream::connect(address).await.unwrap();
     let connector = TlsConnector::from(Arc::new(config));
     connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gupd_cli::relay::Relay;
-use gupd_config::{CertificateFiles, Trust};
+use gupd_config::{CertificateFiles, ClientCertificates, ListenerTls, Trust};
 use gupd_config::{Clock, Config};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::WanLimiter;
@@ -174,7 +174,6 @@ async fn certificate_expiries_are_exposed() {
         config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
         config.upstreams[0].trust =
             Trust { pins: vec![pin], client: Some(files.clone()), ..Trust::default() };
-        config.server.client_ca = Some(both);
     });
     let name = site.config.upstreams[0].name.clone();
     let series = |certificate: &str, upstream: &str| {
@@ -183,9 +182,13 @@ async fn certificate_expiries_are_exposed() {
     };
     let in_2001 = 978_307_200.0;
     let of_client = (gupd_net::pem::expiry(&client.certificate).unwrap() / 1_000) as f64;
-    assert_eq!(site.metric(&series("client_ca", "")).await, in_2001);
     assert_eq!(site.metric(&series("upstream_client", &name)).await, of_client);
-    for unknown in [series("listener", ""), series("upstream_ca", &name), series("upstream", &name)] {
+    for unknown in [
+        series("listener", ""),
+        series("client_ca", ""),
+        series("upstream_ca", &name),
+        series("upstream", &name),
+    ] {
         assert_eq!(site.metric(&unknown).await, 0.0, "{unknown}");
     }
     let server = reach(&url, Trust { pins: vec![pin], ..Trust::default() }).await;
@@ -194,11 +197,16 @@ async fn certificate_expiries_are_exposed() {
     assert_eq!(site.metric(&series("upstream", &name)).await, in_2001, "seen at the first connection");
 
     site.config.upstreams[0].trust = Trust { ca: Some(ca), pins: vec![pin], client: None };
-    site.config.server.tls = Some(files);
+    site.config.server.tls = Some(ListenerTls {
+        client_certificates: ClientCertificates::Optional,
+        client_ca: Some(both),
+        ..files.into()
+    });
     let config = site.config.clone();
     site.relay_mut().reload(config).unwrap();
     assert!(site.metric(&series("upstream_ca", &name)).await > in_2001);
     assert_eq!(site.metric(&series("listener", "")).await, of_client);
+    assert_eq!(site.metric(&series("client_ca", "")).await, in_2001);
     assert_eq!(site.metric(&series("upstream_client", &name)).await, 0.0, "no longer configured");
     assert_eq!(site.metric(&series("upstream", &name)).await, in_2001);
 }

@@ -10,6 +10,7 @@ mod guard;
 mod health;
 mod ledger;
 mod limits;
+mod listeners;
 mod mistakes;
 mod peers;
 mod profiles;
@@ -24,8 +25,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gupd_config::{
-    Binding, CertificateFiles, Class, Config, ContentMatch, Fallback, GroupSettings, LogFormat, Overrides,
-    Problem, Problems, RateSchedule, Rule,
+    Binding, CertificateFiles, Class, ClientCertificates, Config, ContentMatch, Fallback, GroupSettings,
+    ListenerTls, LogFormat, Overrides, Problem, Problems, RateSchedule, Rule,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -93,9 +94,14 @@ fn documented_defaults_equal_those_in_the_code() {
     let documented = load(&every_setting()).unwrap();
     let mut expected = Config::for_upstreams(&["http://manager.example:8014"]).unwrap();
     // The settings that have no default, or one of the machine.
-    expected.server.tls =
-        Some(CertificateFiles { cert: "/etc/gupd/tls.pem".into(), key: "/etc/gupd/tls.key".into() });
-    expected.server.client_ca = Some("/etc/gupd/site-ca.pem".into());
+    let files = CertificateFiles { cert: "/etc/gupd/tls.pem".into(), key: "/etc/gupd/tls.key".into() };
+    expected.server.tls = Some(ListenerTls {
+        client_certificates: ClientCertificates::Optional,
+        client_ca: Some("/etc/gupd/site-ca.pem".into()),
+        client_crl: vec!["/etc/gupd/site-ca.crl".into()],
+        ..files.into()
+    });
+    expected.server.listeners.clone_from(&documented.server.listeners);
     expected.server.access.clone_from(&documented.server.access);
     expected.routes[0].access.clone_from(&documented.routes[0].access);
     expected.routes[0].pass = Some(expected.routes[0].profile.pass.clone());
@@ -124,15 +130,20 @@ fn documented_defaults_equal_those_in_the_code() {
     group.subnets.clone_from(&documented.groups[0].subnets);
     group.certificates.clone_from(&documented.groups[0].certificates);
     group.paths.clone_from(&documented.groups[0].paths);
+    group.listeners = vec!["default".into()];
     group.binding = Binding::new(&documented.upstreams, vec![1]).map(Arc::new);
     (group.deny, group.allow) = (vec!["iron-revocation".into()], vec!["client-patches".into()]);
     expected.routes[0].deny_download = vec!["submission-control".into()];
-    expected.groups = vec![group];
+    // The group that a gateway has without one of its own.
+    let gateway = GroupSettings::catch_all("internet");
+    expected.groups = vec![group, GroupSettings { listeners: vec!["internet".into()], ..gateway }];
     expected.rings.clone_from(&documented.rings);
     // The hosts are examples, and the only route is for one of them.
     let is_expected = |warning: &Problem| {
         let line = warning.to_string();
-        line.contains(" is reserved for examples ") || line.contains(" is on no [[route]] without a host")
+        line.contains(" is reserved for examples ")
+            || line.contains(" is on no [[route]] without a host")
+            || line.contains(" group internet is in no ring")
     };
     assert!(documented.warnings.iter().all(is_expected), "{:?}", documented.warnings);
     expected.warnings.clone_from(&documented.warnings);
@@ -153,6 +164,7 @@ fn every_known_key_is_documented() {
     let mut known = 0;
     for section in [
         "server",
+        "listener",
         "store",
         "fill",
         "health",
@@ -206,8 +218,12 @@ fn every_documented_key_is_also_a_variable() {
             let variable = format!("GUPD_{}_{}", name.to_uppercase(), key.to_uppercase());
             // A list is separated by commas in the environment, without quotation marks.
             let value = value.trim_matches(['[', ']']).replace('"', "");
-            let env =
-                [(variable.as_str(), &*value), ("GUPD_SERVER_TLS_CERT", "c"), ("GUPD_SERVER_TLS_KEY", "k")];
+            let env = [
+                (variable.as_str(), &*value),
+                ("GUPD_SERVER_TLS_CERT", "c"),
+                ("GUPD_SERVER_TLS_KEY", "k"),
+                ("GUPD_SERVER_CLIENT_CA", "ca"),
+            ];
             load_with(MANAGER, &Overrides::default(), &env).unwrap();
             checked += 1;
         }

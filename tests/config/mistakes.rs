@@ -146,7 +146,7 @@ fn key_of_another_section_names_that_section() {
             "gupd.toml:2: store.server: unknown key: server is a section: write [server] on a line of its own",
         ),
         ("[log]\nnonsense = 1", "gupd.toml:2: log.nonsense: unknown key: log has the keys "),
-        ("nonsense = 1", "gupd.toml:1: nonsense: key outside a section: the sections are server, store, "),
+        ("nonsense = 1", "gupd.toml:1: nonsense: key outside a section: the sections are server, listener, "),
     ] {
         let upstream = Overrides { upstream: vec!["http://manager".into()], ..Overrides::default() };
         let lines = problems(load_with(text, &upstream, &[]));

@@ -36,6 +36,16 @@ spread = "4h"
 name = "laptops"
 certificates = ["*.laptops.example"]
 upstreams = ["second.example"]
+[[group]]
+name = "roaming"
+listeners = ["internet"]
+[[listener]]
+name = "internet"
+listen = "127.0.0.1:8443"
+gateway = true
+tls_cert = "relay.pem"
+tls_key = "relay.key"
+client_ca = "site-ca.pem"
 [server]
 tls_cert = "relay.pem"
 tls_key = "relay.key"
@@ -103,6 +113,10 @@ fn explain_shows_denial_status_and_matching_group() {
         explain("192.0.2.1", "/a", &["--certificate", "urn:a", "--certificate", "PC-7.laptops.example"]);
     assert_eq!(value(&laptop, "upstream"), ["2 second.example http://second.example/ of the group"]);
     assert!(value(&laptop, "group")[0].ends_with("by certificates *.laptops.example"), "{laptop:?}");
+    let roaming = explain("10.1.2.3", FULL, &["--listener", "internet"]);
+    assert!(value(&roaming, "group")[0].ends_with("by listeners internet"), "{roaming:?}");
+    let unknown = explain("10.1.2.3", FULL, &["--listener", "intranet"]);
+    unknown.assert_error(2, &["--listener intranet: no [[listener]] has this name"]);
     let unmatched = explain("2001:db8::1", "/minitri.flg", &[]);
     assert_eq!(value(&unmatched, "group"), ["default: no [[group]] matches"]);
 }

@@ -35,6 +35,8 @@ mod guard_process;
 mod guarded;
 mod held;
 mod hints;
+mod http2_floods;
+mod listeners;
 mod log;
 mod orders;
 mod page;

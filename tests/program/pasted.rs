@@ -53,6 +53,20 @@ fn pasted(text: &str) -> [String; 3] {
     [format!("{text}\n{shipped}"), in_place, format!("{shipped}\n{text}")]
 }
 
+/// Returns the text with certificates and revocation lists that exist.
+fn with_tls_files(folder: &Path, text: &str) -> String {
+    let authority = Authority::new();
+    let (cert, key) = authority.issue("gupd.branch-a.example").write_files(folder);
+    let (ca, list) = (folder.join("ca.pem"), folder.join("ca.crl"));
+    fs::write(&ca, authority.pem()).unwrap();
+    fs::write(&list, authority.revoke(&[], 2100)).unwrap();
+    let files =
+        [("internet.pem", cert), ("internet.key", key), ("roaming-ca.pem", ca), ("roaming-ca.crl", list)];
+    files.iter().fold(text.to_owned(), |text, (name, path)| {
+        text.replace(&format!("/etc/gupd/{name}"), &path.display().to_string())
+    })
+}
+
 /// Asserts that `gupd check` accepts a file and warns about nothing but example names.
 fn assert_accepted(folder: &Path, text: &str, place: &str) {
     let (file, roots) = (folder.join("gupd.toml"), folder.join("roots.pem"));
@@ -60,7 +74,7 @@ fn assert_accepted(folder: &Path, text: &str, place: &str) {
     let (profiles, token) = (repository("config/profiles"), folder.join("token"));
     crate::support::write_secret(&token, "s3cret-of-the-site\n");
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
-    let text = text.replace("/etc/gupd/profiles", &profiles.display().to_string());
+    let text = with_tls_files(folder, &text.replace("/etc/gupd/profiles", &profiles.display().to_string()));
     let text = text.replace("/etc/gupd/liveupdate-roots.pem", &roots.display().to_string());
     fs::write(&file, text.replace("/etc/gupd/admin-token", &token.display().to_string())).unwrap();
     fs::write(&roots, Authority::new().pem()).unwrap();

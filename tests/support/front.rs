@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gupd_config::Pin;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyIdMethod,
+    KeyPair, RevokedCertParams, date_time_ymd,
+};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
@@ -103,6 +106,33 @@ impl Authority {
         let params = CertificateParams::new([name.to_owned()]).unwrap();
         Identity { certificate: params.signed_by(&key, &self.0).unwrap().der().clone(), key }
     }
+
+    /// Issues a certificate with a serial number, by which a revocation list names it.
+    pub fn issue_numbered(&self, name: &str, serial: u64) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.serial_number = Some(serial.into());
+        Identity { certificate: params.signed_by(&key, &self.0).unwrap().der().clone(), key }
+    }
+
+    /// A revocation list (PEM) with these serial numbers, which expires at the end of a year.
+    pub fn revoke(&self, serials: &[u64], last_year: i32) -> String {
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: date_time_ymd(2000, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2000, 1, 1),
+            next_update: date_time_ymd(last_year, 12, 31),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
+    }
 }
 
 impl Identity {
@@ -133,6 +163,11 @@ impl Identity {
         std::fs::write(&cert, pem(&self.certificate)).unwrap();
         std::fs::write(&key, self.key.serialize_pem()).unwrap();
         (cert, key)
+    }
+
+    /// The key as a TLS client takes it.
+    pub fn key_der(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::try_from(self.key.serialize_der()).unwrap()
     }
 
     /// Skips the check of rustls that the key fits the certificate.

@@ -4,6 +4,7 @@
 pub mod collector;
 pub mod connection_auth;
 pub mod front;
+pub mod http2;
 pub mod signing;
 pub mod site;
 

@@ -60,7 +60,7 @@ enum StepOutcome {
     /// The fill has ended.
     Done(FillOutcome),
     /// The content changed; the fill starts again with this response.
-    Changed(UpstreamResponse),
+    Changed(Box<UpstreamResponse>),
     /// The response is unusable; the fill asks for the complete content without conditions.
     RetryUnconditionally,
 }
@@ -144,7 +144,7 @@ impl FillTask {
         loop {
             match step {
                 StepOutcome::Done(outcome) => return Some(outcome),
-                StepOutcome::Changed(changed) => step = self.handle_response(changed).await,
+                StepOutcome::Changed(changed) => step = self.handle_response(*changed).await,
                 StepOutcome::RetryUnconditionally => return None,
             }
         }

@@ -120,6 +120,13 @@ impl Explanation {
     /// # Errors
     /// When the relay refuses the path, or no route matches.
     pub(super) fn new(flags: &Explain, config: &Config, now: UnixMillis) -> Result<Self, CommandError> {
+        if !config.server.all_listeners().any(|listener| listener.name == flags.listener) {
+            let message = format!(
+                "--listener {}: no [[listener]] has this name: write it as in the file",
+                flags.listener
+            );
+            return Err(CommandError::Configuration(message));
+        }
         let policy = Policy::new(config).map_err(|error| CommandError::Configuration(error.to_string()))?;
         let normal = key::normalize(flags.path.path(), flags.path.query());
         let normal = normal.map_err(|_| unusable_path(flags))?;
@@ -145,7 +152,8 @@ impl Explanation {
         let client = flags.client.to_canonical();
         let names = flags.certificate.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
         let names: Vec<Box<str>> = names.collect();
-        let group = policy.group(&ClientAttributes::new(client, path).with_names(&names));
+        let group = policy
+            .group(&ClientAttributes::new(client, path).with_names(&names).with_listener(&flags.listener));
         let binding = group.binding.as_ref();
         let order = binding.map_or(&route.upstreams, |binding| binding.upstreams());
         let order: Vec<&config::UpstreamSettings> =
@@ -160,7 +168,7 @@ impl Explanation {
             content_type: classification.content_type.to_string(),
             upstreams: upstreams(&order),
             upstreams_of: if binding.is_some() { "group" } else { "route" },
-            group: GroupMatch::new(group, client, &names, path),
+            group: GroupMatch::new(group, client, &names, path, &flags.listener),
             denied: policy.denial_status(group, route, &classification).map(|status| status.as_u16()),
             denied_by: policy.denial_causes(group, route, &classification),
             windows: WindowState::at(&policy, &group.settings, now),
@@ -201,7 +209,7 @@ fn upstreams(order: &[&config::UpstreamSettings]) -> Vec<ExplainedUpstream> {
 }
 
 impl GroupMatch {
-    fn new(group: &Group, client: IpAddr, names: &[Box<str>], path: &str) -> Self {
+    fn new(group: &Group, client: IpAddr, names: &[Box<str>], path: &str, listener: &str) -> Self {
         let settings = &group.settings;
         let folded = pattern::fold(path);
         let matches = |glob: &&String| {
@@ -209,6 +217,8 @@ impl GroupMatch {
         };
         let subnet = settings.subnets.iter().find(|subnet| subnet.contains(&client));
         let glob = settings.paths.iter().find(matches);
+        let listener = settings.listeners.iter().find(|name| *name == listener);
+        let listener = listener.map(|name| MatchedSetting { setting: "listeners", value: name.clone() });
         let subnet = subnet.map(|subnet| MatchedSetting { setting: "subnets", value: subnet.to_string() });
         let certificate = settings.matching_certificate(names);
         let certificate =
@@ -217,7 +227,7 @@ impl GroupMatch {
         Self {
             name: group.name.to_string(),
             place: settings.location.as_ref().map(ToString::to_string),
-            because: subnet.into_iter().chain(certificate).chain(glob).collect(),
+            because: listener.into_iter().chain(subnet).chain(certificate).chain(glob).collect(),
         }
     }
 }

@@ -15,8 +15,8 @@ use self::explanation::Explanation;
 use self::rollout_stage::RolloutStage;
 use super::config_file::ConfigFile;
 use super::{CommandError, print_line, to_json};
-use gupd_config::Overrides;
 use gupd_config::clock::Clock;
+use gupd_config::{ListenerSettings, Overrides};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
@@ -35,6 +35,9 @@ pub(super) struct Explain {
     /// Name in the client certificate; repeatable.
     #[arg(long, value_name = "NAME")]
     certificate: Vec<String>,
+    /// Listener that the client connects to [default: that of server.listen].
+    #[arg(long, value_name = "NAME", default_value = ListenerSettings::DEFAULT, hide_default_value = true)]
+    listener: String,
     /// Host of the request, for routes with a host.
     #[arg(long, value_name = "NAME")]
     host: Option<String>,

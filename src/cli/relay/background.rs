@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Relay;
+use super::process_metrics::update_certificates;
 use gupd_cache::Cache;
 use gupd_ledger::LedgerTask;
 use gupd_net::listen::LifecycleStage;
@@ -56,6 +57,12 @@ impl BackgroundTasks {
             let mut stage = stage();
             async move { LifecycleStage::Stopped.wait_until_reached(&mut stage).await }
         };
+        let (listeners, generations) = (relay.server.listeners().clone(), relay.generations.clone());
+        let (metrics, clock) = (relay.metrics.net.clone(), relay.builder.clock.clone());
+        tasks.spawn(run_until(leaving(), async move {
+            let renew = || update_certificates(&generations.load().config, None, &metrics);
+            listeners.watch_files(clock, renew).await;
+        }));
         let (lan, wan) = (relay.limits.lan.clone(), relay.limits.wan.clone());
         tokio::spawn(run_until(stopped(), async move { lan.run().await }));
         tokio::spawn(run_until(stopped(), async move { wan.run().await }));

@@ -28,11 +28,11 @@ use self::process_metrics::update_certificates;
 pub use self::shutdown::LivenessProbe;
 use gupd_cache::Cache;
 use gupd_config::clock::Clock;
-use gupd_config::{Config, LogSettings, ServerSettings, StoreSettings};
+use gupd_config::{Config, ListenerSettings, LogSettings, ServerSettings, StoreSettings};
 use gupd_ledger::Ledger;
 use gupd_net::SetupError;
 use gupd_net::listen::{
-    Acceptors, ConnectionRateLimiter, HttpServer, LifecycleStage, Sockets, WorkerPool, tls,
+    Acceptors, ClientListeners, ConnectionRateLimiter, HttpServer, LifecycleStage, Sockets, WorkerPool,
 };
 use gupd_net::metrics::NetMetrics;
 use gupd_proxy::{Generations, Proxy};
@@ -107,7 +107,7 @@ impl Relay {
     pub fn validate(config: &Config, clock: &Clock) -> Result<(), SetupError> {
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
         GenerationBuilder::new(config, clock.clone(), metrics).build(config.clone(), None)?;
-        tls::load_acceptor(&config.server)?;
+        ClientListeners::load(&config.server)?;
         Ok(())
     }
 
@@ -130,7 +130,7 @@ impl Relay {
         let mut effective = config.clone();
         effective.server = ServerSettings {
             tls: config.server.tls.clone(),
-            client_ca: config.server.client_ca.clone(),
+            listeners: with_renewed_tls(&current.config.server.listeners, &config.server.listeners),
             public_names: config.server.public_names.clone(),
             max_uri_bytes: config.server.max_uri_bytes,
             drain_timeout: config.server.drain_timeout,
@@ -146,7 +146,8 @@ impl Relay {
         effective.fill.max_concurrent = current.config.fill.max_concurrent;
         effective.log = LogSettings { access: config.log.access, ..current.config.log.clone() };
         let sections = [
-            ("server", effective.server != config.server),
+            ("server", !is_equal_without_listeners(&effective.server, &config.server)),
+            ("listener", effective.server.listeners != config.server.listeners),
             ("store", effective.store != config.store),
             ("ledger", effective.ledger != config.ledger),
             ("fill", effective.fill != config.fill),
@@ -154,7 +155,7 @@ impl Relay {
         ];
         let next = self.builder.build(effective, Some(&current.upstreams))?;
         // Nothing has changed so far, and nothing after this fails.
-        self.server.reload_certificate(&next.config.server)?;
+        self.server.listeners().reload(&next.config.server)?;
         update_certificates(&next.config, Some(&current.config), &self.metrics.net);
         self.generations.store(next);
         Ok(sections.into_iter().filter_map(|(name, needs_restart)| needs_restart.then_some(name)).collect())
@@ -194,4 +195,18 @@ impl Relay {
     pub fn drain_timeout(&self) -> Duration {
         self.generations.load().config.server.drain_timeout
     }
+}
+
+/// Returns the listeners in force, with the TLS of the configuration for those that have TLS in both.
+fn with_renewed_tls(current: &[ListenerSettings], next: &[ListenerSettings]) -> Vec<ListenerSettings> {
+    let renew = |listener: &ListenerSettings| {
+        let tls = next.iter().find(|other| other.name == listener.name).and_then(|other| other.tls.clone());
+        let tls = if listener.tls.is_some() && tls.is_some() { tls } else { listener.tls.clone() };
+        ListenerSettings { tls, ..listener.clone() }
+    };
+    current.iter().map(renew).collect()
+}
+
+fn is_equal_without_listeners(a: &ServerSettings, b: &ServerSettings) -> bool {
+    *a == ServerSettings { listeners: a.listeners.clone(), ..b.clone() }
 }

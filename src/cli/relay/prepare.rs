@@ -23,7 +23,7 @@ use gupd_ledger::{Ledger, LedgerTask, SiteSample};
 use gupd_net::SetupError;
 use gupd_net::client_budgets::ClientBudgets;
 use gupd_net::listen::{
-    Acceptors, ConnectionRateLimiter, HttpServer, LifecycleStage, Sockets, WorkerPool, tls,
+    Acceptors, ClientListeners, ConnectionRateLimiter, HttpServer, LifecycleStage, Sockets, WorkerPool,
 };
 use gupd_net::shape::{LanLimiter, SlotLimiter};
 use gupd_net::upstream::health::HealthChecks;
@@ -51,7 +51,7 @@ impl Relay {
     /// # Errors
     /// When a file or another resource of the configuration is not available. Nothing is left behind then.
     pub fn prepare(config: Config, clock: Clock, sockets: Sockets) -> Result<PreparedRelay, StartError> {
-        let tls = tls::load_acceptor(&config.server).map_err(SetupError::from)?;
+        let listeners = Arc::new(ClientListeners::load(&config.server).map_err(SetupError::from)?);
         let Foundation { metrics, builder, generation, store, control } = Foundation::open(&config, &clock)?;
         update_certificates(&generation.config, None, &metrics.net);
         metrics.reload.record_success(&clock);
@@ -79,7 +79,7 @@ impl Relay {
             clock,
         );
         let (ledger, ledger_task) = open_ledger(&config, &metrics, &builder.clock);
-        let server = Arc::new(HttpServer::new(proxy.clone(), metrics.net.clone(), &config.server, tls));
+        let server = Arc::new(HttpServer::new(proxy.clone(), metrics.net.clone(), listeners));
         let (stage, stages) = watch::channel(LifecycleStage::Serving);
         let parts = LongLivedParts {
             cache: cache.clone(),
@@ -149,7 +149,7 @@ impl PreparedRelay {
             sockets.clients,
             &relay.workers,
             &relay.connection_limiter,
-            &config.server,
+            relay.server.listeners(),
             &relay.metrics.net,
         )?;
         let api = AdminApi {

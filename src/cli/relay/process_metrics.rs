@@ -1,6 +1,6 @@
 //! Metrics of the program and its configuration: the build, the last reload, and the expiry of certificates in files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gupd_config::Config;
 use gupd_config::clock::Clock;
@@ -68,15 +68,23 @@ pub(super) fn update_certificates(config: &Config, before: Option<&Config>, metr
         // A label without a series is fine.
         let _absent = expiry.remove_label_values(&labels);
     }
+    for (labels, _) in before.iter().flat_map(|config| revocation_lists(config)) {
+        let _absent = expiry.remove_label_values(&labels);
+    }
     for name in before.iter().flat_map(|config| servers(config)) {
         if !servers(config).any(|other| other == name) {
             let _absent = expiry.remove_label_values(&["upstream", name]);
         }
     }
-    for (labels, path) in certificate_files(config) {
-        if let Some(path) = path
-            && let Ok(until) = pem::read_earliest_expiry(path)
-        {
+    for (labels, paths) in certificate_files(config) {
+        let earliest = paths.into_iter().filter_map(|path| pem::read_earliest_expiry(path).ok()).min();
+        if let Some(until) = earliest {
+            expiry.with_label_values(&labels).set(until / 1_000);
+        }
+    }
+    for (labels, paths) in revocation_lists(config) {
+        let validities = paths.into_iter().filter_map(|path| pem::read_crl_validity(path).ok());
+        if let Some(until) = validities.map(|validity| validity.until).min() {
             expiry.with_label_values(&labels).set(until / 1_000);
         }
     }
@@ -88,19 +96,35 @@ fn servers(config: &Config) -> impl Iterator<Item = &str> {
     config.upstreams.iter().map(|upstream| &*upstream.name).chain(peers)
 }
 
-/// Returns the labels of every certificate that the configuration may have, with its file. The server's certificate of an
-/// upstream is in no file: it is known from the first connection on.
-fn certificate_files(config: &Config) -> Vec<([&str; 2], Option<&Path>)> {
+/// Returns the labels of every certificate that the configuration may have, with its files. The server's certificate of
+/// an upstream is in no file: it is known from the first connection on.
+fn certificate_files(config: &Config) -> Vec<([String; 2], Vec<&Path>)> {
     let server = &config.server;
-    let own = [
-        (["listener", ""], server.tls.as_ref().map(|files| files.cert.as_path())),
-        (["client_ca", ""], server.client_ca.as_deref()),
-    ];
+    let named = server.listeners.iter().map(|listener| (&*listener.name, listener.tls.as_ref()));
+    let of_listeners = [("", server.tls.as_ref())].into_iter().chain(named).flat_map(|(name, tls)| {
+        let own = tls.iter().flat_map(|tls| &tls.certificates).map(|files| files.cert.as_path());
+        let issuers = tls.and_then(|tls| tls.client_ca.as_deref());
+        [("listener", name, own.collect()), ("client_ca", name, issuers.into_iter().collect())]
+    });
     let trusts = config.upstreams.iter().map(|upstream| (&*upstream.name, &upstream.trust));
     let peers = config.peers.iter().map(|peer| (&*peer.name, &peer.trust));
     let of_upstreams = trusts.chain(peers).flat_map(|(name, trust)| {
         let client = trust.client.as_ref().map(|files| files.cert.as_path());
-        [(["upstream_ca", name], trust.ca.as_deref()), (["upstream_client", name], client)]
+        let issuers = trust.ca.as_deref().into_iter().collect();
+        [("upstream_ca", name, issuers), ("upstream_client", name, client.into_iter().collect())]
     });
-    own.into_iter().chain(of_upstreams).collect()
+    let labelled = |(usage, name, paths): (&str, &str, _)| ([usage.to_owned(), name.to_owned()], paths);
+    of_listeners.chain(of_upstreams).map(labelled).collect()
+}
+
+/// Returns the labels of the revocation lists of every listener, with their files.
+fn revocation_lists(config: &Config) -> Vec<([String; 2], Vec<&Path>)> {
+    let server = &config.server;
+    let named = server.listeners.iter().map(|listener| (&*listener.name, listener.tls.as_ref()));
+    let all = [("", server.tls.as_ref())].into_iter().chain(named);
+    all.filter_map(|(name, tls)| {
+        let lists = tls?.client_crl.iter().map(PathBuf::as_path).collect();
+        Some((["client_crl".to_owned(), name.to_owned()], lists))
+    })
+    .collect()
 }

@@ -164,7 +164,10 @@ impl GuardConnection {
     fn wait_for_sockets(&mut self) -> Option<Sockets> {
         loop {
             match self.next()? {
-                (WorkerCommand::Open, descriptors) => return Sockets::from_descriptors(descriptors),
+                (WorkerCommand::Open, descriptors) => return Sockets::from_descriptors(descriptors, &[]),
+                (WorkerCommand::OpenListeners(names), descriptors) => {
+                    return Sockets::from_descriptors(descriptors, &names);
+                }
                 (WorkerCommand::Stop | WorkerCommand::HandOver, _) => return None,
                 // The configuration is read again after this.
                 _ => {}
@@ -206,6 +209,7 @@ impl GuardConnection {
                 Some(
                     WorkerCommand::Begin { .. }
                     | WorkerCommand::Open
+                    | WorkerCommand::OpenListeners(_)
                     | WorkerCommand::Accept(_)
                     | WorkerCommand::ShareLimits(_),
                 ) => {}

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::binding::{Resolver, UpstreamBinding};
 use super::matcher::{ClientAttributes, Matcher};
-use crate::{GroupId, GroupSettings, Networks, OutsideWindow};
+use crate::{GroupId, GroupSettings, ListenerSettings, Networks, OutsideWindow};
 
 /// A set of clients that shares limits and windows.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ pub(super) struct Groups {
     by_address: Networks<usize>,
     /// Groups with other matchers, in their order.
     others: Vec<(usize, Matcher)>,
+    /// Listeners whose clients belong only to groups that name the listener.
+    gateways: Vec<String>,
 }
 
 impl Groups {
@@ -78,12 +80,22 @@ impl Groups {
         let default = || GroupSettings::catch_all(GroupSettings::DEFAULT);
         let catch_all = || Arc::new(Group::new(default(), withheld, resolver));
         let rest = rest.unwrap_or_else(catch_all);
-        Ok(Self { groups, rest, by_address: index_by_network(subnets), others })
+        let by_address = index_by_network(subnets);
+        Ok(Self { groups, rest, by_address, others, gateways: Vec::new() })
+    }
+
+    /// Sets the listeners that are gateways.
+    pub(super) fn with_gateways(self, listeners: &[ListenerSettings]) -> Self {
+        let gateways = listeners.iter().filter(|listener| listener.is_gateway);
+        Self { gateways: gateways.map(|listener| listener.name.clone()).collect(), ..self }
     }
 
     pub(super) fn find(&self, client: &ClientAttributes<'_>) -> &Arc<Group> {
         if self.groups.is_empty() {
             return &self.rest;
+        }
+        if self.gateways.iter().any(|gateway| gateway == client.listener()) {
+            return self.find_of_gateway(client);
         }
         let by_address =
             self.by_address.longest_match(client.host()).map_or(self.groups.len(), |(_, first)| *first);
@@ -93,6 +105,16 @@ impl Groups {
         };
         let first = before.find(is_match).map_or(by_address, |(group, _)| *group);
         self.groups.get(first).unwrap_or(&self.rest)
+    }
+
+    /// The configuration has a group for all clients of a gateway, after those of some.
+    fn find_of_gateway(&self, client: &ClientAttributes<'_>) -> &Arc<Group> {
+        let named = self.others.iter().filter_map(|(at, matcher)| {
+            let group = self.groups.get(*at)?;
+            let names_listener = group.settings.listeners.iter().any(|name| name == client.listener());
+            (names_listener && matcher.is_match(&group.settings, client)).then_some(group)
+        });
+        named.into_iter().next().unwrap_or(&self.rest)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Group>> {

@@ -7,13 +7,14 @@ use std::net::IpAddr;
 use globset::{GlobSet, GlobSetBuilder};
 use ipnet::IpNet;
 
-use crate::{GroupSettings, Networks, pattern};
+use crate::{GroupSettings, ListenerSettings, Networks, pattern};
 
 /// Attributes of a client's request that groups match on.
 #[derive(Debug)]
 pub struct ClientAttributes<'a> {
     address: IpAddr,
     names: &'a [Box<str>],
+    listener: &'a str,
     path: &'a str,
     folded: OnceCell<String>,
 }
@@ -30,13 +31,25 @@ pub(super) struct Matcher {
 impl<'a> ClientAttributes<'a> {
     /// Creates the attributes of a client that requests `path` (normalised, without query).
     pub fn new(address: IpAddr, path: &'a str) -> Self {
-        Self { address: address.to_canonical(), names: &[], path, folded: OnceCell::new() }
+        let listener = ListenerSettings::DEFAULT;
+        Self { address: address.to_canonical(), names: &[], listener, path, folded: OnceCell::new() }
     }
 
     /// Adds the names in the client's certificate, in lower case.
     #[must_use]
     pub fn with_names(self, names: &'a [Box<str>]) -> Self {
         Self { names, ..self }
+    }
+
+    /// Sets the listener that the client connected to.
+    #[must_use]
+    pub fn with_listener(self, listener: &'a str) -> Self {
+        Self { listener, ..self }
+    }
+
+    /// Returns the name of the listener.
+    pub(super) fn listener(&self) -> &str {
+        self.listener
     }
 
     /// Returns the address as a network.
@@ -72,7 +85,8 @@ impl Matcher {
 
     /// Returns true if the client matches `group`, which this matcher was compiled from. The costliest test is last.
     pub(super) fn is_match(&self, group: &GroupSettings, client: &ClientAttributes<'_>) -> bool {
-        (group.certificates.is_empty() || group.matching_certificate(client.names).is_some())
+        (group.listeners.is_empty() || group.listeners.iter().any(|name| name == client.listener))
+            && (group.certificates.is_empty() || group.matching_certificate(client.names).is_some())
             && self.subnets.as_ref().is_none_or(|subnets| subnets.longest_match(client.host()).is_some())
             && self.paths.as_ref().is_none_or(|paths| paths.is_match(client.folded()))
     }

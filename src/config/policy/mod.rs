@@ -155,7 +155,8 @@ impl Policy {
         // Denied to clients by default, as the vendor does, once the type is configured.
         let is_known = config.content_types.iter().any(|own| own.name == content::CLIENT_PATCHES);
         let withheld: Vec<&str> = is_known.then_some(content::CLIENT_PATCHES).into_iter().collect();
-        let groups = Groups::new(&config.groups, &withheld, &resolver)?;
+        let groups =
+            Groups::new(&config.groups, &withheld, &resolver)?.with_gateways(&config.server.listeners);
         Ok(Self {
             routes: Routes::new(routes),
             content_types: ContentTypes::new(config)?,

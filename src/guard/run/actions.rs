@@ -38,7 +38,10 @@ impl Guard {
             Action::CloseSockets => self.close_sockets(),
             Action::Spawn(id) => return self.spawn(id),
             Action::OpenStore(id) => {
-                return self.workers.send(id, &WorkerCommand::Open, &self.listeners.descriptors());
+                let names = self.listeners.names();
+                let open =
+                    if names.is_empty() { WorkerCommand::Open } else { WorkerCommand::OpenListeners(names) };
+                return self.workers.send(id, &open, &self.listeners.descriptors());
             }
             Action::Activate(id) => {
                 self.sent_stats = self.service.stats().clone();

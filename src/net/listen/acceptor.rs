@@ -1,7 +1,7 @@
 //! Acceptors: one task per listening socket, which assigns each connection to a worker or refuses it.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::LifecycleStage;
-use super::client_share::ClientShares;
 use super::connection_rate::ConnectionRateLimiter;
 use super::keep_alive::close_gracefully;
+use super::listener::{ClientListener, ClientListeners};
 use super::refusal::ConnectionRefusal;
+use super::sockets::ClientSocket;
 use super::worker::WorkerPool;
 use crate::metrics::NetMetrics;
-use gupd_config as config;
 
 /// Pause after `accept` failed for lack of a resource (file descriptors, memory), against a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -38,23 +38,38 @@ impl Acceptors {
     /// # Errors
     /// If the runtime cannot watch a socket.
     pub fn start(
-        sockets: Vec<StdListener>,
+        sockets: Vec<ClientSocket>,
         workers: &Arc<WorkerPool>,
         rate: &Arc<ConnectionRateLimiter>,
-        server: &config::ServerSettings,
+        listeners: &ClientListeners,
         metrics: &Arc<NetMetrics>,
     ) -> io::Result<Self> {
-        let slots = Arc::new(Semaphore::new(server.max_connections));
-        let shares = ClientShares::new(server.max_connections, server.max_client_connections);
         let lingering = Arc::new(Semaphore::new(MAX_LINGERING));
         let running = TaskTracker::new();
-        for socket in sockets {
+        for unserved in
+            listeners.iter().filter(|own| !sockets.iter().any(|socket| socket.listener == *own.name()))
+        {
+            tracing::error!(
+                listener = &**unserved.name(),
+                "listener has no socket: restart gupd to open its addresses"
+            );
+        }
+        for ClientSocket { listener: name, socket } in sockets {
+            let Some(listener) = listeners.find(&name) else {
+                // Its clients are those of another listener, with other rules.
+                let address = socket.local_addr().map(tracing::field::display).ok();
+                tracing::error!(
+                    listener = &*name,
+                    address,
+                    "listener was removed: its clients wait until a restart"
+                );
+                continue;
+            };
             let acceptor = Acceptor {
-                listener: TcpListener::from_std(socket)?,
+                socket: TcpListener::from_std(socket)?,
+                listener: listener.clone(),
                 workers: workers.clone(),
                 rate: rate.clone(),
-                slots: slots.clone(),
-                shares: shares.clone(),
                 lingering: lingering.clone(),
                 metrics: metrics.clone(),
             };
@@ -71,11 +86,10 @@ impl Acceptors {
 }
 
 struct Acceptor {
-    listener: TcpListener,
+    socket: TcpListener,
+    listener: Arc<ClientListener>,
     workers: Arc<WorkerPool>,
     rate: Arc<ConnectionRateLimiter>,
-    slots: Arc<Semaphore>,
-    shares: Arc<ClientShares>,
     lingering: Arc<Semaphore>,
     metrics: Arc<NetMetrics>,
 }
@@ -85,7 +99,7 @@ impl Acceptor {
         let mut logged: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = self.socket.accept() => accepted,
                 () = LifecycleStage::Leaving.wait_until_reached(&mut stage) => return,
             };
             match accepted {
@@ -110,17 +124,15 @@ impl Acceptor {
                 "connection refused: limit reached (lan.client_connections)");
             return self.refuse(stream, ConnectionRefusal::TooManyNew, stage);
         }
-        let Some(counted) = self.shares.admit(client.ip()) else {
-            tracing::info!(client = %client.ip().to_canonical(), reason = ConnectionRefusal::TooManyOfClient.as_str(),
-                "connection refused: limit reached (server.max_client_connections)");
-            return self.refuse(stream, ConnectionRefusal::TooManyOfClient, stage);
+        let admitted = match self.listener.limits.admit(client.ip()) {
+            Ok(admitted) => admitted,
+            Err(reason) => {
+                let (client, listener) = (client.ip().to_canonical(), &**self.listener.name());
+                tracing::info!(%client, listener, reason = reason.as_str(), "connection refused: limit reached");
+                return self.refuse(stream, reason, stage);
+            }
         };
-        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-            tracing::warn!(client = %client.ip().to_canonical(), reason = ConnectionRefusal::TooManyOpen.as_str(),
-                "connection refused: limit reached (server.max_connections)");
-            return self.refuse(stream, ConnectionRefusal::TooManyOpen, stage);
-        };
-        if let Err(error) = self.workers.assign(stream, client, (slot, counted)).await {
+        if let Err(error) = self.workers.assign(stream, client, self.listener.clone(), admitted).await {
             tracing::error!(%error, "cannot assign a connection to a worker");
         }
     }

@@ -1,35 +1,28 @@
-//! The server for client connections: TLS if configured, then HTTP/1.1 within the configured bounds. A connection that
-//! exceeds a bound is answered, counted and closed without an effect on others.
+//! The server for client connections: TLS if the listener has it, then HTTP/1.1 or HTTP/2 within the bounds of the
+//! listener. A connection that exceeds a bound is answered, counted and closed without an effect on others.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::{Request, Response};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::LifecycleStage;
 use super::connection_state::ConnectionState;
+use super::listener::{ClientListener, ClientListeners};
 use super::refusal::ConnectionRefusal;
 use super::tls;
 use crate::metrics::GaugeGuard;
 use crate::metrics::NetMetrics;
-use crate::pem::PemError;
 use crate::upstream::ConnectionPin;
-use gupd_config as config;
-
-/// Maximum of fields in a request head: three times as many as browsers send.
-const MAX_FIELDS: usize = 128;
 
 /// A stream over TCP.
 pub(super) trait TcpBased {
@@ -82,6 +75,11 @@ impl ClientConnection {
         self.state.pin(request)
     }
 
+    /// Returns the listener that the client connected to.
+    pub fn listener(&self) -> &ClientListener {
+        &self.state.listener
+    }
+
     /// Returns the names of the client certificate.
     pub fn certificate_names(&self) -> &[Box<str>] {
         self.names.as_deref().unwrap_or_default()
@@ -91,7 +89,7 @@ impl ClientConnection {
 /// Handler of the requests on connections.
 pub trait RequestHandler: Send + Sync + 'static {
     /// Body of the responses.
-    type Body: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + Send
         + Unpin
         + 'static;
@@ -104,47 +102,28 @@ pub trait RequestHandler: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
-/// HTTP/1.1 server for client connections.
+/// Server for client connections.
 pub struct HttpServer<A> {
     pub(super) handler: Arc<A>,
     pub(super) metrics: Arc<NetMetrics>,
-    tls: ArcSwapOption<TlsAcceptor>,
-    pub(super) http: http1::Builder,
-    pub(super) header_timeout: Duration,
-    pub(super) stall_timeout: Duration,
+    listeners: Arc<ClientListeners>,
+    pub(super) keeps_alive: bool,
     /// True once every response closes its connection.
     pub(super) is_closing: AtomicBool,
 }
 
 impl<A: RequestHandler> HttpServer<A> {
-    /// Creates a server that passes requests to `handler`, within the bounds of `server`, over TLS if there is an
-    /// acceptor.
-    pub fn new(
-        handler: Arc<A>,
-        metrics: Arc<NetMetrics>,
-        server: &config::ServerSettings,
-        tls: Option<TlsAcceptor>,
-    ) -> Self {
+    /// Creates a server that passes requests to `handler`.
+    pub fn new(handler: Arc<A>, metrics: Arc<NetMetrics>, listeners: Arc<ClientListeners>) -> Self {
         for reason in ConnectionRefusal::ALL {
             metrics.refused.with_label_values(&[reason.as_str()]);
         }
-        let mut http = http1::Builder::new();
-        // `pipeline_flush` stays off: with it, hyper copies every body behind its head. `keep_alive` bounds the time of
-        // a head.
-        http.header_read_timeout(None)
-            .max_buf_size(server.max_header_bytes)
-            .max_headers(MAX_FIELDS)
-            .preserve_header_case(true)
-            .title_case_headers(true);
-        Self {
-            handler,
-            metrics,
-            tls: ArcSwapOption::new(tls.map(Arc::new)),
-            http,
-            header_timeout: server.header_timeout,
-            stall_timeout: server.stall_timeout,
-            is_closing: AtomicBool::new(false),
-        }
+        Self { handler, metrics, listeners, keeps_alive: true, is_closing: AtomicBool::new(false) }
+    }
+
+    /// Returns its listeners.
+    pub fn listeners(&self) -> &Arc<ClientListeners> {
+        &self.listeners
     }
 
     /// Closes each connection after its next response.
@@ -155,23 +134,10 @@ impl<A: RequestHandler> HttpServer<A> {
         self.is_closing.store(true, Ordering::Relaxed);
     }
 
-    /// Reloads the certificate and its key for new connections. A relay that started without TLS stays without.
-    ///
-    /// # Errors
-    /// If they cannot be used; the old ones stay.
-    pub fn reload_certificate(&self, server: &config::ServerSettings) -> Result<(), PemError> {
-        let renewed = tls::load_acceptor(server)?.map(Arc::new);
-        if renewed.is_some() && self.tls.load().is_some() {
-            self.tls.store(renewed);
-        }
-        Ok(())
-    }
-
     /// Closes each connection after its first response.
     #[must_use]
-    pub fn without_keep_alive(mut self) -> Self {
-        self.http.keep_alive(false);
-        self
+    pub fn without_keep_alive(self) -> Self {
+        Self { keeps_alive: false, ..self }
     }
 
     /// Serves one connection to its end, then drops `slot`.
@@ -179,36 +145,30 @@ impl<A: RequestHandler> HttpServer<A> {
         self: Arc<Self>,
         stream: TcpStream,
         client: SocketAddr,
+        listener: Arc<ClientListener>,
         _slot: P,
         stage: watch::Receiver<LifecycleStage>,
     ) {
         let _open = GaugeGuard::increment(&self.metrics.connections);
-        self.serve_stream(stream, client, stage).await;
-    }
-
-    async fn serve_stream(
-        &self,
-        stream: TcpStream,
-        client: SocketAddr,
-        stage: watch::Receiver<LifecycleStage>,
-    ) {
         let Ok(local) = stream.local_addr() else { return };
         let mut connection = ClientConnection {
             address: client,
             local,
             is_encrypted: false,
             names: None,
-            state: Arc::default(),
+            state: Arc::new(ConnectionState::new(listener.clone())),
         };
         // Send heads and small bodies at once; large bodies fill segments anyway.
         let _unsupported = stream.set_nodelay(true);
-        let tls = self.tls.load_full();
-        let Some(tls) = tls else { return self.serve_http(stream, connection, stage).await };
+        let Some(tls) = listener.tls() else { return self.serve_http(stream, connection, stage).await };
         // Boxed, like the stream: every connection would have room for a handshake.
-        match Box::pin(timeout(self.header_timeout, tls.accept(stream))).await {
+        match Box::pin(timeout(listener.header_timeout, tls.acceptor.accept(stream))).await {
             Ok(Ok(stream)) => {
                 connection.is_encrypted = true;
                 connection.names = tls::client_names(stream.get_ref().1);
+                if tls::is_http2(stream.get_ref().1) {
+                    return Box::pin(self.clone().serve_http2(Box::new(stream), connection, stage)).await;
+                }
                 self.serve_http(Box::new(stream), connection, stage).await;
             }
             Ok(Err(error)) => self.refuse(ConnectionRefusal::Tls, client, &error),
@@ -230,7 +190,7 @@ impl<A: RequestHandler> HttpServer<A> {
 
 impl<A> std::fmt::Debug for HttpServer<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HttpServer").field("http", &self.http).finish_non_exhaustive()
+        f.debug_struct("HttpServer").field("listeners", &self.listeners).finish_non_exhaustive()
     }
 }
 
@@ -238,6 +198,7 @@ impl<A> std::fmt::Debug for HttpServer<A> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test ends by a panic")]
 
+    use gupd_config as config;
     use http_body_util::Empty;
     use tokio::net::TcpListener;
 
@@ -262,9 +223,11 @@ mod tests {
         let env = [("GUPD_UPSTREAM".to_owned(), "http://manager".to_owned())];
         let settings =
             config::Config::load(&config::Overrides::default(), None, env.into_iter()).unwrap().server;
-        let server = Arc::new(HttpServer::new(Arc::new(NoContent), metrics, &settings, None));
+        let listeners = Arc::new(ClientListeners::load(&settings).unwrap());
+        let listener = listeners.find(config::ListenerSettings::DEFAULT).unwrap().clone();
+        let server = Arc::new(HttpServer::new(Arc::new(NoContent), metrics, listeners));
         let (_stage, watcher) = watch::channel(LifecycleStage::Serving);
-        let serve = server.serve(stream, address, (), watcher);
+        let serve = server.serve(stream, address, listener, (), watcher);
         // In a debug build, which keeps moved values in their old places too.
         assert!(size_of_val(&serve) <= 4 << 10, "{} bytes", size_of_val(&serve));
     }

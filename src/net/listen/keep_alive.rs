@@ -60,7 +60,8 @@ impl<A: RequestHandler> HttpServer<A> {
         S: AsyncRead + AsyncWrite + TcpBased + Unpin + Send + 'static,
     {
         let activity = Arc::<ConnectionActivity>::default();
-        let mut stream = ClientStream::new(stream, self.stall_timeout, activity.clone());
+        let listener = &client.state.listener;
+        let mut stream = ClientStream::new(stream, listener.stall_timeout, activity.clone());
         if !client.is_encrypted {
             stream = stream.with_half_close(client.state.clone());
         }
@@ -68,7 +69,7 @@ impl<A: RequestHandler> HttpServer<A> {
         loop {
             if !may_have_request && !stream.has_read_ahead() {
                 let _idle = GaugeGuard::increment(&self.metrics.idle_connections);
-                match wait_for_request(stream.get_ref().tcp(), self.header_timeout, &mut stage).await {
+                match wait_for_request(stream.get_ref().tcp(), listener.header_timeout, &mut stage).await {
                     ParkedPeriod::Readable => {}
                     ParkedPeriod::Draining => return Box::pin(close_gracefully(stream, stage)).await,
                     ParkedPeriod::TimedOut => return,
@@ -101,10 +102,11 @@ impl<A: RequestHandler> HttpServer<A> {
             // Two copied addresses and a reference count, one more for a client with a certificate.
             self.respond(request, client.clone(), activity.begin_response())
         });
-        let mut http = self.http.clone();
-        http.half_close(!client.is_encrypted);
+        let listener = &client.state.listener;
+        let mut http = listener.http1.clone();
+        http.keep_alive(self.keeps_alive).half_close(!client.is_encrypted);
         let mut connection = http.serve_connection(TokioIo::new(stream), service);
-        let mut timer = PhaseTimer::new(activity.clone(), self.header_timeout);
+        let mut timer = PhaseTimer::new(activity.clone(), listener.header_timeout);
         let result = loop {
             let verdict = tokio::select! {
                 biased;
@@ -183,7 +185,7 @@ impl<A: RequestHandler> HttpServer<A> {
         self.refuse(ConnectionRefusal::SlowHead, client.address, &timeout_text);
         let sent = stream.write_all(ConnectionRefusal::SlowHead.response());
         // The client may be gone.
-        drop(timeout(self.header_timeout, sent).await);
+        drop(timeout(client.state.listener.header_timeout, sent).await);
         close_gracefully(stream, stage.clone()).await;
     }
 }

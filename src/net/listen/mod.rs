@@ -6,17 +6,24 @@
 
 mod acceptor;
 mod activity;
+mod certificate_watch;
 mod client_share;
 mod connection;
+mod connection_limits;
 mod connection_rate;
 mod connection_state;
+mod frame_meter;
 mod half_close;
+mod http2;
+mod http2_stream;
 mod keep_alive;
+mod listener;
+mod metered_stream;
 mod phase;
 mod refusal;
 mod sockets;
 mod stream;
-pub mod tls;
+mod tls;
 mod worker;
 
 use tokio::sync::watch;
@@ -25,8 +32,9 @@ pub use self::acceptor::Acceptors;
 pub use self::client_share::{ClientShares, CountedConnection};
 pub use self::connection::{ClientConnection, HttpServer, RequestHandler};
 pub use self::connection_rate::ConnectionRateLimiter;
+pub use self::listener::{ClientListener, ClientListeners};
 pub use self::refusal::send_share_exceeded;
-pub use self::sockets::{ListenError, ListenPurpose, Sockets, bind};
+pub use self::sockets::{ClientSocket, ListenError, ListenPurpose, Sockets, bind};
 pub use self::worker::WorkerPool;
 
 /// Stage of the relay's shutdown, in order. Listeners, workers and background tasks watch it.

@@ -14,6 +14,10 @@ pub(super) enum ConnectionRefusal {
     HeadTooLarge,
     /// The bytes are not HTTP.
     Malformed,
+    /// An HTTP/2 client floods its connection with frames or cancelled requests.
+    Flood,
+    /// An HTTP/2 client takes nothing of a response for `server.stall_timeout`.
+    SlowReader,
     /// `server.max_connections` are open.
     TooManyOpen,
     /// The client has `server.max_client_connections` open, and few are left for others.
@@ -24,11 +28,13 @@ pub(super) enum ConnectionRefusal {
 
 impl ConnectionRefusal {
     /// Every reason, for metrics that exist before the first refusal.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Tls,
         Self::SlowHead,
         Self::HeadTooLarge,
         Self::Malformed,
+        Self::Flood,
+        Self::SlowReader,
         Self::TooManyOpen,
         Self::TooManyOfClient,
         Self::TooManyNew,
@@ -41,6 +47,8 @@ impl ConnectionRefusal {
             Self::SlowHead => "slow-head",
             Self::HeadTooLarge => "head-too-large",
             Self::Malformed => "malformed",
+            Self::Flood => "http2-flood",
+            Self::SlowReader => "slow-reader",
             Self::TooManyOpen => "too-many-connections",
             Self::TooManyOfClient => "too-many-client-connections",
             Self::TooManyNew => "too-many-new-connections",
@@ -50,7 +58,7 @@ impl ConnectionRefusal {
     /// Returns the response that the listener writes itself; empty if hyper writes one or the client reads none.
     pub(super) const fn response(self) -> &'static [u8] {
         match self {
-            Self::Tls | Self::HeadTooLarge | Self::Malformed => b"",
+            Self::Tls | Self::HeadTooLarge | Self::Malformed | Self::Flood | Self::SlowReader => b"",
             // RFC 9110 §15.5.9.
             Self::SlowHead => {
                 b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

@@ -4,11 +4,12 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use gupd_config as config;
+use gupd_config::{self as config, ListenerSettings};
 
 /// Connections that the kernel queues for a busy acceptor: a site that wakes up at once must not see refusals.
 const BACKLOG: i32 = 4096;
@@ -91,41 +92,79 @@ impl ListenPurpose {
 #[derive(Debug)]
 pub struct Sockets {
     /// For clients.
-    pub clients: Vec<StdListener>,
+    pub clients: Vec<ClientSocket>,
     /// For metrics and health.
     pub admin: StdListener,
 }
 
+/// A socket for clients.
+#[derive(Debug)]
+pub struct ClientSocket {
+    /// Name of its listener.
+    pub listener: Arc<str>,
+    /// The socket.
+    pub socket: StdListener,
+}
+
 impl Sockets {
-    /// Takes the client sockets of the service manager (`LISTEN_FDS`), or else binds the addresses of the
-    /// configuration.
+    /// Takes the client sockets of the service manager (`LISTEN_FDS`), and binds the addresses of listeners that get
+    /// none. A socket is that of the listener with its port, or else that of `server.listen`.
     ///
     /// # Errors
     /// If an address cannot be bound.
     pub fn open(server: &config::ServerSettings) -> Result<Self, ListenError> {
-        let inherited = inherited_sockets()?;
-        let clients = if inherited.is_empty() {
-            server
-                .listen
-                .iter()
-                .map(|&address| bind(address, ListenPurpose::Clients))
-                .collect::<Result<_, _>>()?
-        } else {
-            inherited
-        };
+        let listeners: Vec<_> = server.all_listeners().collect();
+        let mut clients = Vec::new();
+        for socket in inherited_sockets()? {
+            let port = socket.local_addr().map_or(0, |address| address.port());
+            let has_port =
+                |listener: &&ListenerSettings| listener.listen.iter().any(|own| own.port() == port);
+            let name = listeners.iter().find(has_port).map_or(ListenerSettings::DEFAULT, |found| &found.name);
+            clients.push(ClientSocket { listener: name.into(), socket });
+        }
+        for listener in &listeners {
+            let name: Arc<str> = listener.name.as_str().into();
+            if clients.iter().any(|client| client.listener == name) {
+                continue;
+            }
+            for &address in &listener.listen {
+                let socket = bind(address, ListenPurpose::Clients)?;
+                clients.push(ClientSocket { listener: name.clone(), socket });
+            }
+        }
         Ok(Self { clients, admin: bind(server.admin, ListenPurpose::Admin)? })
     }
 
-    /// Creates sockets from descriptors of another process; the last is the admin address.
-    pub fn from_descriptors(descriptors: Vec<OwnedFd>) -> Option<Self> {
-        let mut clients: Vec<_> = descriptors.into_iter().map(StdListener::from).collect();
-        let admin = clients.pop()?;
-        Some(Self { clients, admin })
+    /// Creates sockets from descriptors of another process; the last is the admin address. `listeners` are the names of
+    /// the others, from the first on; the rest are those of `server.listen`.
+    pub fn from_descriptors(descriptors: Vec<OwnedFd>, listeners: &[String]) -> Option<Self> {
+        let mut sockets: Vec<_> = descriptors.into_iter().map(StdListener::from).collect();
+        let admin = sockets.pop()?;
+        let names = listeners.iter().map(String::as_str).chain(std::iter::repeat(ListenerSettings::DEFAULT));
+        let clients = sockets.into_iter().zip(names);
+        let clients = clients.map(|(socket, name)| ClientSocket { listener: name.into(), socket });
+        Some(Self { clients: clients.collect(), admin })
+    }
+
+    /// Returns other descriptors of the same sockets.
+    ///
+    /// # Errors
+    /// If no file descriptors are left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let clients = self.clients.iter().map(|client| {
+            Ok(ClientSocket { listener: client.listener.clone(), socket: client.socket.try_clone()? })
+        });
+        Ok(Self { clients: clients.collect::<io::Result<_>>()?, admin: self.admin.try_clone()? })
     }
 
     /// Returns the addresses for clients.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.clients.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+        self.clients.iter().filter_map(|client| client.socket.local_addr().ok()).collect()
+    }
+
+    /// Returns the names of the listeners of the client sockets.
+    pub fn listeners(&self) -> Vec<String> {
+        self.clients.iter().map(|client| client.listener.to_string()).collect()
     }
 }
 

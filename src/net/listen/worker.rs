@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::LifecycleStage;
-use super::client_share::CountedConnection;
 use super::connection::{HttpServer, RequestHandler};
+use super::connection_limits::AdmittedConnection;
+use super::listener::ClientListener;
 use crate::thread::enter_worker;
 
 /// Maximum of connections queued for one worker. Beyond it new ones wait in the kernel's backlog, which costs nothing
@@ -51,12 +52,13 @@ struct WorkerThread {
 struct AcceptedConnection {
     stream: StdStream,
     peer: SocketAddr,
+    listener: Arc<ClientListener>,
     slot: ConnectionSlot,
 }
 
-/// A connection's slot among `server.max_connections`, and its place in the counts of its client and its worker, released on drop.
+/// A connection's place in the limits of its listener and in the count of its worker, released on drop.
 pub(super) struct ConnectionSlot {
-    _admitted: (OwnedSemaphorePermit, CountedConnection),
+    _admitted: AdmittedConnection,
     open: Arc<AtomicUsize>,
 }
 
@@ -104,14 +106,16 @@ impl WorkerPool {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        admitted: (OwnedSemaphorePermit, CountedConnection),
+        listener: Arc<ClientListener>,
+        admitted: AdmittedConnection,
     ) -> io::Result<()> {
         let stream = stream.into_std()?;
         let idlest = self.workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
         let idlest = idlest.ok_or_else(|| io::Error::other("no workers"))?;
         idlest.open.fetch_add(1, Ordering::Relaxed);
         let slot = ConnectionSlot { _admitted: admitted, open: idlest.open.clone() };
-        idlest.connections.send(AcceptedConnection { stream, peer, slot }).await.map_err(io::Error::other)
+        let accepted = AcceptedConnection { stream, peer, listener, slot };
+        idlest.connections.send(accepted).await.map_err(io::Error::other)
     }
 
     /// Blocks until every worker has ended, which they do at `Stopped`.
@@ -164,10 +168,10 @@ async fn serve<A: RequestHandler>(
             next = accepted.recv() => next,
             () = LifecycleStage::Draining.wait_until_reached(&mut changes) => None,
         };
-        let Some(AcceptedConnection { stream, peer, slot }) = next else { break };
+        let Some(AcceptedConnection { stream, peer, listener, slot }) = next else { break };
         match TcpStream::from_std(stream) {
             Ok(stream) => {
-                running.spawn(connections.clone().serve(stream, peer, slot, stages.clone()));
+                running.spawn(connections.clone().serve(stream, peer, listener, slot, stages.clone()));
             }
             Err(error) => tracing::error!(%error, "cannot register a connection with its worker"),
         }

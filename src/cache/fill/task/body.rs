@@ -95,7 +95,7 @@ impl FillTask {
                 (transfer, is_whole)
             }
             Ok(ResumeAttempt::Answered(ResumeOutcome::Changed(answer))) => {
-                return Some(StepOutcome::Changed(answer));
+                return Some(StepOutcome::Changed(Box::new(answer)));
             }
             Ok(ResumeAttempt::Failed(_, reason)) => {
                 tracing::info!(key = &*self.request.key, %reason, "cannot resume an unfinished fill");
@@ -162,7 +162,7 @@ impl FillTask {
                     return StepOutcome::Done(self.fail(error));
                 }
                 self.restart(error);
-                StepOutcome::Changed(answer)
+                StepOutcome::Changed(Box::new(answer))
             }
             ContentFetchResult::Failed(error) => {
                 // Before followers see the failure: the next fill continues from the suspended bytes.
