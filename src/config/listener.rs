@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::{AccessSettings, read_access};
 use crate::defaults::{self, Bounds};
 use crate::document::{Document, Section};
 use crate::reader::{boolean, choice, count, file, files, size, time};
@@ -58,6 +59,8 @@ pub struct ListenerSettings {
     pub has_http2: bool,
     /// True for clients beyond the site.
     pub is_gateway: bool,
+    /// Clients that are served, of those that the server serves.
+    pub access: AccessSettings,
     /// Maximum number of open connections; `None` for that of `[server]`. Requests that one HTTP/2 connection has at
     /// the same time count like connections.
     pub connections: Option<ConnectionBounds>,
@@ -145,6 +148,7 @@ fn read_listener(s: &mut Section, server: &ServerSettings) -> ListenerSettings {
         tls,
         has_http2: s.read("http2", boolean).unwrap_or(true),
         is_gateway,
+        access: read_access(s),
         connections: Some(read_connections(s, is_gateway, server)),
         // At most 1 MiB.
         max_header_bytes: usize::try_from(size(s, "max_header_bytes", header)).unwrap_or(usize::MAX),

@@ -33,6 +33,11 @@ impl<T> Networks<T> {
 }
 
 impl<T> Networks<T> {
+    /// Returns true if there are no networks.
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
     /// Returns true if a network contains this address.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.longest_match(address.into()).is_some()

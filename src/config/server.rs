@@ -9,6 +9,7 @@ use crate::access::{AccessSettings, read_access};
 use crate::defaults::{self, Bounds};
 use crate::document::{Document, Section};
 use crate::listener::{ClientCertificates, ListenerSettings, ListenerTls, read_listeners, read_tls};
+use crate::proxies::{ProxySettings, read_proxies};
 use crate::public_name::PublicName;
 use crate::reader::{boolean, choice, count, file, number, size, time};
 use crate::server_url::warn_reserved;
@@ -34,6 +35,8 @@ pub struct ServerSettings {
     pub listeners: Vec<ListenerSettings>,
     /// Clients that are served.
     pub access: AccessSettings,
+    /// Proxies between clients and the relay.
+    pub proxies: ProxySettings,
     /// Maximum number of open connections, 1 to 1,000,000.
     pub max_connections: usize,
     /// Maximum number of one client's connections once three quarters of `max_connections` are open; a quarter of
@@ -62,6 +65,7 @@ impl ServerSettings {
             tls: self.tls.clone(),
             has_http2: self.has_http2,
             is_gateway: false,
+            access: AccessSettings::default(),
             connections: None,
             max_header_bytes: self.max_header_bytes,
             header_timeout: self.header_timeout,
@@ -113,6 +117,7 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
         has_http2,
         listeners: Vec::new(),
         access: read_access(&mut s),
+        proxies: read_proxies(&mut s),
         max_connections,
         max_client_connections,
         // Both are at most 1 MiB.

@@ -128,10 +128,13 @@ impl FallbackService {
     async fn respond(
         &self,
         request: Request<Incoming>,
-        connection: &ClientConnection,
+        connection: &mut ClientConnection,
     ) -> (Response<GuardBody>, GuardResponse) {
         let live = self.live.load_full();
         let (head, body) = request.into_parts();
+        if connection.identify_client(&head.headers).is_err() {
+            return (refused(Refusal::ClientAddress), GuardResponse::Refused);
+        }
         let is_gateway = connection.listener().is_gateway();
         let is_plain = matches!(head.method, Method::GET | Method::HEAD) && body.is_end_stream();
         if is_gateway && !is_plain {
@@ -159,8 +162,7 @@ impl FallbackService {
             let message = "gupd: the policy of this site blocks this content type for this client\n";
             return (text(status, message), GuardResponse::Refused);
         }
-        let address = connection.address.ip();
-        if !(live.policy.access().permits(address) && target.route.access.permits(address)) {
+        if !(connection.is_permitted() && target.route.access.permits(connection.address.ip())) {
             return (refused(Refusal::ClientDenied), GuardResponse::Refused);
         }
         if let Err(closed) = target.route.check_pass(&head.method, &classification) {
@@ -175,7 +177,7 @@ impl FallbackService {
                 head.headers = forwarding::prepare_passthrough(
                     &asked,
                     head.version,
-                    connection.address,
+                    connection.sender,
                     live.upstreams.instance(),
                 );
                 forwarding::decrement_max_forwards(&head.method, &mut head.headers);
@@ -274,10 +276,10 @@ impl listen::RequestHandler for FallbackService {
     async fn handle_request(
         &self,
         request: Request<Incoming>,
-        connection: ClientConnection,
+        mut connection: ClientConnection,
     ) -> Response<GuardBody> {
         let logged = self.live.load().access_log.then(|| (request.method().clone(), request.uri().clone()));
-        let (response, kind) = self.respond(request, &connection).await;
+        let (response, kind) = self.respond(request, &mut connection).await;
         self.stats().count_response(kind);
         if let Some((method, target)) = logged {
             tracing::info!(

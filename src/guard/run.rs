@@ -147,6 +147,9 @@ impl Guard {
         server.max_header_bytes = server.max_header_bytes.min(MAX_HEAD);
         server.header_timeout = server.header_timeout.min(HEAD_TIMEOUT);
         server.has_http2 = false;
+        // Clients behind a proxy count in the limits of the server, others in `shares`.
+        server.max_connections = MAX_CLIENTS;
+        server.max_client_connections = CLIENT_SHARE;
         for listener in &mut server.listeners {
             listener.max_header_bytes = listener.max_header_bytes.min(MAX_HEAD);
             listener.header_timeout = listener.header_timeout.min(HEAD_TIMEOUT);
@@ -279,7 +282,13 @@ impl Guard {
         notices.into_iter().for_each(|notice| self.handle_notice(notice));
     }
 
-    fn serve_client(&mut self, client: AcceptedClient, counted: CountedConnection) {
+    /// Returns true if the connection may carry requests of any client.
+    fn is_proxy(&self, client: &AcceptedClient) -> bool {
+        let listener = self.server.listeners().find(&client.listener);
+        listener.is_some_and(|listener| listener.is_proxy(client.address.ip()))
+    }
+
+    fn serve_client(&mut self, client: AcceptedClient, counted: Option<CountedConnection>) {
         let AcceptedClient { stream, address, listener } = client;
         // A listener that the configuration had at the start of the replaced guard has no rules any more.
         let Some(listener) = self.server.listeners().find(&listener).cloned() else { return };
@@ -292,7 +301,7 @@ impl Guard {
         for client in std::mem::take(&mut self.waiting) {
             let has_room = self.clients.len() < MAX_CLIENTS;
             match has_room.then(|| self.shares.admit(client.address.ip())).flatten() {
-                Some(counted) => self.serve_client(client, counted),
+                Some(counted) => self.serve_client(client, Some(counted)),
                 None => self.waiting.push_back(client),
             }
         }
@@ -300,8 +309,9 @@ impl Guard {
 
     fn serve(&mut self, accepted: io::Result<Accepted>) {
         match accepted {
+            Ok(Accepted::Client(client)) if self.is_proxy(&client) => self.serve_client(client, None),
             Ok(Accepted::Client(client)) => match self.shares.admit(client.address.ip()) {
-                Some(counted) => self.serve_client(client, counted),
+                Some(counted) => self.serve_client(client, Some(counted)),
                 None if self.waiting.len() < MAX_WAITING => self.waiting.push_back(client),
                 None => send_share_exceeded(&client.stream),
             },

@@ -19,6 +19,7 @@
 )]
 
 pub mod authentication;
+pub mod client_address;
 mod coding;
 pub mod conditional;
 pub mod control;

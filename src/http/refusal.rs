@@ -37,6 +37,8 @@ pub enum Refusal {
     NotContent,
     /// A client that the access lists of the server or the route do not serve.
     ClientDenied,
+    /// A trusted proxy's field with the address of the client is malformed.
+    ClientAddress,
     /// The route passes no requests for paths of this class, or for this path.
     ClosedPath,
     /// The route does not pass this method for paths of this class.
@@ -99,7 +101,7 @@ pub enum SlotRefusalReason {
 
 impl Refusal {
     /// Every refusal, for metrics that exist before the first one.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Connect,
         Self::Trace,
         Self::ForeignTarget,
@@ -114,6 +116,7 @@ impl Refusal {
         Self::NoRoute,
         Self::NotContent,
         Self::ClientDenied,
+        Self::ClientAddress,
         Self::ClosedPath,
         Self::ClosedMethod,
         Self::UploadTooLarge,
@@ -147,6 +150,7 @@ impl Refusal {
             Self::NoRoute => "no-route",
             Self::NotContent => "not-content",
             Self::ClientDenied => "client-denied",
+            Self::ClientAddress => "client-address",
             Self::ClosedPath => "closed-path",
             Self::ClosedMethod => "closed-method",
             Self::UploadTooLarge => "upload-too-large",
@@ -172,7 +176,7 @@ impl Refusal {
             Self::UploadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             // RFC 9110 §7.4: not willing to answer for that origin.
             Self::ForeignTarget => StatusCode::MISDIRECTED_REQUEST,
-            Self::TargetForm | Self::Host | Self::Path(_) => StatusCode::BAD_REQUEST,
+            Self::TargetForm | Self::Host | Self::Path(_) | Self::ClientAddress => StatusCode::BAD_REQUEST,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -208,6 +212,7 @@ impl Refusal {
             Self::NoRoute => "gupd: no route for this host and path\n",
             Self::NotContent => "gupd: refused: this gateway serves content only\n",
             Self::ClientDenied => "gupd: client refused: its address is not served here\n",
+            Self::ClientAddress => "gupd: proxy's field with the client's address refused: it is malformed\n",
             Self::ClosedPath => "gupd: path refused: this route passes no requests for it\n",
             Self::ClosedMethod => "gupd: method refused: this route does not pass it for this path\n",
             Self::UploadTooLarge => "gupd: request body refused: too long for this route\n",

@@ -110,8 +110,8 @@ pub(crate) async fn forward(proxy: &Proxy, exchange: &Exchange<'_>, body: Reques
 
 async fn send_alone(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -> Reply {
     let upstreams = &exchange.generation.upstreams;
-    let (address, instance) = (exchange.connection.address, upstreams.instance());
-    let mut headers = forwarding::prepare_passthrough(&exchange.headers, exchange.version, address, instance);
+    let (sender, instance) = (exchange.connection.sender, upstreams.instance());
+    let mut headers = forwarding::prepare_passthrough(&exchange.headers, exchange.version, sender, instance);
     forwarding::decrement_max_forwards(exchange.method, &mut headers);
     let outgoing = UpstreamRequest {
         method: exchange.method.clone(),
@@ -121,7 +121,7 @@ async fn send_alone(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -
         body,
         bandwidth: exchange.bandwidth_class(exchange.classification(), Purpose::Client),
         current_upstream: CurrentUpstream::default(),
-        client: Some(address.ip()),
+        client: Some(exchange.client()),
         pin: exchange.pin().cloned(),
         labels: TransferLabels {
             cause: TransferCause::PassThrough,

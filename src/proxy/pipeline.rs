@@ -63,15 +63,17 @@ impl Proxy {
     pub async fn handle(
         &self,
         request: Request<Incoming>,
-        connection: ClientConnection,
+        mut connection: ClientConnection,
     ) -> Response<ResponseBody> {
         let generation = self.generations.load();
         let (mut head, body) = request.into_parts();
         let is_consistent = http2::normalize_head(&mut head);
+        let is_identified = connection.identify_client(&head.headers);
+        let is_valid = is_consistent.and(is_identified.map_err(|_| Refusal::ClientAddress));
         let (metrics, log) = (self.metrics.clone(), generation.config.log.access);
         let mut access = AccessRecord::new(connection.address, &head, metrics, log);
         // A panic ends this request alone. Nothing that it leaves half done is shared: locks are held across no step.
-        let answer = AssertUnwindSafe(self.answer(&head, is_consistent, body, &connection, &generation));
+        let answer = AssertUnwindSafe(self.answer(&head, is_valid, body, &connection, &generation));
         let Answer { reply, group, observer } =
             answer.catch_unwind().await.unwrap_or_else(|_logged_by_the_hook| self.answer_panic());
         access.observer = observer;
@@ -87,13 +89,13 @@ impl Proxy {
     async fn answer<'a>(
         &self,
         head: &'a Parts,
-        is_consistent: Result<(), Refusal>,
+        is_valid: Result<(), Refusal>,
         body: Incoming,
         connection: &'a ClientConnection,
         generation: &'a Arc<Generation>,
     ) -> Answer<'a> {
         // Refuses invalid targets and loops; selects route, group and upstreams.
-        let opened = match is_consistent {
+        let opened = match is_valid {
             Ok(()) if connection.listener().is_gateway() && !body.is_end_stream() => {
                 Break(self.refuse(Refusal::NotContent))
             }

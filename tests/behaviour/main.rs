@@ -56,6 +56,7 @@ mod plan;
 mod poisoning;
 mod prefetch;
 mod profiles;
+mod proxies;
 mod queue;
 mod ranges;
 mod refresh;

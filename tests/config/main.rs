@@ -1,6 +1,7 @@
 //! Loading of the configuration: files, variables and flags give settings, or problems.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the test")]
 
+mod access;
 mod bindings;
 mod cache;
 mod denials;
@@ -103,6 +104,7 @@ fn documented_defaults_equal_those_in_the_code() {
     });
     expected.server.listeners.clone_from(&documented.server.listeners);
     expected.server.access.clone_from(&documented.server.access);
+    expected.server.proxies.clone_from(&documented.server.proxies);
     expected.routes[0].access.clone_from(&documented.routes[0].access);
     expected.routes[0].pass = Some(expected.routes[0].profile.pass.clone());
     expected.files.clone_from(&documented.files);

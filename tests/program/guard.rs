@@ -84,6 +84,39 @@ async fn clients_of_dead_worker_are_redirected_until_next_one_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn guard_reads_the_proxy_header_while_the_worker_is_away() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put("/secars/x", Resource::new("report"));
+    let mut command = guarded(&manager, folder.path());
+    command.env("GUPD_GUARD_RESTART_MAX", "30s").env("GUPD_GUARD_ANSWER", "relay");
+    command.env("GUPD_SERVER_TRUSTED_PROXIES", "127.0.0.5").env("GUPD_SERVER_DENY", "10.2.0.0/16");
+    let relay = Relay::start(&mut command);
+    let ask = async |from: u8, begin: &str| {
+        let mut client = WireClient::connect_from([127, 0, 0, from].into(), relay.address).await;
+        client.write(begin.as_bytes()).await.unwrap();
+        client.send(&Request::get("/secars/x")).await
+    };
+    let header = |client: &str| format!("PROXY TCP4 {client} 192.0.2.10 4711 2967\r\n");
+    for is_worker_away in [false, true] {
+        if is_worker_away {
+            for _ in 0..3 {
+                kill(&relay).await;
+            }
+        }
+        assert_eq!(ask(5, &header("10.1.2.3")).await.unwrap().status, 200);
+        let seen = manager.requests_for("/secars/x").pop().unwrap();
+        assert_eq!(seen.header("x-forwarded-for"), Some("10.1.2.3"), "away: {is_worker_away}");
+        assert_eq!(ask(6, "").await.unwrap().status, 200);
+        let denied = ask(5, &header("10.2.0.1")).await;
+        assert!(denied.is_err() || denied.unwrap().status == 403, "away: {is_worker_away}");
+        assert!(ask(5, "").await.is_err(), "a proxy without header");
+        let unlisted = ask(6, &header("10.1.2.3")).await;
+        assert!(unlisted.is_err() || unlisted.unwrap().status == 400, "away: {is_worker_away}");
+        assert_eq!(manager.request_count("/secars/x"), if is_worker_away { 4 } else { 2 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn relaying_guard_passes_on_requests_and_bodies() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)));

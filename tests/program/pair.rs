@@ -9,8 +9,10 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use crate::process::{PATIENCE, Relay, gupd};
-use crate::support::{Ending, Manager, PAYLOAD, Request, Resource, WireClient, bytes};
+use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, WireClient, bytes};
 
+/// Address that HAProxy connects from.
+const PROXY: &str = "127.0.0.5";
 const CLIENTS: usize = 30;
 const OBJECTS: usize = 40;
 
@@ -26,7 +28,8 @@ struct HaProxy {
 }
 
 impl HaProxy {
-    fn start(relays: [&Relay; 2]) -> Self {
+    /// Starts it with the shipped configuration; `header` is how it tells clients' addresses.
+    fn start(relays: [&Relay; 2], header: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // HAProxy inherits the socket, so no free port has to be guessed.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -39,6 +42,9 @@ impl HaProxy {
             ("192.0.2.11:2967", &one),
             ("192.0.2.12:2967", &two),
             ("check port 9467 inter", &"inter".to_owned()),
+            // An address of its own, as in a site. Relays of the pair have another one.
+            ("    balance uri\n", &format!("    balance uri\n    source {PROXY}\n")),
+            ("send-proxy-v2\n", &format!("{header}\n")),
         ] {
             assert!(text.contains(shipped), "{shipped}");
             text = text.replace(shipped, here);
@@ -81,9 +87,14 @@ impl RelayFolder {
     }
 
     fn configure(&self, manager: &Manager, peers: &[&Relay]) -> PathBuf {
+        self.configure_with("", manager, peers)
+    }
+
+    /// Writes the configuration with more settings, the first of them of `[server]`.
+    fn configure_with(&self, settings: &str, manager: &Manager, peers: &[&Relay]) -> PathBuf {
         let store = self.0.path().join("store");
         let mut text = format!(
-            "[server]\nlisten = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n[store]\ndir = {store:?}\nmin_free = \"0B\"\n\
+            "[server]\nlisten = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\ntrusted_proxies = [\"{PROXY}\"]\n{settings}[store]\ndir = {store:?}\nmin_free = \"0B\"\n\
              [log]\nformat = \"json\"\naccess = false\n[refresh]\nschedule = \"off\"\n[prefetch]\nlearned = false\n\
              [[upstream]]\nurl = {:?}\n",
             manager.url()
@@ -148,7 +159,7 @@ async fn pair_crosses_the_line_once_and_survives_either() {
         relay.process.signal("HUP");
         relay.process.wait_for_log("configuration reloaded");
     }
-    let front = HaProxy::start([&one, &two]);
+    let front = HaProxy::start([&one, &two], "send-proxy-v2");
     front.wait_until_serving().await;
 
     let address = front.address;
@@ -177,6 +188,54 @@ async fn pair_crosses_the_line_once_and_survives_either() {
     let crossed = manager.body_bytes();
     println!("{crossed} bytes crossed the line for {unique}: {:.3}", crossed as f64 / unique as f64);
     assert!(crossed <= unique * 3 / 2);
+}
+
+/// Response to a client of HAProxy with this address.
+async fn get_as(client: [u8; 4], front: &HaProxy, path: &str) -> Response {
+    let mut client = WireClient::connect_from(client.into(), front.address).await;
+    client.send(&Request::get(path)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_behind_haproxy_keep_groups_limits_and_identity() {
+    let settings = "[lan]\nclient_downloads = 1\nclient_queue = 0\n\
+         [[group]]\nname = \"branch\"\nsubnets = [\"127.0.7.0/24\"]\ndeny = [\"virus-definitions-32\"]\n\
+         [[group]]\nname = \"later\"\nsubnets = [\"127.0.8.0/24\"]\nspread = \"7d\"\n";
+    for (header, source) in [
+        ("send-proxy-v2", ""),
+        ("send-proxy", ""),
+        ("\n    option forwardfor", "client_address = \"x-forwarded-for\"\n"),
+    ] {
+        let (manager, places) = (Manager::start(), [RelayFolder::new(), RelayFolder::new()]);
+        let gate = Gate::default();
+        manager.put(PAYLOAD, Resource::new(bytes(1, 4 << 20)).stalled(100_000, &gate));
+        manager.put("/secars/x", Resource::new("report"));
+        let [one, two] = places.each_ref().map(|place| {
+            let file = place.configure_with(&format!("{source}{settings}"), &manager, &[]);
+            Relay::start(gupd(["serve", "--config"]).arg(file))
+        });
+        let front = HaProxy::start([&one, &two], header);
+        front.wait_until_serving().await;
+        assert_eq!(get_as([127, 0, 6, 1], &front, "/secars/x").await.status, 200, "{header}");
+        let seen = manager.requests_for("/secars/x").pop().unwrap();
+        assert!(seen.header("x-forwarded-for").unwrap().starts_with("127.0.6.1"), "{header}: {seen:?}");
+        assert_eq!(get_as([127, 0, 7, 1], &front, PAYLOAD).await.status, 404, "{header}: the group's denial");
+        assert_eq!(get_as([127, 0, 8, 1], &front, PAYLOAD).await.status, 503, "{header}: the group's spread");
+        let mut running = Vec::new();
+        for last in [1, 2] {
+            let address = [127, 0, 6, last];
+            let mut first = WireClient::connect_from(address.into(), front.address).await;
+            first.write_request(&Request::get(PAYLOAD)).await.unwrap();
+            assert_eq!(first.read_head().await.unwrap().status, 200, "{header} {last}");
+            running.push(first);
+            assert_eq!(
+                get_as(address, &front, PAYLOAD).await.status,
+                503,
+                "{header} {last}: one slot a client"
+            );
+        }
+        gate.open();
+    }
 }
 
 #[test]

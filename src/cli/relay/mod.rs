@@ -132,6 +132,8 @@ impl Relay {
             tls: config.server.tls.clone(),
             listeners: with_renewed_tls(&current.config.server.listeners, &config.server.listeners),
             public_names: config.server.public_names.clone(),
+            access: config.server.access.clone(),
+            proxies: config.server.proxies.clone(),
             max_uri_bytes: config.server.max_uri_bytes,
             drain_timeout: config.server.drain_timeout,
             ..current.config.server.clone()
@@ -197,12 +199,14 @@ impl Relay {
     }
 }
 
-/// Returns the listeners in force, with the TLS of the configuration for those that have TLS in both.
+/// Returns the listeners in force, with the access lists of the configuration and its TLS for those that have TLS in both.
 fn with_renewed_tls(current: &[ListenerSettings], next: &[ListenerSettings]) -> Vec<ListenerSettings> {
     let renew = |listener: &ListenerSettings| {
-        let tls = next.iter().find(|other| other.name == listener.name).and_then(|other| other.tls.clone());
+        let next = next.iter().find(|other| other.name == listener.name);
+        let tls = next.and_then(|next| next.tls.clone());
         let tls = if listener.tls.is_some() && tls.is_some() { tls } else { listener.tls.clone() };
-        ListenerSettings { tls, ..listener.clone() }
+        let access = next.map_or_else(|| listener.access.clone(), |next| next.access.clone());
+        ListenerSettings { tls, access, ..listener.clone() }
     };
     current.iter().map(renew).collect()
 }

@@ -79,7 +79,9 @@ impl Relay {
             clock,
         );
         let (ledger, ledger_task) = open_ledger(&config, &metrics, &builder.clock);
-        let server = Arc::new(HttpServer::new(proxy.clone(), metrics.net.clone(), listeners));
+        let connection_limiter = Arc::new(ConnectionRateLimiter::new(&config));
+        let server = HttpServer::new(proxy.clone(), metrics.net.clone(), listeners);
+        let server = Arc::new(server.with_connection_rate(connection_limiter.clone()));
         let (stage, stages) = watch::channel(LifecycleStage::Serving);
         let parts = LongLivedParts {
             cache: cache.clone(),
@@ -87,7 +89,7 @@ impl Relay {
             refresher: refresher.clone(),
             health,
             client_limits: limits,
-            connection_limiter: Arc::new(ConnectionRateLimiter::new(&config)),
+            connection_limiter,
             limits: Arc::new(SharedLimits::new(&config, lan, builder.wan.clone())),
         };
         let relay = Self {

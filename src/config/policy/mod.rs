@@ -28,7 +28,7 @@ use http::{HeaderName, StatusCode};
 use crate::clock::UnixMillis;
 pub use crate::profile::PayloadForm;
 use crate::profile::{DigestList, FileFormat, ForeignOrigin, PathRule, QuerySelection};
-use crate::{AccessList, Class, Config, Problems, Verification, content, pattern};
+use crate::{Class, Config, Problems, Verification, content, pattern};
 pub use binding::UpstreamBinding;
 use binding::{Destinations, Resolver};
 use calendar::Calendar;
@@ -54,7 +54,6 @@ pub struct Policy {
     groups: Groups,
     destinations: Destinations,
     denied_status: StatusCode,
-    access: AccessList,
     /// Paths of content that needs no proof.
     unsigned: GlobSet,
     calendar: Calendar,
@@ -163,7 +162,6 @@ impl Policy {
             destinations: Destinations::new(groups.iter()),
             groups,
             denied_status: config.denials.status,
-            access: AccessList::new(&config.server.access),
             unsigned: compile_all(&config.verify.unsigned)?,
             calendar: Calendar::new(config.site.time_zone.clone()),
             #[cfg(debug_assertions)]
@@ -247,11 +245,6 @@ impl Policy {
     /// Returns the group of a client: the first that matches it, else the default group.
     pub fn group(&self, client: &ClientAttributes<'_>) -> &Arc<Group> {
         self.groups.find(client)
-    }
-
-    /// Returns the clients that are served at all.
-    pub fn access(&self) -> &AccessList {
-        &self.access
     }
 
     /// Returns every group: the bounded set of metric labels.

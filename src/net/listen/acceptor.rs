@@ -1,7 +1,7 @@
 //! Acceptors: one task per listening socket, which assigns each connection to a worker or refuses it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::LifecycleStage;
+use super::connection_limits::AdmittedConnection;
 use super::connection_rate::ConnectionRateLimiter;
 use super::keep_alive::close_gracefully;
 use super::listener::{ClientListener, ClientListeners};
@@ -118,22 +119,43 @@ impl Acceptor {
 
     async fn admit(&self, stream: TcpStream, client: SocketAddr, stage: &watch::Receiver<LifecycleStage>) {
         self.metrics.connections_total.inc();
-        if !self.rate.admit(client.ip()) {
-            // One client exceeds its rate; the relay itself has capacity.
-            tracing::info!(client = %client.ip().to_canonical(), reason = ConnectionRefusal::TooManyNew.as_str(),
-                "connection refused: limit reached (lan.client_connections)");
-            return self.refuse(stream, ConnectionRefusal::TooManyNew, stage);
-        }
-        let admitted = match self.listener.limits.admit(client.ip()) {
+        let admitted = match self.listener.is_proxy(client.ip()) {
+            true => self.listener.limits.admit_proxy(),
+            false => self.admit_client(client.ip()),
+        };
+        let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(reason) => {
-                let (client, listener) = (client.ip().to_canonical(), &**self.listener.name());
-                tracing::info!(%client, listener, reason = reason.as_str(), "connection refused: limit reached");
+                self.log_refusal(client.ip().to_canonical(), reason);
                 return self.refuse(stream, reason, stage);
             }
         };
         if let Err(error) = self.workers.assign(stream, client, self.listener.clone(), admitted).await {
             tracing::error!(%error, "cannot assign a connection to a worker");
+        }
+    }
+
+    fn admit_client(&self, client: IpAddr) -> Result<AdmittedConnection, ConnectionRefusal> {
+        if !self.listener.permits(client) {
+            return Err(ConnectionRefusal::Denied);
+        }
+        if !self.rate.admit(client) {
+            return Err(ConnectionRefusal::TooManyNew);
+        }
+        self.listener.limits.admit(client)
+    }
+
+    fn log_refusal(&self, client: IpAddr, refusal: ConnectionRefusal) {
+        let (listener, reason) = (&**self.listener.name(), refusal.as_str());
+        match refusal {
+            ConnectionRefusal::Denied => {
+                tracing::info!(%client, listener, reason, "connection refused: address not served (allow, deny)");
+            }
+            // One client exceeds its rate; the relay itself has capacity.
+            ConnectionRefusal::TooManyNew => {
+                tracing::info!(%client, listener, reason, "connection refused: limit reached (lan.client_connections)");
+            }
+            _ => tracing::info!(%client, listener, reason, "connection refused: limit reached"),
         }
     }
 

@@ -16,13 +16,21 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::LifecycleStage;
+use super::connection_rate::ConnectionRateLimiter;
 use super::connection_state::ConnectionState;
+use super::keep_alive::close_gracefully;
 use super::listener::{ClientListener, ClientListeners};
+use super::proxied::{ProxiedClient, begins_with_proxy_header};
 use super::refusal::ConnectionRefusal;
 use super::tls;
 use crate::metrics::GaugeGuard;
 use crate::metrics::NetMetrics;
 use crate::upstream::ConnectionPin;
+use gupd_http::client_address::InvalidAddressField;
+
+/// Advice for an administrator whose proxy is refused.
+pub(super) const UNLISTED_PROXY: &str =
+    "it begins with a PROXY header: list the proxy in server.trusted_proxies";
 
 /// A stream over TCP.
 pub(super) trait TcpBased {
@@ -54,6 +62,8 @@ impl TcpBased for Box<TlsStream<TcpStream>> {
 pub struct ClientConnection {
     /// Address of the client.
     pub address: SocketAddr,
+    /// Address that requests come from: the client's, or that of a proxy that names the client in each request.
+    pub sender: SocketAddr,
     /// Address that the client connected to.
     pub local: SocketAddr,
     /// True over TLS.
@@ -78,6 +88,26 @@ impl ClientConnection {
     /// Returns the listener that the client connected to.
     pub fn listener(&self) -> &ClientListener {
         &self.state.listener
+    }
+
+    /// Takes the address of the client from a request of a trusted proxy, if its requests have it. Call it first of all:
+    /// each request of the connection may have another client.
+    ///
+    /// # Errors
+    /// A malformed field.
+    pub fn identify_client(&mut self, request: &HeaderMap) -> Result<(), InvalidAddressField> {
+        let rules = self.state.listener.rules();
+        if rules.is_proxy(self.sender.ip())
+            && let Some(client) = rules.forwarded_client(request)?
+        {
+            self.address = SocketAddr::new(client, 0);
+        }
+        Ok(())
+    }
+
+    /// Returns true if the server and the listener serve this client.
+    pub fn is_permitted(&self) -> bool {
+        self.state.listener.permits(self.address.ip())
     }
 
     /// Returns the names of the client certificate.
@@ -107,6 +137,8 @@ pub struct HttpServer<A> {
     pub(super) handler: Arc<A>,
     pub(super) metrics: Arc<NetMetrics>,
     listeners: Arc<ClientListeners>,
+    /// Rate of new connections, for clients that come through a proxy.
+    pub(super) rate: Option<Arc<ConnectionRateLimiter>>,
     pub(super) keeps_alive: bool,
     /// True once every response closes its connection.
     pub(super) is_closing: AtomicBool,
@@ -118,7 +150,13 @@ impl<A: RequestHandler> HttpServer<A> {
         for reason in ConnectionRefusal::ALL {
             metrics.refused.with_label_values(&[reason.as_str()]);
         }
-        Self { handler, metrics, listeners, keeps_alive: true, is_closing: AtomicBool::new(false) }
+        Self { handler, metrics, listeners, rate: None, keeps_alive: true, is_closing: AtomicBool::new(false) }
+    }
+
+    /// Limits the rate of new connections of clients behind a proxy.
+    #[must_use]
+    pub fn with_connection_rate(self, rate: Arc<ConnectionRateLimiter>) -> Self {
+        Self { rate: Some(rate), ..self }
     }
 
     /// Returns its listeners.
@@ -143,16 +181,34 @@ impl<A: RequestHandler> HttpServer<A> {
     /// Serves one connection to its end, then drops `slot`.
     pub async fn serve<P: Send>(
         self: Arc<Self>,
-        stream: TcpStream,
-        client: SocketAddr,
+        mut stream: TcpStream,
+        mut client: SocketAddr,
         listener: Arc<ClientListener>,
         _slot: P,
         stage: watch::Receiver<LifecycleStage>,
     ) {
         let _open = GaugeGuard::increment(&self.metrics.connections);
-        let Ok(local) = stream.local_addr() else { return };
+        let Ok(mut local) = stream.local_addr() else { return };
+        let mut _counted = None;
+        if listener.rules().expects_header(client.ip()) {
+            // Boxed, because most connections have no header.
+            match Box::pin(self.identify(&mut stream, client, &listener)).await {
+                Ok(ProxiedClient { addresses, counted }) => {
+                    if let Some(proxied) = addresses {
+                        (client, local) = (proxied.client, proxied.local);
+                    }
+                    _counted = Some(counted);
+                }
+                Err(refused) => {
+                    self.refuse(refused.reason, refused.client, &refused);
+                    let _unsent = stream.try_write(refused.reason.response());
+                    return Box::pin(close_gracefully(stream, stage)).await;
+                }
+            }
+        }
         let mut connection = ClientConnection {
             address: client,
+            sender: client,
             local,
             is_encrypted: false,
             names: None,
@@ -161,8 +217,14 @@ impl<A: RequestHandler> HttpServer<A> {
         // Send heads and small bodies at once; large bodies fill segments anyway.
         let _unsupported = stream.set_nodelay(true);
         let Some(tls) = listener.tls() else { return self.serve_http(stream, connection, stage).await };
+        let handshake = async {
+            match begins_with_proxy_header(&stream).await {
+                true => Err(None),
+                false => tls.acceptor.accept(stream).await.map_err(Some),
+            }
+        };
         // Boxed, like the stream: every connection would have room for a handshake.
-        match Box::pin(timeout(listener.header_timeout, tls.acceptor.accept(stream))).await {
+        match Box::pin(timeout(listener.header_timeout, handshake)).await {
             Ok(Ok(stream)) => {
                 connection.is_encrypted = true;
                 connection.names = tls::client_names(stream.get_ref().1);
@@ -171,7 +233,8 @@ impl<A: RequestHandler> HttpServer<A> {
                 }
                 self.serve_http(Box::new(stream), connection, stage).await;
             }
-            Ok(Err(error)) => self.refuse(ConnectionRefusal::Tls, client, &error),
+            Ok(Err(None)) => self.refuse(ConnectionRefusal::UnlistedProxy, client, &UNLISTED_PROXY),
+            Ok(Err(Some(error))) => self.refuse(ConnectionRefusal::Tls, client, &error),
             Err(late) => self.refuse(ConnectionRefusal::Tls, client, &late),
         }
     }
@@ -182,9 +245,16 @@ impl<A: RequestHandler> HttpServer<A> {
         client: SocketAddr,
         error: &dyn std::fmt::Display,
     ) {
-        let reason = reason.as_str();
-        self.metrics.refused.with_label_values(&[reason]).inc();
-        tracing::info!(client = %client.ip().to_canonical(), reason, %error, "connection refused");
+        let label = reason.as_str();
+        self.metrics.refused.with_label_values(&[label]).inc();
+        let client = client.ip().to_canonical();
+        match reason {
+            // The proxy's configuration, or that of the relay, is wrong.
+            ConnectionRefusal::UnlistedProxy | ConnectionRefusal::ProxyHeader => {
+                tracing::warn!(%client, reason = label, %error, "connection refused");
+            }
+            _ => tracing::info!(%client, reason = label, %error, "connection refused"),
+        }
     }
 }
 

@@ -21,8 +21,16 @@ pub(super) struct ConnectionLimits {
 /// A connection within its limits, which ends with it.
 #[derive(Debug)]
 pub(super) struct AdmittedConnection {
-    _counted: CountedConnection,
+    /// `None` for a proxy's connection, whose client is counted for itself.
+    _counted: Option<CountedConnection>,
     _slot: OwnedSemaphorePermit,
+    _site: Option<Box<Self>>,
+}
+
+/// A connection in its client's counts of the listener and the site, which ends with it.
+#[derive(Debug)]
+pub(super) struct CountedClient {
+    _counted: CountedConnection,
     _site: Option<Box<Self>>,
 }
 
@@ -47,10 +55,30 @@ impl ConnectionLimits {
     /// # Errors
     /// The limit that is reached.
     pub(super) fn admit(&self, client: IpAddr) -> Result<AdmittedConnection, ConnectionRefusal> {
-        let counted = self.shares.admit(client).ok_or(ConnectionRefusal::TooManyOfClient)?;
+        let counted = Some(self.shares.admit(client).ok_or(ConnectionRefusal::TooManyOfClient)?);
         let slot = self.slots.clone().try_acquire_owned().map_err(|_| ConnectionRefusal::TooManyOpen)?;
         let site = self.site.as_ref().map(|site| site.admit(client)).transpose()?;
         Ok(AdmittedConnection { _counted: counted, _slot: slot, _site: site.map(Box::new) })
+    }
+
+    /// Admits a connection of a proxy, for any client.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub(super) fn admit_proxy(&self) -> Result<AdmittedConnection, ConnectionRefusal> {
+        let slot = self.slots.clone().try_acquire_owned().map_err(|_| ConnectionRefusal::TooManyOpen)?;
+        let site = self.site.as_ref().map(|site| site.admit_proxy()).transpose()?;
+        Ok(AdmittedConnection { _counted: None, _slot: slot, _site: site.map(Box::new) })
+    }
+
+    /// Counts an admitted connection of a proxy for its client.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub(super) fn count(&self, client: IpAddr) -> Result<CountedClient, ConnectionRefusal> {
+        let counted = self.shares.admit(client).ok_or(ConnectionRefusal::TooManyOfClient)?;
+        let site = self.site.as_ref().map(|site| site.count(client)).transpose()?;
+        Ok(CountedClient { _counted: counted, _site: site.map(Box::new) })
     }
 }
 

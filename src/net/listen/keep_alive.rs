@@ -23,8 +23,9 @@ use tokio::time::{sleep, timeout};
 
 use super::LifecycleStage;
 use super::activity::{ConnectionActivity, ResponseGuard, TrackedBody};
-use super::connection::{ClientConnection, HttpServer, RequestHandler, TcpBased};
+use super::connection::{ClientConnection, HttpServer, RequestHandler, TcpBased, UNLISTED_PROXY};
 use super::phase::{PhaseTimer, PhaseVerdict};
+use super::proxy_header::is_proxy_header;
 use super::refusal::ConnectionRefusal;
 use super::stream::ClientStream;
 use crate::metrics::GaugeGuard;
@@ -137,11 +138,12 @@ impl<A: RequestHandler> HttpServer<A> {
                 Poll::Pending => {}
             }
         };
-        let stream = connection.into_parts().io.into_inner();
+        let parts = connection.into_parts();
+        let stream = parts.io.into_inner();
         if is_http_1_0.load(Ordering::Relaxed) && result.as_ref().is_err_and(hyper::Error::is_user) {
             // The body broke off. To a client of HTTP/1.0 a closed connection could mean its end, so reset it.
             let _closed = stream.get_ref().tcp().set_zero_linger();
-        } else if self.record_end(result, client) {
+        } else if self.record_end(result, client, &parts.read_buf) {
             close_gracefully(stream, stage.clone()).await;
         }
         ServedPeriod::Ended
@@ -160,12 +162,17 @@ impl<A: RequestHandler> HttpServer<A> {
         Ok(response.map(|body| TrackedBody::new(body, guard)))
     }
 
-    /// Records the end of a connection. Returns true if the client should still read what was sent.
-    fn record_end(&self, result: hyper::Result<()>, client: &ClientConnection) -> bool {
+    /// Records the end of a connection, with the bytes that were read and not handled. Returns true if the client should
+    /// still read what was sent.
+    fn record_end(&self, result: hyper::Result<()>, client: &ClientConnection, unread: &[u8]) -> bool {
         let Err(error) = result else { return true };
         if !error.is_parse() {
             tracing::debug!(client = %client.address, %error, "connection broke off");
             return false;
+        }
+        if is_proxy_header(unread) {
+            self.refuse(ConnectionRefusal::UnlistedProxy, client.address, &UNLISTED_PROXY);
+            return true;
         }
         let reason = match error.is_parse_too_large() {
             true => ConnectionRefusal::HeadTooLarge,

@@ -3,14 +3,16 @@
 //! a listener stay as they were at the start.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use hyper::server::conn::http1;
 use tokio_rustls::TlsAcceptor;
 
 use super::certificate_watch::{FileStates, read_states};
+use super::client_rules::ClientRules;
 use super::connection_limits::ConnectionLimits;
 use super::tls;
 use crate::pem::{self, PemError};
@@ -27,6 +29,8 @@ pub struct ClientListener {
     tls: ArcSwapOption<LoadedTls>,
     pub(super) http1: http1::Builder,
     pub(super) limits: Arc<ConnectionLimits>,
+    /// Those of all listeners.
+    rules: Arc<ArcSwap<ClientRules>>,
     pub(super) has_http2: bool,
     pub(super) max_header_bytes: usize,
     pub(super) header_timeout: Duration,
@@ -54,8 +58,9 @@ impl ClientListeners {
     /// If a file cannot be read or used.
     pub fn load(server: &ServerSettings) -> Result<Self, PemError> {
         let site = ConnectionLimits::new(server.max_connections, server.max_client_connections);
-        let listeners =
-            server.all_listeners().map(|settings| ClientListener::load(settings, &site).map(Arc::new));
+        let rules = Arc::new(ArcSwap::from_pointee(ClientRules::new(server)));
+        let load = |settings| ClientListener::load(settings, &site, rules.clone()).map(Arc::new);
+        let listeners = server.all_listeners().map(load);
         listeners.collect::<Result<_, _>>().map(Self)
     }
 
@@ -68,8 +73,8 @@ impl ClientListeners {
         self.0.iter()
     }
 
-    /// Loads the certificates of a configuration for new connections. A listener that started without TLS stays
-    /// without, and one with TLS stays with it.
+    /// Applies the rules about addresses, and loads the certificates of a configuration for new connections. A listener
+    /// that started without TLS stays without, and one with TLS stays with it.
     ///
     /// # Errors
     /// If a file of some listener cannot be used; all keep their old certificates.
@@ -82,6 +87,9 @@ impl ClientListeners {
                 renewed.push((listener, LoadedTls::load(tls, listener.has_http2)?));
             }
         }
+        if let Some(listener) = self.0.first() {
+            listener.rules.store(Arc::new(ClientRules::new(server)));
+        }
         for (listener, renewed) in renewed {
             if let Some(tls) = listener.tls() {
                 listener.replace_tls(&tls, renewed);
@@ -92,7 +100,11 @@ impl ClientListeners {
 }
 
 impl ClientListener {
-    fn load(settings: ListenerSettings, site: &Arc<ConnectionLimits>) -> Result<Self, PemError> {
+    fn load(
+        settings: ListenerSettings,
+        site: &Arc<ConnectionLimits>,
+        rules: Arc<ArcSwap<ClientRules>>,
+    ) -> Result<Self, PemError> {
         let mut http1 = http1::Builder::new();
         // `pipeline_flush` stays off: with it, hyper copies every body behind its head. `keep_alive` bounds the time of
         // a head.
@@ -114,6 +126,7 @@ impl ClientListener {
             tls: ArcSwapOption::new(tls.map(Arc::new)),
             http1,
             limits,
+            rules,
             has_http2,
             max_header_bytes: settings.max_header_bytes,
             header_timeout: settings.header_timeout,
@@ -129,6 +142,21 @@ impl ClientListener {
     /// Returns true if its clients are beyond the site: they get content only.
     pub fn is_gateway(&self) -> bool {
         self.is_gateway
+    }
+
+    /// Returns true if connections of this address may carry requests of any client, in whose place it does not count.
+    pub fn is_proxy(&self, peer: IpAddr) -> bool {
+        self.rules.load().is_proxy(peer)
+    }
+
+    /// Returns true if this client is served.
+    pub(super) fn permits(&self, client: IpAddr) -> bool {
+        self.rules.load().permits(&self.name, client)
+    }
+
+    /// Returns the rules about addresses.
+    pub(super) fn rules(&self) -> Guard<Arc<ClientRules>> {
+        self.rules.load()
     }
 
     /// Returns its TLS; `None` for plain HTTP.

@@ -7,6 +7,7 @@
 mod acceptor;
 mod activity;
 mod certificate_watch;
+mod client_rules;
 mod client_share;
 mod connection;
 mod connection_limits;
@@ -20,6 +21,8 @@ mod keep_alive;
 mod listener;
 mod metered_stream;
 mod phase;
+mod proxied;
+mod proxy_header;
 mod refusal;
 mod sockets;
 mod stream;

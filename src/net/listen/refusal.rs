@@ -14,6 +14,12 @@ pub(super) enum ConnectionRefusal {
     HeadTooLarge,
     /// The bytes are not HTTP.
     Malformed,
+    /// A PROXY header of an address that `server.trusted_proxies` does not list.
+    UnlistedProxy,
+    /// A listed proxy whose connection does not begin with a usable PROXY header.
+    ProxyHeader,
+    /// The client is not served: `allow` and `deny`.
+    Denied,
     /// An HTTP/2 client floods its connection with frames or cancelled requests.
     Flood,
     /// An HTTP/2 client takes nothing of a response for `server.stall_timeout`.
@@ -28,11 +34,14 @@ pub(super) enum ConnectionRefusal {
 
 impl ConnectionRefusal {
     /// Every reason, for metrics that exist before the first refusal.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Tls,
         Self::SlowHead,
         Self::HeadTooLarge,
         Self::Malformed,
+        Self::UnlistedProxy,
+        Self::ProxyHeader,
+        Self::Denied,
         Self::Flood,
         Self::SlowReader,
         Self::TooManyOpen,
@@ -47,6 +56,9 @@ impl ConnectionRefusal {
             Self::SlowHead => "slow-head",
             Self::HeadTooLarge => "head-too-large",
             Self::Malformed => "malformed",
+            Self::UnlistedProxy => "unlisted-proxy",
+            Self::ProxyHeader => "proxy-header",
+            Self::Denied => "client-denied",
             Self::Flood => "http2-flood",
             Self::SlowReader => "slow-reader",
             Self::TooManyOpen => "too-many-connections",
@@ -58,7 +70,14 @@ impl ConnectionRefusal {
     /// Returns the response that the listener writes itself; empty if hyper writes one or the client reads none.
     pub(super) const fn response(self) -> &'static [u8] {
         match self {
-            Self::Tls | Self::HeadTooLarge | Self::Malformed | Self::Flood | Self::SlowReader => b"",
+            Self::Tls
+            | Self::HeadTooLarge
+            | Self::Malformed
+            | Self::UnlistedProxy
+            | Self::ProxyHeader
+            | Self::Flood
+            | Self::SlowReader => b"",
+            Self::Denied => b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             // RFC 9110 §15.5.9.
             Self::SlowHead => {
                 b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
