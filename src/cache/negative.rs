@@ -3,7 +3,7 @@
 //! displaces its own entries. A restart forgets them; they are fresh for minutes at most.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +11,7 @@ use http::StatusCode;
 use moka::policy::EvictionPolicy;
 
 use crate::{CacheEntry, Variants};
+use gupd_config::client_network;
 use gupd_http::SelectingRequest;
 use gupd_store::{Object, ObjectKey};
 
@@ -82,7 +83,7 @@ impl NegativeEntries {
     /// Keeps an entry that the request of `client` brought. Returns false if the client has its part of the memory.
     pub(crate) fn insert(&self, entry: &Arc<CacheEntry>, client: Option<IpAddr>) -> bool {
         let key = &entry.object.key;
-        let client = client.map(network);
+        let client = client.map(client_network);
         let before = self.entries.get(key);
         let generation = self.generation();
         let current = before.iter().filter(|before| before.generation == generation);
@@ -156,13 +157,5 @@ impl ClientUsage {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, u64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Returns the network that counts as one client: an IPv6 host has a /64.
-fn network(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
-        IpAddr::V4(_) => client,
     }
 }

@@ -11,6 +11,7 @@
 
 mod access;
 mod binding;
+mod client_network;
 mod clients;
 pub mod clock;
 mod config;
@@ -60,6 +61,7 @@ pub mod week;
 
 pub use access::{AccessList, AccessSettings};
 pub use binding::Binding;
+pub use client_network::{certificate_network, client_network};
 pub use clients::ClientSettings;
 pub use clock::Clock;
 pub use config::{Config, DEFAULT_FILE};

@@ -94,7 +94,7 @@ fn split_unquoted(text: &str, separator: u8) -> Result<Vec<&str>, InvalidAddress
             b'"' => is_quoted = !is_quoted,
             _ if byte == separator && !is_quoted => {
                 parts.push(text.get(begin..at).unwrap_or_default());
-                begin = at + 1;
+                begin = at.saturating_add(1);
             }
             _ => {}
         }

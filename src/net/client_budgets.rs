@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::arrival_times::{Allowance, ArrivalTimes};
 use crate::shape::Nanos;
-use gupd_config::Config;
+use gupd_config::{Config, client_network};
 use gupd_http::refusal::BudgetKind;
 
 /// Names remembered in each of two generations, about 1 MiB in all.
@@ -84,7 +84,7 @@ impl ClientBudgets {
     /// If the client has none left.
     pub fn try_spend(&self, kind: BudgetKind, client: IpAddr) -> Result<(), BudgetRefusal> {
         self.with(kind, |spent, allowance, now| {
-            let client = client.to_canonical();
+            let client = client_network(client);
             let wait = spent.waiting_time(client, allowance, 1, now);
             spent.admit(client, allowance, 1, now).then_some(()).ok_or_else(|| BudgetRefusal::new(kind, wait))
         })
@@ -93,7 +93,7 @@ impl ClientBudgets {
 
     /// Spends an amount that is known only now.
     pub fn spend(&self, kind: BudgetKind, client: IpAddr, amount: u64) {
-        self.with(kind, |spent, allowance, now| spent.spend(client.to_canonical(), allowance, amount, now));
+        self.with(kind, |spent, allowance, now| spent.spend(client_network(client), allowance, amount, now));
     }
 
     /// Checks that the client has anything left.
@@ -101,8 +101,9 @@ impl ClientBudgets {
     /// # Errors
     /// If it has not.
     pub fn check(&self, kind: BudgetKind, client: IpAddr) -> Result<(), BudgetRefusal> {
-        let wait = self
-            .with(kind, |spent, allowance, now| spent.waiting_time(client.to_canonical(), allowance, 1, now));
+        let wait = self.with(kind, |spent, allowance, now| {
+            spent.waiting_time(client_network(client), allowance, 1, now)
+        });
         match wait {
             None | Some(0) => Ok(()),
             Some(wait) => Err(BudgetRefusal::new(kind, wait)),

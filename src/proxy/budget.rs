@@ -51,7 +51,7 @@ fn continue_or_refuse(
     spent: Result<(), BudgetRefusal>,
 ) -> StepResult {
     let Err(refusal) = spent else { return Continue(()) };
-    let client = exchange.client().to_canonical();
+    let client = exchange.address().to_canonical();
     let reason = Refusal::Budget(refusal.kind);
     tracing::debug!(%client, reason = reason.as_str(), "request refused: budget of the client spent");
     let mut reply = proxy.refuse(reason).with_class(exchange.classification());

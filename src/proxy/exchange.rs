@@ -132,8 +132,13 @@ impl<'a> Exchange<'a> {
     }
 
     /// Address of the client.
-    pub(crate) fn client(&self) -> IpAddr {
+    pub(crate) fn address(&self) -> IpAddr {
         self.connection.address.ip()
+    }
+
+    /// Address by which the client counts in limits.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.connection.network()
     }
 
     /// The upstream connections of this client alone, from its first request on that authenticates one.
@@ -290,7 +295,7 @@ impl<'a> Exchange<'a> {
             part: if *self.method == Method::GET { Ranges::first_part(&self.headers) } else { None },
             background: None,
             bandwidth: BandwidthClass::default(),
-            client: Some(self.client()),
+            client: Some(self.address()),
         }
     }
 }

@@ -81,7 +81,7 @@ impl Proxy {
         let pacer = || {
             // A request without a valid target has no path either.
             let group = group.unwrap_or_else(|| generation.policy.group(&client_attributes(&connection, "")));
-            ResponsePacer::new(self.limits.lan.clone(), connection.address.ip(), group.clone())
+            ResponsePacer::new(self.limits.lan.clone(), connection.network(), group.clone())
         };
         reply.into_response(&head.method, access, pacer, self.limits.lan.is_limited())
     }

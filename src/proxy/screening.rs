@@ -70,7 +70,7 @@ pub(crate) fn open_exchange<'a>(
 
 /// Refuses clients that the server or the route does not serve. Costs one comparison without access lists.
 pub(crate) fn refuse_denied_client(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
-    if exchange.connection.is_permitted() && exchange.target.route.access.permits(exchange.client()) {
+    if exchange.connection.is_permitted() && exchange.target.route.access.permits(exchange.address()) {
         return Continue(());
     }
     Break(proxy.refuse(Refusal::ClientDenied))

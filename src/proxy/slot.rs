@@ -136,7 +136,7 @@ async fn take_slot(proxy: &Proxy, exchange: &Exchange<'_>) -> Result<Box<Downloa
         let waited = begun.elapsed();
         proxy.metrics.queue_seconds.observe(waited.as_secs_f64());
         let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-        let (now, client) = (proxy.cache.clock().now(), exchange.client());
+        let (now, client) = (proxy.cache.clock().now(), exchange.address());
         exchange.generation.upstreams.traffic().add_wait(now, client, WaitReason::Queued, millis);
     }
     taken.map(|slot| DownloadSlot::new(slot, &proxy.metrics)).map_err(|refusal| {

@@ -107,7 +107,7 @@ fn observe(
     visible: Option<RevisionNumber>,
     request: RequestKind,
 ) {
-    let client = (exchange.client(), exchange.connection.certificate_names());
+    let client = (exchange.address(), exchange.connection.certificate_names());
     let observation = Observation::new(client, &exchange.group.name, arrived, visible, request);
     let tracker = proxy.rollouts.clients().clone();
     exchange.observer = Some(Box::new(ClientObserver { tracker, observation }));
@@ -143,5 +143,5 @@ fn visible_number(
     group: &Group,
 ) -> Option<RevisionNumber> {
     let now = view.effective_time(proxy.cache.clock().now());
-    view.visible_revision(&group.name, exchange.client(), now).map(|revision| revision.number)
+    view.visible_revision(&group.name, exchange.address(), now).map(|revision| revision.number)
 }

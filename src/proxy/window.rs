@@ -44,7 +44,8 @@ async fn check_window(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
             proxy.first_seen.remember(revision, stored)
         }
     };
-    let opens = match generation.policy.scheduled_start(group, exchange.client(), revision, first_seen, now) {
+    let opens = match generation.policy.scheduled_start(group, exchange.address(), revision, first_seen, now)
+    {
         ScheduledStart::Now | ScheduledStart::Emergency => return Continue(()),
         ScheduledStart::Later { at: opens } => opens,
     };
@@ -64,7 +65,7 @@ async fn check_window(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
 pub(crate) fn deferred(exchange: &Exchange<'_>, opens: UnixMillis, now: UnixMillis) -> Reply {
     let seconds = opens.abs_diff(now).div_ceil(1_000);
     let traffic = exchange.generation.upstreams.traffic();
-    traffic.add_wait(now, exchange.client(), WaitReason::Deferred, seconds.saturating_mul(1_000));
+    traffic.add_wait(now, exchange.address(), WaitReason::Deferred, seconds.saturating_mul(1_000));
     let sentence = "gupd: download deferred by a window or rollout: retry after the time in Retry-After\n";
     let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, sentence);
     reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -79,7 +79,9 @@ async fn header_of_a_trusted_proxy_names_the_client() {
 async fn header_of_an_unlisted_peer_is_refused_and_counted() {
     for source in [ClientAddressSource::ProxyProtocol, ClientAddressSource::Forwarded] {
         let site = site(source);
-        for (count, header) in [v1("10.1.2.3"), v2("10.1.2.3"), b"PROXY UNKNOWN\r\n".to_vec()].iter().enumerate() {
+        for (count, header) in
+            [v1("10.1.2.3"), v2("10.1.2.3"), b"PROXY UNKNOWN\r\n".to_vec()].iter().enumerate()
+        {
             let mut client = connect(&site, STRANGER, header).await;
             client.write_request(&Request::get(PRIVATE)).await.ok();
             // At most a refusal, and the end of the connection.
@@ -176,7 +178,8 @@ async fn field_of_a_trusted_proxy_alone_names_the_client() {
     ] {
         let site = Site::with_config(|config| {
             trust(config, source);
-            config.routes[0].access = AccessSettings { allow: vec!["10.2.0.0/16".parse().unwrap()], deny: Vec::new() };
+            config.routes[0].access =
+                AccessSettings { allow: vec!["10.2.0.0/16".parse().unwrap()], deny: Vec::new() };
         });
         site.manager.put(PRIVATE, Resource::new("profile"));
         let mut proxy = connect(&site, PROXY, b"").await;
@@ -221,4 +224,27 @@ async fn denied_client_is_refused_before_its_request() {
     assert_eq!(get(&mut direct, PRIVATE).await.status, 200);
     let mut behind = connect(&site, PROXY, &v2("10.1.0.1")).await;
     assert_eq!(behind.read_head().await.unwrap().status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_of_one_ipv6_host_share_its_slots() {
+    let site = Site::with_config(|config| {
+        trust(config, ClientAddressSource::ProxyProtocol);
+        config.lan.client_downloads = Some(1);
+        config.lan.client_queue = 0;
+    });
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(bytes(1, 2_000_000)).stalled(500_000, &gate));
+    let header = |client: &str| format!("PROXY TCP6 {client} 2001:db8:9::1 4711 2967\r\n").into_bytes();
+    let mut first = connect(&site, PROXY, &header("2001:db8:0:1::1")).await;
+    first.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    assert_eq!(first.read_head().await.unwrap().status, 200);
+    for number in 2..=20 {
+        let mut again = connect(&site, PROXY, &header(&format!("2001:db8:0:1::{number:x}"))).await;
+        assert_eq!(get(&mut again, PAYLOAD).await.status, 503, "{number}");
+    }
+    let mut other = connect(&site, PROXY, &header("2001:db8:0:2::1")).await;
+    other.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    assert_eq!(other.read_head().await.unwrap().status, 200, "another host");
+    gate.open();
 }

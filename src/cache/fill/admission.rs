@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::FillRequest;
 use super::handle::FillFlags;
-use gupd_config::Class;
+use gupd_config::{Class, client_network};
 use gupd_store::CHUNK;
 
 /// Share of the permits for clients that hold few of these.
@@ -132,7 +132,7 @@ struct ClientUse<'a> {
 
 impl<'a> ClientUse<'a> {
     fn new(admission: &'a FillAdmission, client: IpAddr) -> Self {
-        let client = client.to_canonical();
+        let client = client_network(client);
         let mut clients = admission.lock();
         // Entries of clients whose fills have ended go when another one queues.
         clients.retain(|other, share| *other == client || Arc::strong_count(share) > 1);

@@ -11,8 +11,8 @@ use std::time::Duration;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::calendar::Calendar;
-use crate::GroupSettings;
 use crate::clock::UnixMillis;
+use crate::{GroupSettings, client_network};
 
 /// Deferral if a window never opens; no configuration has such a window.
 const NEVER: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -33,7 +33,7 @@ pub enum ScheduledStart {
 
 /// Returns a client's offset within `spread` for this revision: uniform over clients, independent between revisions,
 /// and stable. It is the high half of the product of `spread` in milliseconds and the XXH3-64 (seed 0) of the client's
-/// address as 16 bytes of IPv6 (IPv4 as `::ffff:a.b.c.d`) followed by the revision's text.
+/// address as 16 bytes of IPv6 (IPv4 as `::ffff:a.b.c.d`, IPv6 as its `/64`) followed by the revision's text.
 pub fn client_offset(client: IpAddr, revision: &str, spread: Duration) -> Duration {
     let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
     // A remainder would favour the start of the spread.
@@ -43,7 +43,7 @@ pub fn client_offset(client: IpAddr, revision: &str, spread: Duration) -> Durati
 
 /// Returns the hash behind [`client_offset`]: 2^64 stands for the whole spread.
 pub fn client_hash(client: IpAddr, revision: &str) -> u64 {
-    let address = match client {
+    let address = match client_network(client) {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => address,
     };
@@ -164,8 +164,10 @@ mod tests {
             let p = kolmogorov_smirnov(clients(10_000).map(|client| share(client, revision)).collect());
             assert!(p > 0.01, "{revision}: {p}");
         }
+        // One client in each /64.
         let network = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0));
-        let of_ipv6 = (0..10_000).map(|i| share(Ipv6Addr::from(network + i).into(), "261121001"));
+        let of_ipv6 =
+            (0..10_000_u128).map(|i| share(Ipv6Addr::from(network + (i << 64)).into(), "261121001"));
         assert!(kolmogorov_smirnov(of_ipv6.collect()) > 0.01);
     }
 
@@ -187,7 +189,9 @@ mod tests {
             ("::ffff:10.1.2.3", "261121001", 6_785_019),
             ("10.1.2.4", "261121001", 8_820_782),
             ("10.1.2.3", "261121002", 2_251_632),
-            ("2001:db8::1", "210602017", 7_669_098),
+            ("2001:db8::1", "210602017", 1_125_719),
+            // The same host.
+            ("2001:db8::ffff:1", "210602017", 1_125_719),
         ] {
             let client = client.parse().unwrap();
             assert_eq!(

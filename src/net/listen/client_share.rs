@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use gupd_config::client_network;
+
 /// Counts of open connections.
 #[derive(Debug)]
 pub struct ClientShares {
@@ -38,7 +40,7 @@ impl ClientShares {
 
     /// Counts a new connection; `None` if the client has its share and few are left for others.
     pub fn admit(self: &Arc<Self>, client: IpAddr) -> Option<CountedConnection> {
-        let client = client.to_canonical();
+        let client = client_network(client);
         let mut open = self.lock();
         let own = open.clients.get(&client).copied().unwrap_or(0);
         if open.total >= self.scarce_from && own >= self.share {

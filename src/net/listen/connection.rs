@@ -1,7 +1,7 @@
 //! The server for client connections: TLS if the listener has it, then HTTP/1.1 or HTTP/2 within the bounds of the
 //! listener. A connection that exceeds a bound is answered, counted and closed without an effect on others.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::LifecycleStage;
 use super::connection_rate::ConnectionRateLimiter;
@@ -26,6 +27,7 @@ use super::tls;
 use crate::metrics::GaugeGuard;
 use crate::metrics::NetMetrics;
 use crate::upstream::ConnectionPin;
+use gupd_config::{certificate_network, client_network};
 use gupd_http::client_address::InvalidAddressField;
 
 /// Advice for an administrator whose proxy is refused.
@@ -105,6 +107,14 @@ impl ClientConnection {
         Ok(())
     }
 
+    /// Returns the address by which the client counts in limits: that of its certificate, or else of its network.
+    pub fn network(&self) -> IpAddr {
+        match self.certificate_names().first() {
+            Some(name) => certificate_network(xxh3_64(name.as_bytes())),
+            None => client_network(self.address.ip()),
+        }
+    }
+
     /// Returns true if the server and the listener serve this client.
     pub fn is_permitted(&self) -> bool {
         self.state.listener.permits(self.address.ip())
@@ -150,7 +160,14 @@ impl<A: RequestHandler> HttpServer<A> {
         for reason in ConnectionRefusal::ALL {
             metrics.refused.with_label_values(&[reason.as_str()]);
         }
-        Self { handler, metrics, listeners, rate: None, keeps_alive: true, is_closing: AtomicBool::new(false) }
+        Self {
+            handler,
+            metrics,
+            listeners,
+            rate: None,
+            keeps_alive: true,
+            is_closing: AtomicBool::new(false),
+        }
     }
 
     /// Limits the rate of new connections of clients behind a proxy.

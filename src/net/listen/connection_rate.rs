@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::arrival_times::{Allowance, ArrivalTimes};
-use gupd_config::Config;
+use gupd_config::{Config, client_network};
 
 /// Limit on new connections per client.
 #[derive(Debug)]
@@ -43,6 +43,6 @@ impl ConnectionRateLimiter {
         let now = u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
         let allowance = Allowance { amount: rate.into(), period: Duration::from_secs(1) };
-        arrivals.admit(client.to_canonical(), allowance, 1, now)
+        arrivals.admit(client_network(client), allowance, 1, now)
     }
 }

@@ -14,7 +14,7 @@ use super::timed_limit::{SiteTime, TimedLimit, ValidityPeriod, keep_applied};
 use gupd_config as config;
 use gupd_config::clock::Clock;
 use gupd_config::policy::calendar::Calendar;
-use gupd_config::{Config, RateSchedule};
+use gupd_config::{Config, RateSchedule, client_network};
 
 /// Number of clients at which idle ones are removed first; later, whenever the number has doubled.
 const IDLE_CHECK: usize = 1_024;
@@ -108,7 +108,7 @@ impl LanLimiter {
 
     /// Returns the throttle of a new response to `client`, a member of `group`.
     pub fn throttle(&self, client: IpAddr, group: &str) -> Throttle {
-        let client = client.to_canonical();
+        let client = client_network(client);
         let mut state = self.state();
         if let Some(flow) = state.clients.get(&client).and_then(|client| client.flow.upgrade()) {
             return Throttle::new(flow);

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::bucket::Nanos;
 use super::send_progress::SendProgress;
 use super::slot_queue::{GroupIndex, SlotDecision, SlotQueue};
-use gupd_config::Config;
+use gupd_config::{Config, client_network};
 use gupd_http::refusal::SlotRefusalReason;
 
 /// Bounds of `Retry-After`: a shorter time cannot be written in whole seconds, and after a longer one downloads have
@@ -128,7 +128,7 @@ impl SlotLimiter {
 
     /// Returns a slot for a download of `client`, a member of `group`, if one is free.
     pub fn try_acquire(self: &Arc<Self>, client: IpAddr, group: &str) -> Option<Slot> {
-        let client = client.to_canonical();
+        let client = client_network(client);
         let now = self.now();
         let mut state = self.state();
         let group = state.queue.group(group);
@@ -146,7 +146,7 @@ impl SlotLimiter {
         group: &str,
         leaving: impl Future<Output = ()>,
     ) -> Result<Slot, SlotRefusal> {
-        let (mut waiting, queue_timeout) = self.enqueue(client.to_canonical(), group)?;
+        let (mut waiting, queue_timeout) = self.enqueue(client_network(client), group)?;
         tokio::select! {
             biased;
             slot = timeout(queue_timeout, &mut waiting) => slot.or_else(|_| waiting.give_up()),

@@ -20,7 +20,7 @@ use gupd_config as config;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::calendar::Calendar;
 use gupd_config::policy::{Classification, PayloadForm};
-use gupd_config::{Config, RateSchedule, WanMatch, pattern};
+use gupd_config::{Config, RateSchedule, WanMatch, client_network, pattern};
 
 /// Bytes in flight at a limited rate, as time at that rate: a burst plus the round trip of most lines.
 const IN_FLIGHT: Duration = Duration::from_millis(250);
@@ -189,7 +189,7 @@ impl WanLimiter {
         };
         let named = state.rules.iter().find_map(matches);
         let group = client.and_then(|(_, group)| state.groups.get(group)).map(|all_limits| all_limits.id);
-        let owner = client.map(|(client, _)| client.to_canonical());
+        let owner = client.map(|(client, _)| client_network(client));
         BandwidthClass(Some(Arc::new(ClassShared {
             pacer: self.pacer.clone(),
             narrower: named.into_iter().chain(group).collect(),
@@ -218,7 +218,7 @@ impl WanLimiter {
         match (bandwidth, common) {
             (None, _) => {
                 flow.set_priority(Priority::ClientDelta);
-                flow.set_owner(client.map(|client| client.to_canonical()));
+                flow.set_owner(client.map(client_network));
             }
             (_, Some(common)) => common.enter(&flow),
             (_, None) => {}
@@ -350,7 +350,7 @@ impl BandwidthClass {
         let Some(common) = &self.0 else { return };
         let mut transfers = common.transfers();
         let running = transfers.running().count() as u64;
-        let candidates = clients.into_iter().map(|client| client.to_canonical());
+        let candidates = clients.into_iter().map(client_network);
         let load = |client: &IpAddr| {
             let is_owner = transfers.owner == Some(*client);
             let flows = common.pacer.flows_of(*client, common.line);

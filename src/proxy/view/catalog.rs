@@ -37,7 +37,7 @@ pub(super) async fn serve_catalog(
     mut view: Arc<RevisionView>,
 ) -> (Reply, Option<RevisionNumber>) {
     let now = || proxy.cache.clock().now();
-    let (client, mut group) = (exchange.client(), exchange.group.clone());
+    let (client, mut group) = (exchange.address(), exchange.group.clone());
     let key = exchange.key().clone();
     let revision = view.visible_revision(&group.name, client, now());
     let has = revision.is_some_and(|revision| revision.catalogs.contains_key(&key));

@@ -23,7 +23,7 @@ pub(super) async fn check_payload(
     let Some(file) = key::revision_file(&exchange.generation.policy, &key) else {
         return PayloadAccess::Visible;
     };
-    let client = exchange.client();
+    let client = exchange.address();
     let access = |view: &RevisionView, group: &Group| {
         let now = view.effective_time(proxy.cache.clock().now());
         view.payload_access(&group.name, client, (file.series, file.number), now)

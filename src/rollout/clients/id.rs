@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use gupd_config::client_network;
+
 /// Maximum bytes of a name (RFC 1035 §2.3.4).
 const MAX_NAME: usize = 255;
 
@@ -17,7 +19,7 @@ pub struct ClientId(ClientName);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum ClientName {
-    /// Canonical: an IPv4 address is never in its IPv6 form.
+    /// Canonical: an IPv4 address is never in its IPv6 form, and an IPv6 address is that of its `/64`.
     Address(IpAddr),
     /// In lower case, and never the spelling of an address.
     Host(Arc<str>),
@@ -33,7 +35,7 @@ impl ClientId {
     /// address would be another client's, and is ignored.
     pub fn of(address: IpAddr, names: &[Box<str>]) -> Self {
         let named = names.first().and_then(|name| Self::named(name));
-        named.unwrap_or_else(|| Self(ClientName::Address(address.to_canonical())))
+        named.unwrap_or_else(|| Self(ClientName::Address(client_network(address))))
     }
 
     fn named(name: &str) -> Option<Self> {
@@ -56,7 +58,7 @@ impl FromStr for ClientId {
     fn from_str(text: &str) -> Result<Self, InvalidClientId> {
         let text = text.trim();
         match text.parse::<IpAddr>() {
-            Ok(address) => Ok(Self(ClientName::Address(address.to_canonical()))),
+            Ok(address) => Ok(Self(ClientName::Address(client_network(address)))),
             Err(_) => Self::named(text).ok_or_else(|| InvalidClientId(text.chars().take(MAX_NAME).collect())),
         }
     }
@@ -95,7 +97,8 @@ mod tests {
             ("10.0.0.1", &["PC-1.example", "other"][..], "pc-1.example"),
             ("10.0.0.1", &[], "10.0.0.1"),
             ("::ffff:10.0.0.1", &[], "10.0.0.1"),
-            ("2001:DB8::0:1", &[], "2001:db8::1"),
+            ("2001:DB8::0:1", &[], "2001:db8::"),
+            ("2001:db8::2:3:4", &[], "2001:db8::"),
             ("10.0.0.1", &["10.0.0.2"], "10.0.0.1"),
             ("10.0.0.1", &[""], "10.0.0.1"),
             ("10.0.0.1", &["a\nb"], "10.0.0.1"),
