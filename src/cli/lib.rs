@@ -15,6 +15,7 @@ mod demo;
 mod doctor;
 mod fitness;
 mod generate;
+mod init;
 mod machine;
 mod plan;
 mod policy;
@@ -78,6 +79,8 @@ enum Command {
     Drain(process_commands::Drain),
     /// Print the client settings for this relay: policies, proxy file, DNS record.
     ClientsConfig(Box<clients_config::ClientsConfig>),
+    /// Write a configuration from five answers.
+    Init(init::InitFlags),
     /// Examine machine, configuration, upstreams and relay, with a remedy for each finding.
     Doctor(Box<doctor::DoctorFlags>),
     /// Print the completions of a shell.
@@ -231,6 +234,7 @@ pub fn main() -> ExitCode {
         Command::Drain(drain) => process_commands::drain(&drain),
         Command::Upgrade(common) => process_commands::upgrade(&common),
         Command::ClientsConfig(command) => clients_config::run(&command),
+        Command::Init(flags) => init::run(flags),
         Command::Doctor(flags) => doctor::run(&flags),
         Command::Completions(flags) => {
             generate::print_completions(&flags);

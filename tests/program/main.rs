@@ -37,6 +37,7 @@ mod held;
 mod hints;
 mod http2_floods;
 mod listeners;
+mod init;
 mod log;
 mod orders;
 mod page;
