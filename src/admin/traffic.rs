@@ -12,7 +12,9 @@ use super::auth::authorize_read;
 use super::{AdminApi, json_response, query_pairs, text_response};
 use gupd_config::clock::UnixMillis;
 use gupd_config::units::{Time, UnitError};
-use gupd_ledger::{QueryError, TrafficQuery};
+use gupd_ledger::{QueryError, TrafficQuery, TrafficReport};
+use gupd_rollout::clients::{ClientFilter, ClientReport};
+use serde::Serialize;
 
 /// Time that a report covers without `since=`.
 const DEFAULT_SINCE: UnixMillis = 24 * 3_600_000;
@@ -34,12 +36,32 @@ pub(super) async fn report(
         Ok(query) => query,
         Err(message) => return text_response((StatusCode::BAD_REQUEST, message)),
     };
+    let client = query.client.clone();
     match api.ledger.query(query).await {
-        Ok(report) => json_response(&report),
+        Ok(report) => {
+            let client = find_client(&api, client).await;
+            json_response(&ClientTraffic { report, client })
+        }
         Err(error @ (QueryError::Busy | QueryError::Stopping | QueryError::Ledger(_))) => {
             text_response((StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
         }
     }
+}
+
+/// A report, with what is known of the client that it is about.
+#[derive(Debug, Serialize)]
+struct ClientTraffic {
+    #[serde(flatten)]
+    report: TrafficReport,
+    /// The client, where clients are tracked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<ClientReport>,
+}
+
+async fn find_client(api: &AdminApi, client: Option<String>) -> Option<ClientReport> {
+    let client = client?.parse().ok().filter(|_| api.rollouts.has_rings())?;
+    let filter = ClientFilter { client: Some(client), ..ClientFilter::default() };
+    api.rollouts.clients().list(&filter, 1).await.pop()
 }
 
 /// Parses the query; an error is one line.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use clap::Args;
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::admin_client::{AdminClient, AdminRequest};
@@ -53,8 +54,55 @@ pub(super) fn run(flags: &WhyFlags) -> Result<(), CommandError> {
         return Ok(());
     }
     let report: TrafficReport = serde_json::from_slice(&body).map_err(invalid)?;
-    print_line(&explanation(&report, flags.client.as_deref()));
+    let ClientOnly { client } = serde_json::from_slice(&body).map_err(invalid)?;
+    let mut text = explanation(&report, flags.client.as_deref());
+    if let Some(client) = client {
+        text = format!("{}\n{text}", client.line());
+    }
+    print_line(&text);
     Ok(())
+}
+
+/// The part of a report that describes its client.
+#[derive(Debug, Deserialize)]
+struct ClientOnly {
+    client: Option<TrackedClient>,
+}
+
+/// A client as the relay tracks it.
+#[derive(Debug, Deserialize)]
+struct TrackedClient {
+    client: String,
+    group: String,
+    light: String,
+    sees: Option<u64>,
+    revision: Option<u64>,
+    bytes: u64,
+    errors: u64,
+    trouble: Vec<String>,
+}
+
+impl TrackedClient {
+    fn line(&self) -> String {
+        let number =
+            |number: Option<u64>| number.map_or_else(|| "none".to_owned(), |number| number.to_string());
+        let state = match &*self.light {
+            "green" => "current",
+            "yellow" => "behind",
+            "red" => "failing",
+            _ => "unseen",
+        };
+        let trouble = if self.trouble.is_empty() { "none".to_owned() } else { self.trouble.join(", ") };
+        printable(&format!(
+            "{} of group {}: {state}; has revision {}, sees {}; took {}; {} errors; trouble: {trouble}",
+            self.client,
+            self.group,
+            number(self.revision),
+            number(self.sees),
+            bytes(self.bytes),
+            self.errors
+        ))
+    }
 }
 
 fn path(flags: &WhyFlags) -> String {

@@ -18,8 +18,15 @@ use gupd_config::units::Rate;
 use gupd_config::{Ceiling, Config, RateSchedule};
 use gupd_ledger::{Ledger, QueryError, TrafficQuery};
 use gupd_net::metrics::NetMetrics;
+use gupd_net::traffic::TransferCause;
 use gupd_net::upstream::Upstream;
 use gupd_rollout::status::Status;
+
+/// Milliseconds of a day.
+const DAY: UnixMillis = 86_400_000;
+
+/// Rows that are added up: more than there are causes and content types.
+const MAX_CAUSES: usize = 1_000;
 
 /// Milliseconds of 30 days.
 const MONTH: UnixMillis = 30 * 86_400_000;
@@ -29,12 +36,15 @@ pub(crate) async fn collect(api: &AdminApi) -> StatusReport {
     let (generation, now) = (api.generations.load_full(), api.clock.now());
     let config = &generation.config;
     let savings = savings(&api.ledger, &config.site.time_zone, now).await;
+    let (day_received, day_full_sets) = full_sets(&api.ledger, now).await.unwrap_or_default();
     let [wan_rate, lan_rate] = api.rates.rates(Instant::now(), api.line_bytes());
     let calendar = Calendar::new(config.site.time_zone.clone());
     let facts = Facts {
         now,
         is_reload_refused: api.last_reload.get() == 0,
         certificates: certificates(&api.net),
+        day_received,
+        day_full_sets,
         ledger_error: savings.as_ref().err().map(ToString::to_string),
     };
     let report = StatusReport {
@@ -68,6 +78,17 @@ async fn savings(ledger: &Ledger, zone: &TimeZone, now: UnixMillis) -> Result<Sa
         })
     };
     Ok(Savings { today: period(midnight.unwrap_or(now)).await?, month: period(now - MONTH).await? })
+}
+
+/// Returns the bytes of 24 hours from upstreams, and those of full sets.
+async fn full_sets(ledger: &Ledger, now: UnixMillis) -> Result<(u64, u64), QueryError> {
+    let query = TrafficQuery { since: now - DAY, top: MAX_CAUSES, ..TrafficQuery::default() };
+    let report = ledger.query(query).await?;
+    let is_full = |cause: &str| {
+        [TransferCause::FullSet, TransferCause::NoDelta].iter().any(|full| full.as_str() == cause)
+    };
+    let full = report.causes.iter().filter(|row| !row.is_peer && is_full(&row.cause));
+    Ok((report.wan.received, full.map(|row| row.sums.received).sum()))
 }
 
 fn limit(calendar: &Calendar, schedule: &RateSchedule, now: UnixMillis) -> Option<u64> {

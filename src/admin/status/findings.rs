@@ -4,6 +4,12 @@ use super::{Severity, StatusFinding, StatusReport};
 use gupd_config::clock::UnixMillis;
 use gupd_rollout::status::{ClientCounts, Status};
 
+/// Part of the limit in percent from which the line is saturated.
+const SATURATED: u64 = 95;
+
+/// Bytes of full sets in 24 hours from which they need attention: several full sets of several content types.
+const MANY_FULL_SETS: u64 = 2 << 30;
+
 /// Time before the expiry of a certificate at which it needs attention.
 const EXPIRES_SOON: UnixMillis = 14 * 86_400_000;
 
@@ -15,6 +21,9 @@ pub(super) struct Facts {
     pub(super) is_reload_refused: bool,
     /// Use, upstream and expiry of each certificate.
     pub(super) certificates: Vec<CertificateExpiry>,
+    /// Bytes from upstreams in 24 hours, and those of full sets.
+    pub(super) day_received: u64,
+    pub(super) day_full_sets: u64,
     /// The ledger cannot be read.
     pub(super) ledger_error: Option<String>,
 }
@@ -35,6 +44,7 @@ pub(super) fn conclude(mut report: StatusReport, facts: &Facts) -> StatusReport 
     report.add_upstreams(&mut findings);
     report.add_store(&mut findings);
     report.add_process(facts, &mut findings);
+    report.add_line(facts, &mut findings);
     if let Some(rollout) = &report.rollout {
         add_rollout(rollout, &mut findings);
     }
@@ -87,6 +97,21 @@ impl StatusReport {
         if let Some(error) = &facts.ledger_error {
             let action = "see that gupd may write store.dir and that its disk has room";
             findings.push(finding(Severity::Warning, format!("no history of traffic: {error}"), action));
+        }
+    }
+
+    fn add_line(&self, facts: &Facts, findings: &mut Vec<StatusFinding>) {
+        if let Some(busy) = self.wan.busy_percent().filter(|busy| *busy >= SATURATED) {
+            let action = "gupd why --since 1h, then wan.limit, windows or rings";
+            findings.push(finding(Severity::Notice, format!("the line is saturated ({busy} %)"), action));
+        }
+        let (all, full) = (facts.day_received, facts.day_full_sets);
+        if full >= MANY_FULL_SETS && full > all / 2 {
+            let share = full.saturating_mul(100) / all.max(1);
+            let message = format!("full sets are {share} % of the WAN bytes of 24 hours");
+            let action =
+                "keep more revisions on the manager, so that it has deltas; gupd why names the clients";
+            findings.push(finding(Severity::Warning, message, action));
         }
     }
 
@@ -234,6 +259,22 @@ mod tests {
         let halted = Status { halted: Some(UtcTime(1)), ..rollout([0; 4]) };
         let halted = one(StatusReport { rollout: Some(halted), ..healthy() }, &Facts::default());
         assert!(halted.action.starts_with("gupd rollout resume"));
+    }
+
+    #[test]
+    fn saturated_line_and_full_sets_need_attention() {
+        let messages = |wan: LineStatus, facts: &Facts| -> Vec<String> {
+            let findings = conclude(StatusReport { wan, ..healthy() }, facts).findings;
+            findings.into_iter().map(|finding| finding.message).collect()
+        };
+        let line = |bytes_per_second| LineStatus { bytes_per_second, limit: Some(1_000) };
+        assert_eq!(messages(line(950), &Facts::default()), ["the line is saturated (95 %)"]);
+        assert_eq!(messages(line(949), &Facts::default()), [""; 0]);
+        let full = |day_full_sets, day_received| Facts { day_received, day_full_sets, ..Facts::default() };
+        let expected = ["full sets are 75 % of the WAN bytes of 24 hours"];
+        assert_eq!(messages(line(0), &full(3 << 30, 4 << 30)), expected);
+        assert_eq!(messages(line(0), &full(3 << 30, 6 << 30)), [""; 0]);
+        assert_eq!(messages(line(0), &full(1 << 30, 1 << 30)), [""; 0]);
     }
 
     #[test]
