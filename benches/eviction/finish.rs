@@ -1,5 +1,5 @@
-//! Cost of finishing downloads whose clients have gone, by `fill.finish`. The trace is the site's, in which some clients
-//! break off and most of those come back. A store of 20 GiB evicts the least recently used object.
+//! Cost of finishing downloads after their clients have gone, by `fill.finish`. The trace is the site's, in which some
+//! clients break off and most of those come back. A store of 20 GiB evicts the least recently used object.
 
 use std::collections::{BTreeMap, HashMap};
 

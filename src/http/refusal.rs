@@ -47,7 +47,7 @@ pub enum Refusal {
     UploadTooLarge,
     /// `max_pass_through` requests of the route are with its upstreams.
     PassThroughLimit,
-    /// A request to a relay whose configuration names no upstream yet.
+    /// A request to a relay without an upstream in its configuration.
     NotConfigured,
     /// A request that this relay has forwarded before, or that has passed too many relays.
     Loop,

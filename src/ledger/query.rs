@@ -12,7 +12,7 @@ use gupd_net::traffic::TransferCause;
 
 const SUMS: &str = "sum(transfers), sum(received), sum(sent), sum(followers)";
 
-/// Longest time whose points are hours; points of a longer time are days.
+/// Longest time with points of an hour; points of a longer time are days.
 const HOURS_UP_TO: i64 = 8 * 86_400;
 
 /// Answers a query. The report lacks what this process knows itself.

@@ -29,7 +29,7 @@ impl Network for DefectiveNetwork {
     }
 }
 
-/// A proxy on a socket, whose network is defective at first.
+/// A proxy on a socket, with a network that is defective at first.
 struct Bench {
     collector: Collector,
     network: Arc<DefectiveNetwork>,

@@ -10,7 +10,7 @@ use crate::support::{Gate, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 const CATALOG: &str = "/agent/gup/globallist.xml";
 const PRIVATE: &str = "/secars/secars.dll";
 
-/// A site whose route passes what its profile says.
+/// A site with a route that passes what its profile says.
 fn site(profile: &str) -> Site {
     let profile = Arc::clone(Profiles::built_in().unwrap().find(profile).unwrap());
     Site::with_config(|config| {

@@ -311,7 +311,7 @@ async fn bundle_larger_than_quota_is_refused_unread() {
     assert!(!new.exists());
 }
 
-/// Needs root, whose rights an import gives up.
+/// Needs root: an import gives up its rights.
 #[tokio::test(flavor = "multi_thread")]
 async fn import_by_root_writes_through_no_link_of_the_owner() {
     const OWNER: u32 = 65_534;

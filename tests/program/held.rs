@@ -1,4 +1,4 @@
-//! `gupd store held`, `release` and `reject` beside a running relay whose route holds content without a proof.
+//! `gupd store held`, `release` and `reject` beside a running relay with a route that holds unproven content.
 
 use std::fs;
 

@@ -56,7 +56,7 @@ async fn relay_and_guard_are_sandboxed_unless_switched_off() {
     }
 }
 
-/// Writes a configuration whose upstream trusts the issuers in `ca`.
+/// Writes a configuration with an upstream that trusts the issuers in `ca`.
 fn write(file: &Path, manager: &str, ca: &Path) {
     fs::write(file, format!("[[upstream]]\nurl = {manager:?}\nca = {ca:?}\n")).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Sessions of administrators who signed in with the admin token. A session lives in memory: a restart ends it, and no
+//! Sessions of administrators, begun with the admin token. A session lives in memory: a restart ends it, and no
 //! file has it. The cookie is for this site alone (`SameSite=Strict`) and unreadable by scripts; each change also needs
 //! the session's form token, and the page's own origin.
 

@@ -132,7 +132,7 @@ impl Digests {
             }
     }
 
-    /// Proves complete content whose digests match. `replaced` is the stored object that it replaces.
+    /// Proves complete content with matching digests. `replaced` is the stored object that it replaces.
     ///
     /// # Errors
     /// Returns the reason if it is not proven.

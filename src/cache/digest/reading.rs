@@ -1,5 +1,5 @@
 //! Catalogs as they are read: each version once, its list of payloads remembered, and stored payloads that it disowns
-//! removed. On a route whose content needs proof, only a proven catalog is read.
+//! removed. On a route that demands proof, only a proven catalog is read.
 
 use std::sync::Arc;
 

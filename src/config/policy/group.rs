@@ -52,7 +52,7 @@ pub(super) struct Groups {
     by_address: Networks<usize>,
     /// Groups with other matchers, in their order.
     others: Vec<(usize, Matcher)>,
-    /// Listeners whose clients belong only to groups that name the listener.
+    /// Listeners with clients that belong only to groups that name the listener.
     gateways: Vec<String>,
 }
 

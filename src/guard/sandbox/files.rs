@@ -10,7 +10,7 @@ use super::Restriction;
 use super::folders::Folders;
 use gupd_config::ServerSettings;
 
-/// Version of Landlock whose kinds of access are restricted, of Linux 6.12. Older kernels restrict what they know;
+/// Version of Landlock that names the restricted kinds of access, of Linux 6.12. Older kernels restrict what they know;
 /// those before 5.19 forbid the renames of the store and therefore get no restriction.
 const VERSION: ABI = ABI::V6;
 

@@ -30,7 +30,7 @@ struct WatchedListener {
     changed: Option<FileStates>,
     /// The change that could not be used.
     refused: Option<FileStates>,
-    /// TLS whose revocation list was reported as expired.
+    /// TLS with a revocation list that was reported as expired.
     expired: Option<Arc<LoadedTls>>,
 }
 

@@ -30,7 +30,7 @@ use crate::upstream::ConnectionPin;
 use gupd_config::{certificate_network, client_network};
 use gupd_http::client_address::InvalidAddressField;
 
-/// Advice for an administrator whose proxy is refused.
+/// Advice for the administrator of a refused proxy.
 pub(super) const UNLISTED_PROXY: &str =
     "it begins with a PROXY header: list the proxy in server.trusted_proxies";
 

@@ -21,7 +21,7 @@ use super::connection_limits::AdmittedConnection;
 const PIECE: usize = 16 << 10;
 
 tokio::task_local! {
-    /// The request whose task is running.
+    /// The request of the running task.
     pub(super) static CURRENT_STREAM: Arc<StreamActivity>;
 }
 

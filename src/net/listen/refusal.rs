@@ -16,7 +16,7 @@ pub(super) enum ConnectionRefusal {
     Malformed,
     /// A PROXY header of an address that `server.trusted_proxies` does not list.
     UnlistedProxy,
-    /// A listed proxy whose connection does not begin with a usable PROXY header.
+    /// A connection of a listed proxy without a usable PROXY header.
     ProxyHeader,
     /// The client is not served: `allow` and `deny`.
     Denied,

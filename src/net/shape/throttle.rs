@@ -164,7 +164,7 @@ impl FlowHandle {
         self.pacer.update(|schedule, _, _| schedule.set_priority(self.id, priority));
     }
 
-    /// Changes the owner, whose flows have one share of each limit.
+    /// Changes the owner. All flows of an owner have one share of each limit.
     pub(super) fn set_owner(&self, owner: Option<IpAddr>) {
         self.pacer.update(|schedule, _, _| schedule.set_owner(self.id, owner));
     }

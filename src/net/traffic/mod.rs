@@ -69,7 +69,7 @@ pub struct TransferRecord {
     pub is_peer: bool,
     /// What the requester knows.
     pub labels: TransferLabels,
-    /// Client whose request caused it; `None` for the relay itself.
+    /// Client that caused it by a request; `None` for the relay itself.
     pub client: Option<IpAddr>,
     /// Path of the object, without a query.
     pub object: Arc<str>,

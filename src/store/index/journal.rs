@@ -225,7 +225,7 @@ fn decode(bytes: &[u8]) -> Option<(JournalEntry, usize)> {
     Some((entry, payload.len() + FRAME))
 }
 
-/// Reads all frames of these bytes, and of one whose payload they are. For the fuzz targets.
+/// Reads all frames of these bytes, and of a frame with them as its payload. For the fuzz targets.
 pub(crate) fn read_frames(bytes: &[u8]) {
     let mut framed = Vec::new();
     append_frame(&mut framed, bytes);

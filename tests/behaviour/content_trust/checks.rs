@@ -33,7 +33,7 @@ async fn site(verification: Verification) -> TrustSite {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stored_payloads_are_checked_one_an_hour_by_conditional_requests() {
+async fn stored_payloads_are_checked_one_an_hour() {
     let trust = site(Verification::Off).await;
     for hour in 1..=3 {
         trust.site.clock.advance(HOUR);

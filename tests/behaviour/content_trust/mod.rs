@@ -29,7 +29,7 @@ const STATED: u64 = 1_369_163_480;
 const MINUTE: Duration = Duration::from_secs(61);
 const TOKEN: &str = "0123456789abcdef-token";
 
-/// A site whose relay knows the root of its vendor.
+/// A site with a relay that knows the root of its vendor.
 struct TrustSite {
     site: Site,
     vendor: Vendor,

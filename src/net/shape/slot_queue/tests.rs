@@ -98,7 +98,7 @@ fn one_client_leaves_slots_to_others() {
 }
 
 #[test]
-fn queued_client_with_many_slots_is_passed_over_while_they_are_scarce() {
+fn queued_client_with_many_slots_is_passed_over_while_few() {
     let mut slots = configured_queue(&config_with_limits(Some(4), None, [None; 2]));
     let group = slots.group("a");
     (0..3).for_each(|request| {
