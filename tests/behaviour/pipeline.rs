@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::support::collector::Collector;
+use crate::support::site::read_clock;
 use crate::support::{Manager, PAYLOAD, Request, Resource, Response, WireClient, bytes};
 
 const CATALOG: &str = "/minitri.flg";
@@ -34,6 +35,8 @@ impl Bench {
         manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)));
         manager.put(CATALOG, Resource::new("catalog"));
         let collector = Collector::start(&[&manager.url()], change).await;
+        // Content of a week ago would not be reusable.
+        manager.set_clock(read_clock(&collector.clock));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stage, serving) = watch::channel(LifecycleStage::Serving);
