@@ -16,7 +16,7 @@ const ROOTS: [&str; 6] =
 const SIZES: [(&str, u64); 2] = [("README.md", 9_000), ("ARCHITECTURE.md", 16_000)];
 
 /// Top-level folders of the paths that are checked.
-const FOLDERS: [&str; 6] = ["src/", "tests/", "benches/", "config/", "deploy/", "docs/"];
+const FOLDERS: [&str; 7] = ["src/", "tests/", "benches/", "config/", "deploy/", "docs/", "fuzz/"];
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -151,7 +151,7 @@ fn relative_links_lead_to_files_and_headings() {
 #[test]
 fn named_paths_exist() {
     let mut sources = Vec::new();
-    for folder in ["src", "tests", "benches"] {
+    for folder in ["src", "tests", "benches", "fuzz"] {
         collect_files(&repository().join(folder), &mut sources);
     }
     let is_path = |code: &&str| {
