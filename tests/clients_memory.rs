@@ -85,7 +85,7 @@ fn fleet() -> impl Iterator<Item = Observation> {
 
 fn invented(count: u128) -> impl Iterator<Item = Observation> {
     (0..count).map(|number| {
-        let address = IpAddr::V6(Ipv6Addr::from_bits(number << 40));
+        let address = IpAddr::V6(Ipv6Addr::from_bits(number << 64));
         observation(ClientId::of(address, &[]), address, T0 + DAY, 0)
     })
 }

@@ -11,8 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::{HeaderValue, Request, Response, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -33,7 +32,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for which a response is safe from being closed for room.
 const WRITE_TIME: Duration = Duration::from_secs(5);
 
-/// Requests a second, and at once: many times what monitoring and commands send.
+/// Requests a second, and at once: many times what monitoring and commands send. Further ones wait: each connection has
+/// one request at a time, so at most 64 do.
 const REQUEST_RATE: u32 = 1_000;
 
 /// Maximum size of a request head.
@@ -46,6 +46,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 struct AdminBounds {
     connections: Mutex<VecDeque<Arc<AdminConnection>>>,
+    // Locked for the arithmetic of one request.
     rate: Mutex<RequestBucket>,
     refused: IntCounterVec,
 }
@@ -69,7 +70,7 @@ enum Activity {
     Sending(Instant),
 }
 
-/// Requests that may be answered now.
+/// Requests that may be answered now; below 0, requests that wait.
 #[derive(Debug)]
 struct RequestBucket {
     tokens: f64,
@@ -127,15 +128,12 @@ async fn serve_connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let (bounds, state, mut router) = (bounds.clone(), state.clone(), router.clone());
         async move {
+            // A request that waits for its time makes room like a silent connection.
+            sleep(bounds.next_request_delay()).await;
             state.set(Activity::Answering);
-            let response = match bounds.admit_request() {
-                true => {
-                    let mut request = request.map(Body::new);
-                    request.extensions_mut().insert(ConnectInfo(peer));
-                    router.call(request).await
-                }
-                false => Ok(too_many_requests()),
-            };
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo(peer));
+            let response = router.call(request).await;
             state.set(Activity::Sending(Instant::now()));
             response
         }
@@ -154,15 +152,9 @@ async fn serve_connection(
     };
 }
 
-fn too_many_requests() -> Response<Body> {
-    let retry = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
-    let message = "admin address: more than 1000 requests a second: retry after the time in Retry-After\n";
-    (StatusCode::TOO_MANY_REQUESTS, retry, message).into_response()
-}
-
 impl AdminBounds {
     fn new(refused: IntCounterVec) -> Arc<Self> {
-        for reason in ["connections", "closed-for-room", "rate"] {
+        for reason in ["connections", "closed-for-room"] {
             refused.with_label_values(&[reason]);
         }
         let rate = RequestBucket { tokens: REQUEST_RATE.into(), at: Instant::now() };
@@ -187,12 +179,9 @@ impl AdminBounds {
         Some(CountedAdmin { bounds: self.clone(), connection })
     }
 
-    fn admit_request(&self) -> bool {
-        let admitted = self.rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
-        if !admitted {
-            self.refuse("rate");
-        }
-        admitted
+    /// Counts a request and returns the time until it may be answered.
+    fn next_request_delay(&self) -> Duration {
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
     }
 
     fn refuse(&self, reason: &str) {
@@ -219,15 +208,12 @@ impl AdminConnection {
 }
 
 impl RequestBucket {
-    fn take(&mut self, now: Instant) -> bool {
+    fn take(&mut self, now: Instant) -> Duration {
         let more = now.duration_since(self.at).as_secs_f64() * f64::from(REQUEST_RATE);
         self.tokens = (self.tokens + more).min(REQUEST_RATE.into());
         self.at = now;
-        let admitted = self.tokens >= 1.0;
-        if admitted {
-            self.tokens -= 1.0;
-        }
-        admitted
+        self.tokens -= 1.0;
+        Duration::from_secs_f64((-self.tokens).max(0.0) / f64::from(REQUEST_RATE))
     }
 }
 
@@ -269,10 +255,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn requests_beyond_the_rate_wait_for_their_second() {
         let bounds = bounds();
-        let admitted = || (0..5_000).filter(|_| bounds.admit_request()).count();
-        assert_eq!(admitted(), REQUEST_RATE as usize);
-        tokio::time::advance(Duration::from_millis(500)).await;
-        assert_eq!(admitted(), REQUEST_RATE as usize / 2);
-        assert_eq!(bounds.refused.with_label_values(&["rate"]).get(), 8_500);
+        let delays: Vec<_> =
+            (0..REQUEST_RATE + MAX_CONNECTIONS as u32).map(|_| bounds.next_request_delay()).collect();
+        assert!(delays.iter().take(REQUEST_RATE as usize).all(Duration::is_zero));
+        assert_eq!(delays.last(), Some(&Duration::from_millis(64)));
+        tokio::time::advance(Duration::from_millis(564)).await;
+        let immediate = (0..1_000).filter(|_| bounds.next_request_delay().is_zero()).count();
+        assert_eq!(immediate, REQUEST_RATE as usize / 2);
     }
 }

@@ -157,7 +157,7 @@ async fn head_request_ignores_range() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn range_of_cold_object_is_fetched_first() {
-    let site = Site::new();
+    let site = Site::with_config(|config| config.fill.finish = gupd_config::FinishPolicy::Always);
     let body = bytes(6, 2_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     let response = site.send(Request::get(PAYLOAD).range("1500000-1500099")).await;

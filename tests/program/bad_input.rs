@@ -78,11 +78,12 @@ fn upstream_url_that_is_no_origin_is_refused() {
 }
 
 #[test]
-fn missing_upstream_is_configuration_error() {
+fn missing_upstream_is_error_of_the_check() {
     let folder = tempfile::tempdir().unwrap();
-    for ended in serve_and_check(folder.path(), "", &[]) {
-        ended.assert_error(2, &["upstream"]);
-    }
+    let file = folder.path().join("gupd.toml");
+    fs::write(&file, "").unwrap();
+    // A relay starts without any, see `unconfigured`.
+    run(gupd(["check"]).arg("--config").arg(&file)).assert_error(2, &["upstream"]);
 }
 
 #[test]

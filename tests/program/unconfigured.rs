@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::guarded::workers;
 use crate::process::{Ended, Process, Relay, gupd};
-use crate::support::{Manager, PAYLOAD, Resource, get};
+use crate::support::{Manager, PAYLOAD, Resource, get, write_secret};
 
 /// The shipped configuration, with addresses and a store of the test.
 struct Site {
@@ -22,7 +22,7 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/gupd.toml");
         let token = folder.path().join("token");
-        fs::write(&token, "s3cret\n").unwrap();
+        write_secret(&token, "a-token-of-the-test\n");
         let settings = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nadmin_token_file = \"{}\"\n\
              [store]\ndir = \"{}\"\nmin_free = 0\n",
