@@ -32,7 +32,9 @@ struct Bench {
 impl Bench {
     async fn new(change: impl FnOnce(&mut Config)) -> Self {
         let manager = Manager::start();
-        manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)));
+        // The first request for a new revision starts a fill to learn whether it exists, and follows that. A fill that is
+        // complete by then would be a reason to look up once more.
+        manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)).rate(200_000));
         manager.put(CATALOG, Resource::new("catalog"));
         let collector = Collector::start(&[&manager.url()], change).await;
         // Content of a week ago would not be reusable.
