@@ -37,7 +37,7 @@ pub struct FillSettings {
 pub enum FinishPolicy {
     /// Always.
     Always,
-    /// Once at least this percentage has arrived, 1 to 99, or if the content is at most a chunk.
+    /// Once at least this percentage has arrived, 1 to 99, or if the content has at most 4 MiB.
     Above(u8),
     /// Never; the bytes that have arrived are kept for the next client.
     Never,
