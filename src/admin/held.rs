@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::request_body::{check_author, read_authorized};
+use super::request_body::{check_author, read_command};
 use super::{AdminApi, ErrorMessage, internal_error, json_response, text_response};
 use gupd_cache::digest::{HeldObject, HoldDecision, is_held_prefix};
 use gupd_rollout::audit::{AuditEntry, AuditOutcome};
@@ -60,13 +60,9 @@ pub(super) async fn decide(
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    let body = match read_authorized(&api, request).await {
-        Ok(body) => body,
-        Err(refusal) => return text_response(refusal),
-    };
-    let request = match parse(&body) {
+    let request = match read_command(&api, request, parse).await {
         Ok(request) => request,
-        Err(message) => return text_response((StatusCode::BAD_REQUEST, message)),
+        Err(refusal) => return text_response(refusal),
     };
     let from = from.ip().to_canonical().to_string();
     // A task of its own: this future is dropped with the requester's connection.

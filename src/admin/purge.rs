@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::request_body::{check_author, read_authorized};
+use super::request_body::{check_author, read_command};
 use super::{AdminApi, ErrorMessage, internal_error, json_response, text_response};
 use gupd_cache::ObjectSelection;
 use gupd_cache::fill::PurgeReport;
@@ -43,13 +43,9 @@ pub(super) async fn purge(
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    let body = match read_authorized(&api, request).await {
-        Ok(body) => body,
-        Err(refusal) => return text_response(refusal),
-    };
-    let request = match parse(&body) {
+    let request = match read_command(&api, request, parse).await {
         Ok(request) => request,
-        Err(message) => return text_response((StatusCode::BAD_REQUEST, message)),
+        Err(refusal) => return text_response(refusal),
     };
     if request.folder.is_some_and(|folder| api.store.folder_id().ok() != Some(folder)) {
         let message = "this relay has another store: pass the --config or --admin of the relay of that store";

@@ -23,8 +23,18 @@ const MAX_BY: usize = 100;
 /// Maximum characters of `reason`.
 pub(super) const MAX_REASON: usize = 1_000;
 
+/// Returns the command of a request, if its sender has the admin token. `parse` returns what is wrong with a body.
+pub(super) async fn read_command<T>(
+    api: &AdminApi,
+    request: Request,
+    parse: impl FnOnce(&[u8]) -> Result<T, String>,
+) -> Result<T, ErrorMessage> {
+    let body = read_authorized(api, request).await?;
+    parse(&body).map_err(|message| (StatusCode::BAD_REQUEST, message))
+}
+
 /// Returns the body of a command, if its sender has the admin token.
-pub(super) async fn read_authorized(api: &AdminApi, request: Request) -> Result<Bytes, ErrorMessage> {
+async fn read_authorized(api: &AdminApi, request: Request) -> Result<Bytes, ErrorMessage> {
     authorize(api.token_file.clone(), request.headers()).await?;
     let body = Limited::new(request.into_body(), MAX_COMMAND).collect();
     match timeout(BODY_TIMEOUT, body).await {

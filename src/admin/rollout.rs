@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 
-use super::request_body::{check_author, read_authorized};
+use super::request_body::{check_author, read_command};
 use super::{AdminApi, internal_error, json_response, query_pairs, text_response};
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
 use gupd_rollout::command::{AttributedCommand, RolloutCommand};
@@ -81,13 +81,9 @@ pub(super) async fn command(
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    let body = match read_authorized(&api, request).await {
-        Ok(body) => body,
-        Err(refusal) => return text_response(refusal),
-    };
-    let (command, Envelope { by, reason, dry_run }) = match parse_command(&body) {
+    let (command, Envelope { by, reason, dry_run }) = match read_command(&api, request, parse_command).await {
         Ok(parsed) => parsed,
-        Err(message) => return text_response((StatusCode::BAD_REQUEST, message)),
+        Err(refusal) => return text_response(refusal),
     };
     if dry_run {
         return answer_dry_run(&api, command).await;
