@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod settings;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,16 @@ fn repository() -> &'static Path {
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
+}
+
+/// Asserts that a generated page has this text, or writes it if `UPDATE_REFERENCES` is set.
+fn assert_current(name: &str, text: &str) {
+    let path = repository().join(name);
+    if std::env::var_os("UPDATE_REFERENCES").is_some() {
+        fs::write(&path, text).unwrap();
+    }
+    let differs = fs::read_to_string(path).unwrap_or_default() != text;
+    assert!(!differs, "{name} is not current: UPDATE_REFERENCES=1 cargo nextest run --test documents");
 }
 
 /// Adds every file below `folder`.
@@ -146,6 +158,69 @@ fn relative_links_lead_to_files_and_headings() {
         }
     }
     assert!(dead.is_empty(), "links lead nowhere:\n{}", dead.join("\n"));
+}
+
+#[test]
+fn headings_of_a_page_have_different_anchors() {
+    let mut twice = Vec::new();
+    for (path, text) in documents() {
+        let mut anchors = BTreeSet::new();
+        for heading in text.lines().filter(|line| line.starts_with('#')) {
+            if !anchors.insert(anchor(heading.trim_start_matches('#').trim()))
+                && !path.ends_with("CHANGELOG.md")
+            {
+                twice.push(format!("{}: {heading}", path.display()));
+            }
+        }
+    }
+    assert!(twice.is_empty(), "links cannot tell these headings apart:\n{}", twice.join("\n"));
+}
+
+/// Returns the words of a text that name a page of docs/, with the heading after `#`.
+fn named_pages(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let is_end = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '/' | '.' | '-' | '_' | '#');
+    text.split("docs/").skip(1).filter_map(move |rest| {
+        let name = rest.split(is_end).next()?;
+        let (page, heading) = name.split_once(".md")?;
+        Some((page, heading.strip_prefix('#').unwrap_or_default().trim_end_matches('.')))
+    })
+}
+
+#[test]
+fn pages_named_by_code_and_files_exist() {
+    let (mut files, mut wrong) = (Vec::new(), Vec::new());
+    for folder in ["src", "deploy", "config", "tests"] {
+        collect_files(&repository().join(folder), &mut files);
+    }
+    for (path, text) in files.iter().filter_map(|path| Some((path, fs::read_to_string(path).ok()?))) {
+        for (page, heading) in named_pages(&text) {
+            let named = fs::read_to_string(repository().join(format!("docs/{page}.md")));
+            if !named.is_ok_and(|text| heading.is_empty() || has_anchor(&text, heading)) {
+                wrong.push(format!("{}: docs/{page}.md#{heading}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "pages or headings do not exist:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_page_is_in_the_table_of_contents_once() {
+    let docs = repository().join("docs");
+    let mut files = Vec::new();
+    collect_files(&docs, &mut files);
+    let pages = files.iter().filter(|path| path.extension().is_some_and(|name| name == "md"));
+    let pages: BTreeSet<String> =
+        pages.map(|path| path.strip_prefix(&docs).unwrap().display().to_string()).collect();
+    for (contents, own) in [("SUMMARY.md", "SUMMARY.md"), ("README.md", "README.md")] {
+        let text = read(&docs.join(contents));
+        let linked: Vec<&str> = link_targets(&text).filter(|target| !target.starts_with("..")).collect();
+        let missing: Vec<_> =
+            pages.iter().filter(|page| *page != own && !linked.contains(&page.as_str())).collect();
+        assert!(missing.is_empty(), "docs/{contents} lacks {missing:?}");
+        let twice: Vec<_> =
+            pages.iter().filter(|page| linked.iter().filter(|link| link == page).count() > 1).collect();
+        assert!(twice.is_empty(), "docs/{contents} has {twice:?} twice");
+    }
 }
 
 #[test]
