@@ -2,16 +2,15 @@
 //! has passed the same check as `gupd check`.
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::config_text::{check, quoted, write_new};
 use super::{CommandError, print_line};
+use gupd_config::DEFAULT_FILE;
 use gupd_config::units::{Rate, Size};
-use gupd_config::{Config, DEFAULT_FILE, Overrides};
 
 /// Part of the line that the relay gets if it may not have all of it.
 const LINE_SHARE: u64 = 80;
@@ -152,46 +151,6 @@ fn file_text(answers: &Answers) -> String {
         );
     }
     text
-}
-
-/// Returns a TOML string.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for char in text.chars() {
-        match char {
-            '"' | '\\' => quoted.extend(['\\', char]),
-            char if char.is_control() => {
-                let _ = write!(quoted, "\\u{:04X}", u32::from(char));
-            }
-            char => quoted.push(char),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-/// Checks the text as the file of a relay.
-fn check(text: &str) -> Result<(), CommandError> {
-    let failed = |error: io::Error| CommandError::Failed(format!("temporary file: {error}"));
-    let path = std::env::temp_dir().join(format!("gupd-init-{}.toml", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
-    let checked = file.write_all(text.as_bytes()).map_err(failed).and_then(|()| {
-        Config::load(&Overrides::default(), Some(&path), std::iter::empty()).map_err(CommandError::from)
-    });
-    std::fs::remove_file(&path).map_err(failed)?;
-    checked.map(drop)
-}
-
-fn write_new(path: &Path, text: &str) -> Result<(), CommandError> {
-    let failed = |error: io::Error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::AlreadyExists => "move it away, or pass another --output",
-            _ => "pass an --output that can be written, or use sudo",
-        };
-        CommandError::Failed(format!("{}: {error}: {remedy}", path.display()))
-    };
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)
 }
 
 #[cfg(test)]

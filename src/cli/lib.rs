@@ -11,6 +11,7 @@ mod admin_client;
 mod check;
 mod clients_config;
 mod config_file;
+mod config_text;
 mod demo;
 mod doctor;
 mod fitness;

@@ -38,6 +38,7 @@ mod guarded;
 mod held;
 mod hints;
 mod http2_floods;
+mod import;
 mod init;
 mod listeners;
 mod log;

@@ -1,8 +1,9 @@
 //! `gupd policy explain`: the effect of the configuration on one client, computed with the policy tables of the relay.
 //! Only the view of a rollout (`rollout_stage`) needs a running relay. `explanation` has the results, `table` their
-//! output.
+//! output. `import` turns a manager's policy into a configuration.
 
 mod explanation;
+mod import;
 mod rollout_stage;
 mod table;
 
@@ -22,6 +23,8 @@ use gupd_config::{ListenerSettings, Overrides};
 pub(super) enum PolicyCommand {
     /// Show how a request is handled and why: group, scheduled start, limits, upstreams.
     Explain(Explain),
+    /// Turn a LiveUpdate policy of a manager into a configuration.
+    Import(import::ImportFlags),
 }
 
 #[derive(Debug, Args)]
@@ -49,7 +52,13 @@ pub(super) struct Explain {
 }
 
 pub(super) fn run(command: &PolicyCommand) -> Result<(), CommandError> {
-    let PolicyCommand::Explain(flags) = command;
+    match command {
+        PolicyCommand::Explain(flags) => explain(flags),
+        PolicyCommand::Import(flags) => import::run(flags),
+    }
+}
+
+fn explain(flags: &Explain) -> Result<(), CommandError> {
     let config = flags.file.load_without_upstreams(&Overrides::default())?;
     let mut explanation = Explanation::new(flags, &config, Clock::system().now())?;
     explanation.rollout = RolloutStage::find(&config, &explanation.group.name, explanation.client)?;
