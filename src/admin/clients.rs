@@ -2,26 +2,23 @@
 //! and names, so it needs the admin token.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 
-use super::auth::authorize;
-use super::{AdminApi, json_response, query_pairs, text_response};
+use super::auth::Reader;
+use super::{AdminApi, json_response, problem, query_pairs};
 use gupd_rollout::clients::{ClientFilter, ClientStatus, MAX_LISTED};
 use gupd_rollout::rings::Rings;
 
 /// `client=`, `group=`, `light=` and `revision=` select clients that match all of them. `limit=` is the maximum number;
 /// the latest seen come first.
-pub(super) async fn list(State(api): State<AdminApi>, uri: Uri, headers: HeaderMap) -> Response {
-    if let Err(refusal) = authorize(api.token_file, &headers).await {
-        return text_response(refusal);
-    }
+pub(super) async fn list(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Response {
     let (filter, limit) = match parse_query(uri.query()) {
         Ok(parsed) => parsed,
-        Err(message) => return text_response((StatusCode::BAD_REQUEST, message)),
+        Err(message) => return problem::respond((StatusCode::BAD_REQUEST, message)),
     };
     if !api.rollouts.has_rings() {
-        return text_response((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
+        return problem::respond((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
     }
     json_response(&api.rollouts.clients().list(&filter, limit).await)
 }

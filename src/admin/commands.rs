@@ -10,7 +10,7 @@ use axum::response::Response;
 use tokio::sync::{mpsc, oneshot};
 
 use super::auth::authorize;
-use super::{AdminApi, ErrorMessage, json_response, text_response};
+use super::{AdminApi, ErrorMessage, json_response, problem, text_response};
 use gupd_net::redirect::DrainMode;
 
 /// Maximum number of commands that wait to be taken.
@@ -58,11 +58,11 @@ impl ProcessCommands {
 
 pub(super) async fn refresh(State(api): State<AdminApi>, headers: HeaderMap) -> Response {
     if let Err(refusal) = authorize(api.token_file, &headers).await {
-        return text_response(refusal);
+        return problem::respond(refusal);
     }
     match api.refresher.refresh().await {
         Ok(report) => json_response(&report),
-        Err(error) => text_response((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
+        Err(error) => problem::respond((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
     }
 }
 
@@ -76,7 +76,7 @@ pub(super) async fn upgrade(State(api): State<AdminApi>, headers: HeaderMap) -> 
 
 pub(super) async fn start_drain(State(api): State<AdminApi>, uri: Uri, headers: HeaderMap) -> Response {
     if let Err(refusal) = authorize(api.token_file, &headers).await {
-        return text_response(refusal);
+        return problem::respond(refusal);
     }
     let (mode, effect) = match uri.query() {
         None | Some("redirect=false") => {
@@ -85,7 +85,7 @@ pub(super) async fn start_drain(State(api): State<AdminApi>, uri: Uri, headers: 
         Some("redirect=true") => (DrainMode::Redirecting, "new requests are redirected to the manager"),
         Some(_) => {
             let message = "invalid query: use /api/v1/drain or /api/v1/drain?redirect=true";
-            return text_response((StatusCode::BAD_REQUEST, message.to_owned()));
+            return problem::respond((StatusCode::BAD_REQUEST, message.to_owned()));
         }
     };
     api.drain.set(mode);
@@ -95,7 +95,7 @@ pub(super) async fn start_drain(State(api): State<AdminApi>, uri: Uri, headers: 
 
 pub(super) async fn end_drain(State(api): State<AdminApi>, headers: HeaderMap) -> Response {
     if let Err(refusal) = authorize(api.token_file, &headers).await {
-        return text_response(refusal);
+        return problem::respond(refusal);
     }
     api.drain.set(DrainMode::Off);
     tracing::info!("drain ended by an administrator");
@@ -112,5 +112,5 @@ async fn send(api: AdminApi, headers: &HeaderMap, command: ProcessCommand) -> Re
 }
 
 fn result_response(result: Result<String, ErrorMessage>) -> Response {
-    text_response(result.map_or_else(|refusal| refusal, |text| (StatusCode::OK, text)))
+    result.map_or_else(problem::respond, |text| text_response(&text))
 }

@@ -8,8 +8,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
+use super::auth::Reader;
 use super::request_body::{check_author, read_command};
-use super::{AdminApi, ErrorMessage, internal_error, json_response, text_response};
+use super::{AdminApi, ErrorMessage, internal_error, json_response, problem};
 use gupd_cache::digest::{HeldObject, HoldDecision, is_held_prefix};
 use gupd_rollout::audit::{AuditEntry, AuditOutcome};
 use gupd_rollout::command::AttributedCommand;
@@ -48,10 +49,10 @@ enum HeldCommand {
     RejectHeld { sha256: String, path: String },
 }
 
-pub(super) async fn list(State(api): State<AdminApi>) -> Response {
+pub(super) async fn list(_: Reader, State(api): State<AdminApi>) -> Response {
     match api.fills.digests().held().await {
         Ok(held) => json_response(&held.iter().map(HeldObject::new).collect::<Vec<_>>()),
-        Err(error) => text_response((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
+        Err(error) => problem::respond((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
     }
 }
 
@@ -62,13 +63,13 @@ pub(super) async fn decide(
 ) -> Response {
     let request = match read_command(&api, request, parse).await {
         Ok(request) => request,
-        Err(refusal) => return text_response(refusal),
+        Err(refusal) => return problem::respond(refusal),
     };
     let from = from.ip().to_canonical().to_string();
     // A task of its own: this future is dropped with the requester's connection.
     match tokio::spawn(execute(api, request, from)).await {
         Ok(Ok(held)) => json_response(&held),
-        Ok(Err(refusal)) => text_response(refusal),
+        Ok(Err(refusal)) => problem::respond(refusal),
         Err(error) => internal_error(&error),
     }
 }

@@ -14,11 +14,13 @@ mod exposition;
 mod held;
 mod listener;
 mod page;
+mod problem;
 mod process;
 mod purge;
 mod request_body;
 mod rollout;
 mod status;
+mod token;
 mod traffic;
 
 use std::path::PathBuf;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
@@ -37,22 +39,23 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::auth::TokenFailures;
-pub use self::auth::read_token;
 pub use self::commands::{CommandReply, CommandRequest, ProcessCommand, ProcessCommands};
 pub use self::exposition::Exposition;
 pub use self::held::{HeldDecision, HeldRequest};
 pub use self::page::Sessions;
+pub use self::problem::Problem;
 pub use self::purge::PurgeRequest;
 pub use self::status::rates::RateMeter;
 pub use self::status::{
     Activity, LineStatus, PeriodTraffic, Savings, Severity, StatusFinding, StatusReport, StoreStatus,
     UpstreamStatus,
 };
+pub use self::token::{AdminTokens, TokenRole, read_token};
 use gupd_cache::fill::Fills;
 use gupd_config::PublicName;
 use gupd_config::clock::Clock;
 use gupd_ledger::Ledger;
-use gupd_net::listen::LifecycleStage;
+use gupd_net::listen::{ClientListeners, LifecycleStage};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::redirect::{DrainMode, DrainState};
 use gupd_proxy::Generations;
@@ -107,7 +110,7 @@ pub struct AdminApi {
 const NOT_CONFIGURED: &str =
     "not configured: no upstream: add [[upstream]] to the configuration file and reload gupd";
 
-/// An error response: status and one line of text.
+/// An error: status and one line of text, the detail of its problem document.
 type ErrorMessage = (StatusCode, String);
 
 impl AdminApi {
@@ -140,11 +143,17 @@ impl AdminApi {
         }
     }
 
-    /// Serves `listener` until the relay has stopped or has handed over to another process.
+    /// Serves `listener` until the relay has stopped or has handed over to another process. Connections have the TLS of
+    /// `listeners`.
     ///
     /// # Errors
     /// When the listener fails.
-    pub async fn serve(self, listener: TcpListener, handed_over: CancellationToken) -> std::io::Result<()> {
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        listeners: Arc<ClientListeners>,
+        handed_over: CancellationToken,
+    ) -> std::io::Result<()> {
         let (mut stage, api) = (self.stage.clone(), self.clone());
         let refused = self.exposition.admin_refused().clone();
         let router = Router::new()
@@ -163,6 +172,7 @@ impl AdminApi {
             .route("/api/v1/rollout/clients", get(clients::list))
             .route("/api/v1/rollout/view", get(rollout::view))
             .merge(page::routes())
+            .layer(from_fn(problem::describe_routing_error))
             .layer(from_fn_with_state(Arc::new(TokenFailures::new(&self.net)), auth::delay_wrong_token))
             .layer(from_fn_with_state(self.public_names.clone().into(), auth::refuse_foreign_host))
             .with_state(self);
@@ -173,7 +183,7 @@ impl AdminApi {
             }
         };
         tokio::select! {
-            served = listener::serve(listener, router, refused, stopped) => served,
+            served = listener::serve((listener, listeners), router, refused, stopped) => served,
             () = api.record_rates() => Ok(()),
         }
     }
@@ -187,7 +197,7 @@ async fn metrics(State(api): State<AdminApi>) -> Response {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
         }
-        Err(error) => text_response((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        Err(error) => internal_error(&error),
     }
 }
 
@@ -214,18 +224,19 @@ async fn readyz(State(api): State<AdminApi>) -> (StatusCode, String) {
     (status, text)
 }
 
-fn text_response((status, text): (StatusCode, String)) -> Response {
-    (status, format!("{text}\n")).into_response()
+/// Returns the result of a command, in words.
+fn text_response(text: &str) -> Response {
+    format!("{text}\n").into_response()
 }
 
 fn internal_error(error: &dyn std::fmt::Display) -> Response {
-    text_response((StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+    problem::respond((StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
 fn json_response(value: &impl Serialize) -> Response {
     match serde_json::to_string(value) {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
-        Err(error) => text_response((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        Err(error) => internal_error(&error),
     }
 }
 

@@ -17,11 +17,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::IntCounterVec;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
+
+use gupd_net::listen::ClientListeners;
 
 /// Maximum of connections: monitoring, administrators' commands and an open status page need a few each.
 const MAX_CONNECTIONS: usize = 64;
@@ -35,6 +39,9 @@ const WRITE_TIME: Duration = Duration::from_secs(5);
 /// Requests a second, and at once: many times what monitoring and commands send. Further ones wait: each connection has
 /// one request at a time, so at most 64 do.
 const REQUEST_RATE: u32 = 1_000;
+
+/// Time for a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum size of a request head.
 const MAX_HEAD: usize = 16 << 10;
@@ -85,7 +92,7 @@ struct CountedAdmin {
 
 /// Serves `listener` until `stopped`, then waits for the requests under way.
 pub(super) async fn serve(
-    listener: TcpListener,
+    (listener, listeners): (TcpListener, Arc<ClientListeners>),
     router: Router,
     refused: IntCounterVec,
     stopped: impl Future<Output = ()>,
@@ -101,7 +108,8 @@ pub(super) async fn serve(
         match accepted {
             Ok((stream, peer)) => match bounds.admit() {
                 Some(counted) => {
-                    running.spawn(serve_connection(stream, peer, router.clone(), counted, stopping.clone()));
+                    let connection = (stream, peer, listeners.admin_tls());
+                    running.spawn(accept_connection(connection, router.clone(), counted, stopping.clone()));
                 }
                 None => bounds.refuse("connections"),
             },
@@ -117,8 +125,28 @@ pub(super) async fn serve(
     Ok(())
 }
 
-async fn serve_connection(
-    stream: TcpStream,
+/// Serves a connection, after the handshake if it has TLS. Until a request arrives, it counts as silent.
+async fn accept_connection(
+    (stream, peer, tls): (TcpStream, SocketAddr, Option<TlsAcceptor>),
+    router: Router,
+    counted: CountedAdmin,
+    stopping: CancellationToken,
+) {
+    let Some(tls) = tls else { return serve_connection(stream, peer, router, counted, stopping).await };
+    let closed = counted.connection.closed.clone();
+    let handshake = tokio::select! {
+        handshake = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)) => handshake,
+        () = closed.cancelled() => return,
+        () = stopping.cancelled() => return,
+    };
+    // A failed handshake concerns its client alone, which knows the reason.
+    if let Ok(Ok(stream)) = handshake {
+        serve_connection(stream, peer, router, counted, stopping).await;
+    }
+}
+
+async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     peer: SocketAddr,
     router: Router,
     counted: CountedAdmin,

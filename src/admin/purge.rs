@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
 use super::request_body::{check_author, read_command};
-use super::{AdminApi, ErrorMessage, internal_error, json_response, text_response};
+use super::{AdminApi, ErrorMessage, internal_error, json_response, problem};
 use gupd_cache::ObjectSelection;
 use gupd_cache::fill::PurgeReport;
 use gupd_rollout::audit::{AuditEntry, AuditOutcome};
@@ -45,11 +45,11 @@ pub(super) async fn purge(
 ) -> Response {
     let request = match read_command(&api, request, parse).await {
         Ok(request) => request,
-        Err(refusal) => return text_response(refusal),
+        Err(refusal) => return problem::respond(refusal),
     };
     if request.folder.is_some_and(|folder| api.store.folder_id().ok() != Some(folder)) {
         let message = "this relay has another store: pass the --config or --admin of the relay of that store";
-        return text_response((StatusCode::CONFLICT, message.to_owned()));
+        return problem::respond((StatusCode::CONFLICT, message.to_owned()));
     }
     let from = from.ip().to_canonical().to_string();
     let PurgeRequest { by, reason, select, .. } = request;
@@ -57,7 +57,7 @@ pub(super) async fn purge(
     // A task of its own: this future is dropped with the requester's connection.
     match tokio::spawn(execute(api, command)).await {
         Ok(Ok(report)) => json_response(&report),
-        Ok(Err(refusal)) => text_response(refusal),
+        Ok(Err(refusal)) => problem::respond(refusal),
         Err(error) => internal_error(&error),
     }
 }

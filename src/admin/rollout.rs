@@ -11,8 +11,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 
+use super::auth::Reader;
 use super::request_body::{check_author, read_command};
-use super::{AdminApi, internal_error, json_response, query_pairs, text_response};
+use super::{AdminApi, internal_error, json_response, problem, query_pairs};
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
 use gupd_rollout::command::{AttributedCommand, RolloutCommand};
 use gupd_rollout::engine::ExecuteError;
@@ -30,18 +31,18 @@ struct Envelope {
 }
 
 /// `GET /api/v1/rollout`; `?catalogs=true` adds the hashes of catalogs.
-pub(super) async fn status(State(api): State<AdminApi>, uri: Uri) -> Response {
+pub(super) async fn status(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Response {
     let catalogs = match uri.query() {
         None | Some("catalogs=false") => false,
         Some("catalogs=true") => true,
         Some(_) => {
             let message = "invalid query: use /api/v1/rollout or /api/v1/rollout?catalogs=true";
-            return text_response((StatusCode::BAD_REQUEST, message.to_owned()));
+            return problem::respond((StatusCode::BAD_REQUEST, message.to_owned()));
         }
     };
     let (snapshot, now) = (api.rollouts.snapshot(), api.clock.now());
     let Some(rings) = snapshot.rings.clone() else {
-        return text_response((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
+        return problem::respond((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
     };
     let clients = api.rollouts.clients().summary().await;
     let response =
@@ -50,7 +51,7 @@ pub(super) async fn status(State(api): State<AdminApi>, uri: Uri) -> Response {
 }
 
 /// `GET /api/v1/rollout/view?client=ADDR&group=NAME`.
-pub(super) async fn view(State(api): State<AdminApi>, uri: Uri) -> Response {
+pub(super) async fn view(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Response {
     let (mut client, mut group) = (None, None);
     for (name, value) in query_pairs(uri.query()) {
         match name {
@@ -61,17 +62,17 @@ pub(super) async fn view(State(api): State<AdminApi>, uri: Uri) -> Response {
     }
     let (Some(client), Some(group)) = (client, group) else {
         let message = "invalid query: use /api/v1/rollout/view?client=ADDRESS&group=NAME";
-        return text_response((StatusCode::BAD_REQUEST, message.to_owned()));
+        return problem::respond((StatusCode::BAD_REQUEST, message.to_owned()));
     };
     let view = api.rollouts.view();
-    let Some(view) = &*view else { return text_response((StatusCode::NOT_FOUND, Rings::NONE.to_owned())) };
+    let Some(view) = &*view else { return problem::respond((StatusCode::NOT_FOUND, Rings::NONE.to_owned())) };
     if !view.has_group(group) {
         let message = format!("group {group:?}: unknown to this relay: run gupd reload if it is new");
-        return text_response((StatusCode::NOT_FOUND, message));
+        return problem::respond((StatusCode::NOT_FOUND, message));
     }
     match ViewStatus::for_client(view, group, client.to_canonical(), api.clock.now()) {
         Some(status) => json_response(&status),
-        None => text_response((StatusCode::NOT_FOUND, "there is no revision yet".to_owned())),
+        None => problem::respond((StatusCode::NOT_FOUND, "there is no revision yet".to_owned())),
     }
 }
 
@@ -83,7 +84,7 @@ pub(super) async fn command(
 ) -> Response {
     let (command, Envelope { by, reason, dry_run }) = match read_command(&api, request, parse_command).await {
         Ok(parsed) => parsed,
-        Err(refusal) => return text_response(refusal),
+        Err(refusal) => return problem::respond(refusal),
     };
     if dry_run {
         return answer_dry_run(&api, command).await;
@@ -133,7 +134,7 @@ fn command_error(error: &ExecuteError) -> Response {
             StatusCode::SERVICE_UNAVAILABLE
         }
     };
-    text_response((status, error.to_string()))
+    problem::respond((status, error.to_string()))
 }
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
 //! `GET /api/v1/traffic`: what crossed the line and why, from the ledger. The response has addresses, so it is for
 //! requests with the admin token and for those of this machine.
 
-use std::net::SocketAddr;
-
-use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use percent_encoding::percent_decode_str;
 
-use super::auth::authorize_read;
-use super::{AdminApi, json_response, query_pairs, text_response};
+use super::auth::Reader;
+use super::{AdminApi, json_response, problem, query_pairs};
 use gupd_config::clock::UnixMillis;
 use gupd_config::units::{Time, UnitError};
 use gupd_ledger::{QueryError, TrafficQuery, TrafficReport};
@@ -23,18 +21,10 @@ const DEFAULT_SINCE: UnixMillis = 24 * 3_600_000;
 const DEFAULT_TOP: usize = 20;
 
 /// `since=` is a time such as `24h`; `client=` and `object=` select, `top=` is the number of rows of each kind.
-pub(super) async fn report(
-    State(api): State<AdminApi>,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Response {
-    if let Err(refusal) = authorize_read(api.token_file.clone(), from, &headers).await {
-        return text_response(refusal);
-    }
+pub(super) async fn report(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Response {
     let query = match parse_query(uri.query(), api.clock.now()) {
         Ok(query) => query,
-        Err(message) => return text_response((StatusCode::BAD_REQUEST, message)),
+        Err(message) => return problem::respond((StatusCode::BAD_REQUEST, message)),
     };
     let client = query.client.clone();
     match api.ledger.query(query).await {
@@ -43,7 +33,7 @@ pub(super) async fn report(
             json_response(&ClientTraffic { report, client })
         }
         Err(error @ (QueryError::Busy | QueryError::Stopping | QueryError::Ledger(_))) => {
-            text_response((StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+            problem::respond((StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
         }
     }
 }

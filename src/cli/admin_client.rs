@@ -9,12 +9,15 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 use super::{CommandError, new_runtime};
-use gupd_admin::read_token;
-use gupd_config::Config;
+use gupd_admin::{Problem, read_token};
+use gupd_config::{CertificateFiles, Config, Pin, Trust};
+use gupd_net::pem;
+use gupd_net::upstream::connect_tls;
 
 /// Maximum bytes of the response to a command: a few lines.
 const MAX_RESPONSE: usize = 64 << 10;
@@ -23,6 +26,8 @@ const MAX_RESPONSE: usize = 64 << 10;
 pub(super) struct AdminClient {
     address: SocketAddr,
     token: Option<String>,
+    /// Trust in the relay's certificate; `None` without TLS.
+    trust: Option<Trust>,
     runtime: Runtime,
 }
 
@@ -39,15 +44,32 @@ pub(super) struct AdminRequest<'a> {
 pub(super) type RequestError = Box<dyn std::error::Error + Send + Sync>;
 
 impl AdminClient {
-    /// Creates a client without a token for the relay with this configuration.
+    /// Creates a client without a token for the relay with this configuration. Its own certificate is trusted as it is.
     pub(super) fn new(config: &Config) -> Result<Self, CommandError> {
-        Ok(Self { address: config.server.admin, token: None, runtime: new_runtime()? })
+        let own = config.server.admin_tls.as_ref().and_then(|tls| tls.certificates.first());
+        let trust = own.map(own_certificate).transpose()?;
+        Ok(Self { address: config.server.admin, token: None, trust, runtime: new_runtime()? })
+    }
+
+    /// Uses TLS, and trusts certificates of these issuers only.
+    #[must_use]
+    pub(super) fn with_issuers(self, file: &Path) -> Self {
+        Self { trust: Some(Trust { ca: Some(file.to_owned()), ..Trust::default() }), ..self }
     }
 
     /// Creates a client with the admin token of this file.
     pub(super) fn with_token(config: &Config, file: &Path) -> Result<Self, CommandError> {
         let token = read_token(file).map_err(CommandError::Configuration)?;
         Ok(Self { token: Some(token), ..Self::new(config)? })
+    }
+
+    /// Creates a client that reads what has addresses: with the admin token if this user can read it. Without it, the relay
+    /// answers requests of its own machine.
+    pub(super) fn for_reading(config: &Config) -> Result<Self, CommandError> {
+        match &config.server.admin_token_file {
+            Some(file) => Self::with_token(config, file).or_else(|_| Self::new(config)),
+            None => Self::new(config),
+        }
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -69,7 +91,8 @@ impl AdminClient {
             ))
         })?;
         if status != StatusCode::OK {
-            let message = String::from_utf8_lossy(&body);
+            let problem = serde_json::from_slice::<Problem>(&body).map(|problem| problem.detail);
+            let message = problem.unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned());
             return Err(CommandError::Failed(format!("refused by the relay: {}", message.trim())));
         }
         Ok(body)
@@ -93,8 +116,19 @@ impl AdminClient {
     }
 
     async fn exchange(&self, request: AdminRequest<'_>) -> Result<(StatusCode, Bytes), RequestError> {
-        let AdminRequest { method, path, body, max_response } = request;
         let stream = TcpStream::connect(self.address).await?;
+        match &self.trust {
+            None => self.exchange_over(stream, request).await,
+            Some(trust) => self.exchange_over(connect_tls(stream, trust).await?, request).await,
+        }
+    }
+
+    async fn exchange_over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+        request: AdminRequest<'_>,
+    ) -> Result<(StatusCode, Bytes), RequestError> {
+        let AdminRequest { method, path, body, max_response } = request;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // An error of the connection is reported by the request too.
         let connection = tokio::spawn(async move { drop(connection.await) });
@@ -109,4 +143,13 @@ impl AdminClient {
         connection.abort();
         Ok((status, body))
     }
+}
+
+/// Returns trust in the certificate that the configuration names for the relay: it need not be signed by anyone.
+fn own_certificate(files: &CertificateFiles) -> Result<Trust, CommandError> {
+    let invalid =
+        |error: pem::PemError| CommandError::Configuration(format!("server.admin_tls_cert: {error}"));
+    let certificates = pem::read_certificates(&files.cert).map_err(invalid)?;
+    let pins = certificates.first().map(|leaf| Pin::for_certificate(leaf)).into_iter().collect();
+    Ok(Trust { pins, ..Trust::default() })
 }

@@ -224,10 +224,7 @@ impl Examination {
     }
 
     fn relay(&mut self, config: &Config) -> Result<(), CommandError> {
-        let admin = match &config.server.admin_token_file {
-            Some(file) => AdminClient::with_token(config, file).or_else(|_| AdminClient::new(config))?,
-            None => AdminClient::new(config)?,
-        };
+        let admin = AdminClient::for_reading(config)?;
         let (method, path) = (Method::GET, "/api/v1/status");
         let request = AdminRequest { method, path, body: Bytes::new(), max_response: 8 << 20 };
         let report = match admin.try_send(request, RELAY_TIMEOUT) {

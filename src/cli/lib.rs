@@ -180,6 +180,12 @@ struct AdminFlags {
     /// Admin address of the relay [default: server.admin of the configuration, or 127.0.0.1:9467].
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
+    /// Issuers of the relay's certificate, for a relay of another machine whose admin address speaks TLS.
+    #[arg(long, value_name = "PEM")]
+    admin_ca: Option<PathBuf>,
+    /// File with the admin token [default: server.admin_token_file of the configuration].
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 impl AdminFlags {
@@ -187,27 +193,33 @@ impl AdminFlags {
         self.file.load_without_upstreams(&Overrides { admin: self.admin.clone(), ..Overrides::default() })
     }
 
-    /// Connects to read what has addresses: with the admin token if this user can read it. Without it, the relay answers
-    /// requests of its own machine.
+    /// Connects to read what has addresses.
     fn client_for_reading(&self) -> Result<AdminClient, CommandError> {
         let config = self.load()?;
-        let token_file = config.server.admin_token_file.as_deref();
-        match token_file.map(|file| AdminClient::with_token(&config, file)) {
-            Some(Ok(client)) => Ok(client),
-            Some(Err(_)) | None => AdminClient::new(&config),
-        }
+        let client = match &self.token_file {
+            Some(given) => AdminClient::with_token(&config, given),
+            None => AdminClient::for_reading(&config),
+        };
+        client.map(|client| self.with_issuers(client))
     }
 
     /// Connects with the admin token. `command` is the subcommand, for the error.
     fn client_with_token(&self, command: &str) -> Result<AdminClient, CommandError> {
         let config = self.load()?;
-        let Some(token_file) = &config.server.admin_token_file else {
+        let Some(token_file) = self.token_file.as_ref().or(config.server.admin_token_file.as_ref()) else {
             return Err(CommandError::Configuration(format!(
                 "{command}: no admin token: {}",
                 self.file.where_to_set("server.admin_token_file")
             )));
         };
-        AdminClient::with_token(&config, token_file)
+        AdminClient::with_token(&config, token_file).map(|client| self.with_issuers(client))
+    }
+
+    fn with_issuers(&self, client: AdminClient) -> AdminClient {
+        match &self.admin_ca {
+            Some(file) => client.with_issuers(file),
+            None => client,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 
-use gupd_admin::read_token;
+use gupd_admin::AdminTokens;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::{CertificateFiles, Config, ListenerSettings};
 use gupd_net::pem::{self, Validity};
@@ -87,7 +87,7 @@ impl StoreFolder {
 
 impl TokenFile {
     fn read(path: &Path) -> Self {
-        read_token(path).map_or_else(Self::Unusable, |_| Self::Good)
+        AdminTokens::read(path).map_or_else(Self::Unusable, |_| Self::Good)
     }
 }
 
@@ -123,13 +123,14 @@ fn foreign_addresses(config: &Config) -> Vec<(&'static str, IpAddr)> {
 fn setting_prefix(listener: &ListenerSettings) -> String {
     match &*listener.name {
         ListenerSettings::DEFAULT => "server.".to_owned(),
+        ListenerSettings::ADMIN => "server.admin_".to_owned(),
         name => format!("listener {name} "),
     }
 }
 
 /// Returns the certificates that the relay presents, and the revocation lists of clients' issuers. Files that cannot be read are errors of the check itself.
 fn certificates(config: &Config) -> Vec<(String, PathBuf, Validity)> {
-    let listeners: Vec<_> = config.server.all_listeners().collect();
+    let listeners: Vec<_> = config.server.all_listeners().chain(config.server.admin_listener()).collect();
     let with_tls =
         listeners.iter().filter_map(|listener| Some((setting_prefix(listener), listener.tls.as_ref()?)));
     let (mut server, mut lists) = (Vec::new(), Vec::new());

@@ -142,7 +142,8 @@ impl Config {
         file: Option<&Path>,
         env: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, Problems> {
-        let (document, config) = Self::read(overrides, file, env)?;
+        let (mut document, config) = Self::read(overrides, file, env)?;
+        document.ignore_relay_problems();
         document.finish()?;
         Ok(config)
     }

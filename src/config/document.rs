@@ -19,6 +19,8 @@ pub(crate) struct Document {
     flags: Vec<(&'static str, Setting)>,
     variables: Vec<(String, String)>,
     problems: Vec<Problem>,
+    // Problems of a relay only, not of a command that reaches one.
+    relay_problems: Vec<Problem>,
     warnings: Vec<Problem>,
     // Sections that were taken.
     known: Vec<&'static str>,
@@ -46,6 +48,7 @@ pub(crate) struct Section {
     location: Option<Location>,
     entries: Vec<Setting>,
     problems: Vec<Problem>,
+    relay_problems: Vec<Problem>,
     warnings: Vec<Problem>,
     // Keys that were read, with the location of their setting.
     known: Vec<(&'static str, Option<Location>)>,
@@ -79,6 +82,7 @@ impl Document {
             flags: Vec::new(),
             variables: Vec::new(),
             problems: Vec::new(),
+            relay_problems: Vec::new(),
             warnings: Vec::new(),
             known: Vec::new(),
             keys: KnownKeys::default(),
@@ -142,6 +146,7 @@ impl Document {
     /// Collects a section's problems and warnings. Keys that were not read are unknown.
     pub(crate) fn close(&mut self, section: Section) {
         self.problems.extend(section.problems);
+        self.relay_problems.extend(section.relay_problems);
         self.warnings.extend(section.warnings);
         self.files.extend(section.files);
         let name = section.name;
@@ -187,6 +192,11 @@ impl Document {
         self.warnings.push(Problem { location: None, key, message: message.to_owned() });
     }
 
+    /// Drops the problems that concern a relay only.
+    pub(crate) fn ignore_relay_problems(&mut self) {
+        self.relay_problems.clear();
+    }
+
     /// Returns the warnings by location, or every problem if there is one. Sections that were not taken are unknown.
     pub(crate) fn finish(mut self) -> Result<Vec<Problem>, Problems> {
         for Block { name, location, body } in std::mem::take(&mut self.blocks) {
@@ -211,6 +221,7 @@ impl Document {
                 message: message.to_owned(),
             });
         }
+        self.problems.append(&mut self.relay_problems);
         Problems::check(self.problems)?;
         self.warnings.sort();
         Ok(self.warnings)
@@ -243,8 +254,17 @@ impl Document {
 
 impl Section {
     fn new(name: &'static str, is_list: bool, location: Option<Location>, entries: Vec<Setting>) -> Self {
-        let (problems, warnings, known, files) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { name, is_list, location, entries, problems, warnings, known, files }
+        Self {
+            name,
+            is_list,
+            location,
+            entries,
+            problems: Vec::new(),
+            relay_problems: Vec::new(),
+            warnings: Vec::new(),
+            known: Vec::new(),
+            files: Vec::new(),
+        }
     }
 
     /// Reads the value of `key`, if it is set. A value that `read` refuses is a problem.
@@ -337,6 +357,13 @@ impl Section {
         let location = self.location_of(key).or(self.location.as_ref()).cloned();
         let key = Some(format!("{}.{key}", self.name));
         self.warnings.push(Problem { location, key, message: message.into() });
+    }
+
+    /// Adds a problem of `key` that concerns a relay with this configuration, not a command that reaches one.
+    pub(crate) fn refuse_for_relay(&mut self, key: &str, message: impl Into<String>) {
+        let location = self.location_of(key).or(self.location.as_ref()).cloned();
+        let key = Some(format!("{}.{key}", self.name));
+        self.relay_problems.push(Problem { location, key, message: message.into() });
     }
 
     fn refuse_at(&mut self, location: Option<Location>, key: &str, message: String) {

@@ -103,6 +103,9 @@ impl From<CertificateFiles> for ListenerTls {
 impl ListenerSettings {
     /// Name of the listener of `[server]`.
     pub const DEFAULT: &str = "default";
+
+    /// Name of the admin listener, in logs only.
+    pub const ADMIN: &str = "admin";
 }
 
 /// Reads every `[[listener]]`. `server` has no listeners yet; theirs are checked against its addresses.

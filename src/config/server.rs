@@ -13,6 +13,7 @@ use crate::proxies::{ProxySettings, read_proxies};
 use crate::public_name::PublicName;
 use crate::reader::{boolean, choice, count, file, number, size, time};
 use crate::server_url::warn_reserved;
+use crate::tls::certificate_list;
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,8 @@ pub struct ServerSettings {
     pub admin: SocketAddr,
     /// File with the token that changes over the admin listener need. Without it nobody can make changes.
     pub admin_token_file: Option<PathBuf>,
+    /// TLS of the admin listener; `None` for plain HTTP.
+    pub admin_tls: Option<ListenerTls>,
     /// Threads that serve clients, 1 to 1,024; one for each core by default.
     pub workers: usize,
     /// TLS of every `listen` address; `None` for plain HTTP.
@@ -74,6 +77,13 @@ impl ServerSettings {
         std::iter::once(own).chain(self.listeners.iter().cloned())
     }
 
+    /// Returns the admin listener, if it has TLS.
+    pub fn admin_listener(&self) -> Option<ListenerSettings> {
+        let tls = Some(self.admin_tls.clone()?);
+        let (name, listen) = (ListenerSettings::ADMIN.to_owned(), vec![self.admin]);
+        Some(ListenerSettings { name, listen, tls, has_http2: false, ..self.all_listeners().next()? })
+    }
+
     /// Returns the addresses for clients, with the setting that names them.
     pub fn client_addresses(&self) -> impl Iterator<Item = (&'static str, &SocketAddr)> {
         let of_listeners = self.listeners.iter().flat_map(|listener| &listener.listen);
@@ -96,6 +106,8 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
         warn_reserved(&mut s, "public_names", name.host());
     }
     let admin_token_file = file(&mut s, "admin_token_file");
+    let admin_tls = read_admin_tls(&mut s);
+    check_admin(&mut s, admin, admin_token_file.is_some(), admin_tls.is_some());
     let tls = read_tls(&mut s, ClientCertificates::Optional);
     let has_http2 = s.read("http2", boolean).unwrap_or(true);
     let workers = s.read("workers", workers).unwrap_or_else(available_cores);
@@ -112,6 +124,7 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
         public_names,
         admin,
         admin_token_file,
+        admin_tls,
         workers,
         tls,
         has_http2,
@@ -145,6 +158,40 @@ fn read_addresses(s: &mut Section) -> (Vec<SocketAddr>, SocketAddr) {
         s.refuse("admin", format!("{admin} overlaps the listen address {listen}: use another port"));
     }
     (listen, admin)
+}
+
+fn read_admin_tls(s: &mut Section) -> Option<ListenerTls> {
+    let certificates = certificate_list(s, "admin_tls_cert", "admin_tls_key");
+    let client_certificates = ClientCertificates::Off;
+    let tls = ListenerTls { certificates, client_certificates, client_ca: None, client_crl: Vec::new() };
+    (!tls.certificates.is_empty()).then_some(tls)
+}
+
+/// Checks the admin address of a relay: beyond this machine it needs a token and TLS, or the administrator's word that
+/// no client can reach it.
+fn check_admin(s: &mut Section, admin: SocketAddr, has_token: bool, has_tls: bool) {
+    let is_allowed = s.read("admin_allow_insecure", boolean).unwrap_or(false);
+    if admin.ip().to_canonical().is_loopback() {
+        return;
+    }
+    let missing = match (has_token, has_tls) {
+        (true, true) => return,
+        (false, true) => "admin_token_file",
+        (true, false) => "admin_tls_cert and admin_tls_key",
+        (false, false) => "admin_token_file, admin_tls_cert and admin_tls_key",
+    };
+    if is_allowed {
+        let message =
+            format!("{admin} is reachable from other machines without {missing}: keep clients away from it");
+        s.warn("admin_allow_insecure", message);
+    } else {
+        s.refuse_for_relay(
+            "admin",
+            format!(
+                "{admin} is reachable from other machines: set {missing}, or admin_allow_insecure = true if no client reaches it"
+            ),
+        );
+    }
 }
 
 fn workers(text: &str) -> Result<usize, String> {

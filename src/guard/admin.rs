@@ -2,6 +2,7 @@
 //! read-only.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use crate::metrics::GuardMetrics;
 use gupd_config::PublicName;
@@ -40,11 +43,26 @@ impl AdminPage {
     }
 
     /// Answers one request and closes the connection. `status` says why no worker serves.
-    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, status: String) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        (stream, tls): (TcpStream, Option<TlsAcceptor>),
+        status: String,
+    ) {
+        // A failed exchange concerns its client alone.
+        let _ended = timeout(EXCHANGE, async {
+            match tls {
+                None => self.exchange(stream, &status).await,
+                Some(tls) => self.exchange(tls.accept(stream).await?, &status).await,
+            }
+        })
+        .await;
+    }
+
+    async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, status: &str) -> io::Result<()> {
         let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
             let host = request.headers().get(header::HOST).map_or(Ok(""), |host| host.to_str());
             let is_own = host.is_ok_and(|host| PublicName::is_admin_host(&self.public_names, host));
-            let response = self.answer(if is_own { request.uri().path() } else { "" }, &status);
+            let response = self.answer(if is_own { request.uri().path() } else { "" }, status);
             async move { Ok::<_, Infallible>(response) }
         });
         let exchange = http1::Builder::new()
@@ -52,8 +70,7 @@ impl AdminPage {
             .keep_alive(false)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service);
-        // A failed exchange concerns its client alone.
-        let _ended = timeout(EXCHANGE, exchange).await;
+        exchange.await.map_err(io::Error::other)
     }
 
     fn answer(&self, path: &str, status_text: &str) -> Response<Full<Bytes>> {

@@ -317,7 +317,11 @@ impl Guard {
             },
             Ok(Accepted::Admin(stream)) => {
                 self.page.metrics.update(&self.service.stats());
-                self.scrapers.spawn(self.page.clone().serve(stream, self.handover.status_text()));
+                self.scrapers.spawn(
+                    self.page
+                        .clone()
+                        .serve((stream, self.server.listeners().admin_tls()), self.handover.status_text()),
+                );
             }
             Err(error) => {
                 self.listeners.pause();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the test")]
 
 mod access;
+mod admin;
 mod bindings;
 mod cache;
 mod denials;
@@ -123,6 +124,7 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.wan_limits.clone_from(&documented.wan_limits);
     expected.verify.roots = vec!["/etc/gupd/liveupdate-roots.pem".into()];
     expected.server.admin_token_file = Some("/etc/gupd/admin-token".into());
+    expected.server.admin_tls.clone_from(&documented.server.admin_tls);
     expected.refresh.catalogs = vec!["/minitri.flg".parse().unwrap()];
     expected.prefetch.paths.clone_from(&documented.prefetch.paths);
     expected.upstreams.push(documented.upstreams[1].clone());
@@ -225,6 +227,8 @@ fn every_documented_key_is_also_a_variable() {
                 ("GUPD_SERVER_TLS_CERT", "c"),
                 ("GUPD_SERVER_TLS_KEY", "k"),
                 ("GUPD_SERVER_CLIENT_CA", "ca"),
+                ("GUPD_SERVER_ADMIN_TLS_CERT", "c"),
+                ("GUPD_SERVER_ADMIN_TLS_KEY", "k"),
             ];
             load_with(MANAGER, &Overrides::default(), &env).unwrap();
             checked += 1;

@@ -82,7 +82,7 @@ fn setting_that_does_not_fit_the_machine_is_a_warning() {
             "server.listen: no interface of this machine has 192.0.2.1",
         ),
         (
-            in_server("admin = \"192.0.2.1:9467\"".to_owned()),
+            in_server("admin = \"192.0.2.1:9467\"\nadmin_allow_insecure = true".to_owned()),
             "server.admin: no interface of this machine has 192.0.2.1",
         ),
         (in_server(write_certificate(folder.path(), 2000, 2001)), "server.tls_cert: "),

@@ -107,7 +107,8 @@ fn address_that_cannot_be_bound_names_its_flag() {
         ("--admin", "--listen", "[2001:db8::1]:9467", "--admin or server.admin"),
     ] {
         let mut command = gupd(["serve", "--upstream", &manager.url(), flag, address, other, "127.0.0.1:0"]);
-        let ended = Process::start(command.arg("--store").arg(folder.path())).wait_for_exit();
+        command.arg("--store").arg(folder.path()).env("GUPD_SERVER_ADMIN_ALLOW_INSECURE", "true");
+        let ended = Process::start(&mut command).wait_for_exit();
         ended.assert_error(1, &[address, expected]);
         let wrong = if flag == "--admin" { "--listen" } else { "--admin" };
         assert!(!ended.errors.contains(wrong), "{ended:#?}");

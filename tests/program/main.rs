@@ -12,6 +12,7 @@
 #[allow(dead_code, unused_imports, unreachable_pub, reason = "a test bed offers more than one test uses")]
 mod support;
 
+mod admin_access;
 mod apt;
 mod bad_input;
 mod bindings;

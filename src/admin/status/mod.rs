@@ -5,16 +5,13 @@ mod collect;
 mod findings;
 pub(crate) mod rates;
 
-use std::net::SocketAddr;
-
-use axum::extract::{ConnectInfo, State};
-use axum::http::HeaderMap;
+use axum::extract::State;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::collect::collect;
-use super::auth::authorize_read;
-use super::{AdminApi, json_response, text_response};
+use super::auth::Reader;
+use super::{AdminApi, json_response};
 use gupd_ledger::SiteSums;
 use gupd_rollout::status::Status;
 
@@ -146,13 +143,6 @@ impl LineStatus {
     }
 }
 
-pub(super) async fn status(
-    State(api): State<AdminApi>,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-) -> Response {
-    if let Err(refusal) = authorize_read(api.token_file.clone(), from, &headers).await {
-        return text_response(refusal);
-    }
+pub(super) async fn status(_: Reader, State(api): State<AdminApi>) -> Response {
     json_response(&collect(&api).await)
 }

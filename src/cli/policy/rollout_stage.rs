@@ -59,7 +59,7 @@ impl RolloutStage {
             step: step + 1,
             steps: ring.step_count(),
             moves: moves(ring, step),
-            view: ClientView::fetch(&AdminClient::new(config)?, group, client),
+            view: ClientView::fetch(&AdminClient::for_reading(config)?, group, client),
         }))
     }
 }

@@ -28,7 +28,7 @@ use self::process_metrics::update_certificates;
 pub use self::shutdown::LivenessProbe;
 use gupd_cache::Cache;
 use gupd_config::clock::Clock;
-use gupd_config::{Config, ListenerSettings, LogSettings, ServerSettings, StoreSettings};
+use gupd_config::{Config, ListenerSettings, ListenerTls, LogSettings, ServerSettings, StoreSettings};
 use gupd_ledger::Ledger;
 use gupd_net::SetupError;
 use gupd_net::listen::{
@@ -130,6 +130,7 @@ impl Relay {
         let mut effective = config.clone();
         effective.server = ServerSettings {
             tls: config.server.tls.clone(),
+            admin_tls: renewed_tls(&current.config.server.admin_tls, config.server.admin_tls.clone()),
             listeners: with_renewed_tls(&current.config.server.listeners, &config.server.listeners),
             public_names: config.server.public_names.clone(),
             access: config.server.access.clone(),
@@ -203,12 +204,16 @@ impl Relay {
 fn with_renewed_tls(current: &[ListenerSettings], next: &[ListenerSettings]) -> Vec<ListenerSettings> {
     let renew = |listener: &ListenerSettings| {
         let next = next.iter().find(|other| other.name == listener.name);
-        let tls = next.and_then(|next| next.tls.clone());
-        let tls = if listener.tls.is_some() && tls.is_some() { tls } else { listener.tls.clone() };
+        let tls = renewed_tls(&listener.tls, next.and_then(|next| next.tls.clone()));
         let access = next.map_or_else(|| listener.access.clone(), |next| next.access.clone());
         ListenerSettings { tls, access, ..listener.clone() }
     };
     current.iter().map(renew).collect()
+}
+
+/// Returns the TLS of the configuration if there is TLS before and after: sockets cannot change between both.
+fn renewed_tls(current: &Option<ListenerTls>, next: Option<ListenerTls>) -> Option<ListenerTls> {
+    if current.is_some() && next.is_some() { next } else { current.clone() }
 }
 
 fn is_equal_without_listeners(a: &ServerSettings, b: &ServerSettings) -> bool {

@@ -175,8 +175,9 @@ impl PreparedRelay {
             token_file: config.server.admin_token_file.clone(),
         };
         let (listener, handed_over) = (TcpListener::from_std(sockets.admin)?, relay.handed_over.clone());
+        let listeners = relay.server.listeners().clone();
         tokio::spawn(async move {
-            if let Err(error) = api.serve(listener, handed_over).await {
+            if let Err(error) = api.serve(listener, listeners, handed_over).await {
                 tracing::error!(%error, "admin address failed");
             }
         });

@@ -22,17 +22,14 @@ pub(crate) struct StatusFlags {
     /// Repeat every two seconds until Ctrl-C.
     #[arg(long, conflicts_with = "json")]
     watch: bool,
-    /// Also list each client; needs the admin token.
+    /// Also list each client.
     #[arg(long)]
     clients: bool,
 }
 
 pub(super) fn run(flags: &StatusFlags) -> Result<(), CommandError> {
     let config = flags.admin.load()?;
-    let admin = match flags.clients {
-        true => flags.admin.client_with_token("rollout status --clients")?,
-        false => AdminClient::new(&config)?,
-    };
+    let admin = flags.admin.client_for_reading()?;
     if flags.json {
         return print_json(&admin, flags.clients);
     }

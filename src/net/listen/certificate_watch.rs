@@ -38,7 +38,7 @@ impl ClientListeners {
     /// Loads changed files until the future is dropped; calls `on_change` after each.
     pub async fn watch_files(&self, clock: Clock, on_change: impl Fn()) {
         let mut watched: Vec<(&Arc<ClientListener>, WatchedListener)> =
-            self.iter().map(|listener| (listener, WatchedListener::default())).collect();
+            self.with_files().map(|listener| (listener, WatchedListener::default())).collect();
         let mut interval = interval(INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

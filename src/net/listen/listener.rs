@@ -47,9 +47,14 @@ pub(super) struct LoadedTls {
     pub(super) crl_expiry: Option<UnixMillis>,
 }
 
-/// All listeners: that of `[server]` first.
+/// All listeners.
 #[derive(Debug)]
-pub struct ClientListeners(Vec<Arc<ClientListener>>);
+pub struct ClientListeners {
+    /// That of `[server]` first.
+    clients: Vec<Arc<ClientListener>>,
+    /// The admin address, if it speaks TLS.
+    admin: Option<Arc<ClientListener>>,
+}
 
 impl ClientListeners {
     /// Loads the certificates of all listeners.
@@ -60,17 +65,27 @@ impl ClientListeners {
         let site = ConnectionLimits::new(server.max_connections, server.max_client_connections);
         let rules = Arc::new(ArcSwap::from_pointee(ClientRules::new(server)));
         let load = |settings| ClientListener::load(settings, &site, rules.clone()).map(Arc::new);
-        let listeners = server.all_listeners().map(load);
-        listeners.collect::<Result<_, _>>().map(Self)
+        let clients = server.all_listeners().map(load).collect::<Result<_, _>>()?;
+        Ok(Self { clients, admin: server.admin_listener().map(load).transpose()? })
     }
 
     /// Returns the listener of this name.
     pub fn find(&self, name: &str) -> Option<&Arc<ClientListener>> {
-        self.0.iter().find(|listener| *listener.name == *name)
+        self.clients.iter().find(|listener| *listener.name == *name)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<ClientListener>> {
-        self.0.iter()
+        self.clients.iter()
+    }
+
+    /// Returns the TLS of the admin address for a new connection; `None` for plain HTTP.
+    pub fn admin_tls(&self) -> Option<TlsAcceptor> {
+        Some(self.admin.as_ref()?.tls()?.acceptor.clone())
+    }
+
+    /// Returns the listeners with files: those for clients, and the admin address.
+    pub(super) fn with_files(&self) -> impl Iterator<Item = &Arc<ClientListener>> {
+        self.clients.iter().chain(&self.admin)
     }
 
     /// Applies the rules about addresses, and loads the certificates of a configuration for new connections. A listener
@@ -80,14 +95,12 @@ impl ClientListeners {
     /// If a file of some listener cannot be used; all keep their old certificates.
     pub fn reload(&self, server: &ServerSettings) -> Result<(), PemError> {
         let mut renewed = Vec::new();
-        for settings in server.all_listeners() {
-            if let Some(listener) = self.find(&settings.name)
-                && let Some(tls) = settings.tls
-            {
-                renewed.push((listener, LoadedTls::load(tls, listener.has_http2)?));
-            }
+        let own = |settings: ListenerSettings| Some((self.find(&settings.name)?, settings.tls?));
+        let admin = server.admin_listener().and_then(|settings| Some((self.admin.as_ref()?, settings.tls?)));
+        for (listener, tls) in server.all_listeners().filter_map(own).chain(admin) {
+            renewed.push((listener, LoadedTls::load(tls, listener.has_http2)?));
         }
-        if let Some(listener) = self.0.first() {
+        if let Some(listener) = self.clients.first() {
             listener.rules.store(Arc::new(ClientRules::new(server)));
         }
         for (listener, renewed) in renewed {

@@ -54,7 +54,7 @@ pub use self::request::{CurrentUpstream, UpstreamRequest, UpstreamResponse};
 pub use self::request_body::{RequestBody, UploadSpender};
 pub use self::response_body::UpstreamBody;
 use self::state::UpstreamState;
-pub use self::tls::TrustError;
+pub use self::tls::{TrustError, connect_tls};
 use self::transfer_meter::TransferMeter;
 use crate::metrics::NetMetrics;
 use crate::shape::WanLimiter;

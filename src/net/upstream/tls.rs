@@ -13,6 +13,10 @@ use rustls::{
     SignatureScheme,
 };
 
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
 use crate::pem::{self, PemError};
 use gupd_config::{Pin, Trust};
 
@@ -101,6 +105,19 @@ pub(super) fn client_config(trust: &Trust, roots: &mut SystemRoots) -> Result<Ar
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Starts TLS with the server of an open connection, which is known by its address.
+///
+/// # Errors
+/// When a file of `trust` cannot be used, or the server is not trusted.
+pub async fn connect_tls(
+    stream: TcpStream,
+    trust: &Trust,
+) -> Result<TlsStream<TcpStream>, Box<dyn std::error::Error + Send + Sync>> {
+    let name = ServerName::from(stream.peer_addr()?.ip().to_canonical());
+    let connector = TlsConnector::from(client_config(trust, &mut SystemRoots::default())?);
+    connector.connect(name, stream).await.map_err(handshake_error)
 }
 
 /// Failure of a handshake that took too long.
