@@ -120,6 +120,23 @@ pub struct UpcomingStep {
     pub complete: Option<UtcTime>,
     /// Its obstacle, in words.
     pub blocked: Option<String>,
+    /// Kind of the obstacle.
+    #[serde(default)]
+    pub obstacle: Option<Obstacle>,
+}
+
+/// Kind of obstacle before a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Obstacle {
+    /// Rollouts are halted.
+    Halt,
+    /// An earlier ring is not complete, which takes its time.
+    Ring,
+    /// An administrator must promote the ring.
+    Promotion,
+    /// Clients of an earlier ring have trouble, or it was rolled back.
+    Trouble,
 }
 
 /// A group.

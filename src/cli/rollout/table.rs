@@ -157,7 +157,7 @@ fn write_next(
         return writeln!(out, "Every ring is open for every revision.");
     }
     writeln!(out, "NEXT")?;
-    for UpcomingStep { revision, ring, step, steps, opens, begins, complete, blocked } in status {
+    for UpcomingStep { revision, ring, step, steps, opens, begins, complete, blocked, .. } in status {
         let step = if *steps > 1 { format!(", step {step} of {steps}") } else { String::new() };
         write!(out, "revision {revision}, ring {ring}{step}: ")?;
         match (blocked, opens) {

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{
-    ClientCounts, GroupStatus, MAX_HASHES, PinnedRevision, RevisionStatus, RingProgress, RingStatus, Status,
-    UpcomingStep, UtcTime, ViewStatus,
+    ClientCounts, GroupStatus, MAX_HASHES, Obstacle, PinnedRevision, RevisionStatus, RingProgress,
+    RingStatus, Status, UpcomingStep, UtcTime, ViewStatus,
 };
 use crate::gate::Troubles;
 use crate::progress::{PendingStep, StepCondition};
@@ -198,17 +198,26 @@ fn upcoming_steps(snapshot: &RolloutSnapshot, rings: &Rings, now: UnixMillis) ->
     let upcoming = |pending: PendingStep| {
         let (id, ring) = (pending.id, rings.get(pending.id.ring)?);
         let obstacle = match pending.condition {
-            _ if state.halted.is_some() => Some("halted; gupd rollout resume ends that".to_owned()),
-            StepCondition::Before(before) => Some(format!("waits for ring {}", rings.name_of(before))),
+            _ if state.halted.is_some() => {
+                Some((Obstacle::Halt, "halted; gupd rollout resume ends that".to_owned()))
+            }
+            StepCondition::Before(before) => {
+                Some((Obstacle::Ring, format!("waits for ring {}", rings.name_of(before))))
+            }
             StepCondition::Promotion => {
-                Some(format!("waits for gupd rollout promote {}", ring.settings.name))
+                Some((Obstacle::Promotion, format!("waits for gupd rollout promote {}", ring.settings.name)))
             }
             StepCondition::Trouble(gate) => {
                 let trouble = troubles.get(&(id.revision, gate)).map(ToString::to_string);
-                Some(format!("ring {} has trouble: {}", rings.name_of(gate), trouble.unwrap_or_default()))
+                let trouble = trouble.unwrap_or_default();
+                Some((Obstacle::Trouble, format!("ring {} has trouble: {trouble}", rings.name_of(gate))))
             }
             StepCondition::RolledBack(gate) => {
-                Some(format!("ring {} was rolled back from it, until that is released", rings.name_of(gate)))
+                let ring = rings.name_of(gate);
+                Some((
+                    Obstacle::Trouble,
+                    format!("ring {ring} was rolled back from it, until that is released"),
+                ))
             }
             StepCondition::Until(_) => None,
         };
@@ -222,7 +231,8 @@ fn upcoming_steps(snapshot: &RolloutSnapshot, rings: &Rings, now: UnixMillis) ->
             opens: opens.map(UtcTime),
             begins: schedule.as_ref().map(|schedule| UtcTime(schedule.scheduled_start(0))),
             complete: schedule.map(|schedule| UtcTime(schedule.completion())),
-            blocked: obstacle,
+            obstacle: obstacle.as_ref().map(|(kind, _)| *kind),
+            blocked: obstacle.map(|(_, words)| words),
         })
     };
     pending.into_iter().filter_map(upcoming).collect()

@@ -107,7 +107,7 @@ fn blocked_step_names_its_obstacle() {
     let report = status(&state, &rings, 4, T0 + HOUR);
     let obstacle = "ring first has trouble: 4 of 60 clients: 4 failed downloads";
     assert_eq!(report.next[0].blocked.as_deref(), Some(obstacle));
-    assert_eq!(report.next[0].opens, None);
+    assert_eq!((report.next[0].opens, report.next[0].obstacle), (None, Some(super::Obstacle::Trouble)));
     state.apply(&RolloutCommand::Halt, &rings, T0 + 2 * HOUR).unwrap();
     let report = status(&state, &rings, 0, T0 + 3 * HOUR);
     assert_eq!(report.halted, Some(UtcTime(T0 + 2 * HOUR)));
