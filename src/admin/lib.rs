@@ -10,6 +10,7 @@
 mod auth;
 mod clients;
 mod commands;
+mod events;
 mod exposition;
 mod held;
 mod listener;
@@ -25,6 +26,7 @@ mod traffic;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -40,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::auth::TokenFailures;
 pub use self::commands::{CommandReply, CommandRequest, ProcessCommand, ProcessCommands};
+pub use self::events::{EventReport, EventRow};
 pub use self::exposition::Exposition;
 pub use self::held::{HeldDecision, HeldRequest};
 pub use self::page::Sessions;
@@ -47,14 +50,14 @@ pub use self::problem::Problem;
 pub use self::purge::PurgeRequest;
 pub use self::status::rates::RateMeter;
 pub use self::status::{
-    Activity, LineStatus, PeriodTraffic, Savings, Severity, StatusFinding, StatusReport, StoreStatus,
-    UpstreamStatus,
+    Activity, AlarmWatch, LineStatus, PeriodTraffic, Savings, Severity, StatusFinding, StatusReport,
+    StoreStatus, UpstreamStatus,
 };
 pub use self::token::{AdminTokens, TokenRole, read_token};
 use gupd_cache::fill::Fills;
 use gupd_config::PublicName;
 use gupd_config::clock::Clock;
-use gupd_ledger::Ledger;
+use gupd_ledger::{AlarmCondition, EventQuery, Ledger};
 use gupd_net::listen::{ClientListeners, LifecycleStage};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::redirect::{DrainMode, DrainState};
@@ -94,6 +97,8 @@ pub struct AdminApi {
     pub sessions: Arc<Sessions>,
     /// Rates of the last minute.
     pub rates: Arc<RateMeter>,
+    /// Memory of alarms about time.
+    pub alarms: Arc<AlarmWatch>,
     /// History of traffic.
     pub ledger: Ledger,
     /// Rollouts.
@@ -105,6 +110,9 @@ pub struct AdminApi {
     /// File with the admin token.
     pub token_file: Option<PathBuf>,
 }
+
+/// Interval of observations of alarms. Health checks take as long to find a failing upstream.
+const OBSERVATION_INTERVAL: Duration = Duration::from_secs(15);
 
 /// `/readyz` of a fresh installation.
 const NOT_CONFIGURED: &str =
@@ -133,13 +141,28 @@ impl AdminApi {
         [received.sum(), self.requests.sent_bytes().1]
     }
 
-    /// Reads the counters of both lines every few seconds. Never returns.
-    async fn record_rates(&self) {
-        let mut ticks = interval(RateMeter::INTERVAL);
+    /// Reads the counters of both lines every few seconds, and records which alarms are raised or over. Never returns.
+    async fn watch(&self) {
+        let started = AlarmCondition {
+            kind: "started".to_owned(),
+            subject: String::new(),
+            severity: Severity::Notice,
+            message: format!("gupd {} started", env!("CARGO_PKG_VERSION")),
+            action: String::new(),
+        };
+        // A ledger that cannot be written is a finding of its own.
+        let _unwritten = self.ledger.note(started).await;
+        let (mut ticks, mut observed) = (interval(RateMeter::INTERVAL), Instant::now());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.rates.record(Instant::now(), self.line_bytes());
+            let (now, counters) = (Instant::now(), self.line_bytes());
+            self.rates.record(now, counters);
+            self.alarms.record_line(status::wan_status(self, now, counters), now);
+            if now >= observed + OBSERVATION_INTERVAL {
+                observed = now;
+                let _recorded = status::observe(self, EventQuery::default()).await;
+            }
         }
     }
 
@@ -167,6 +190,7 @@ impl AdminApi {
             .route("/api/v1/store/purge", post(purge::purge))
             .route("/api/v1/status", get(status::status))
             .route("/api/v1/traffic", get(traffic::report))
+            .route("/api/v1/events", get(events::list))
             .route("/api/v1/store/held", get(held::list).post(held::decide))
             .route("/api/v1/rollout", get(rollout::status).post(rollout::command))
             .route("/api/v1/rollout/clients", get(clients::list))
@@ -184,7 +208,7 @@ impl AdminApi {
         };
         tokio::select! {
             served = listener::serve((listener, listeners), router, refused, stopped) => served,
-            () = api.record_rates() => Ok(()),
+            () = api.watch() => Ok(()),
         }
     }
 }

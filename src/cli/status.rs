@@ -14,7 +14,7 @@ use super::admin_client::{AdminClient, AdminRequest};
 use super::plan::rate;
 use super::table::{self, bytes, printable};
 use super::{AdminFlags, CommandError, print_line, screen, to_json};
-use gupd_admin::{LineStatus, PeriodTraffic, Savings, Severity, StatusReport, StoreStatus, UpstreamStatus};
+use gupd_admin::{LineStatus, PeriodTraffic, Savings, StatusReport, StoreStatus, UpstreamStatus};
 use gupd_rollout::status::{Status, UpcomingStep, UtcTime};
 
 /// Maximum bytes of a report: thousands of groups and rings.
@@ -64,14 +64,11 @@ fn get(admin: &AdminClient) -> Result<Bytes, CommandError> {
 fn screen_text(report: &StatusReport, zone: &TimeZone) -> String {
     let mut parts = vec![format!("{}  {}", time(&report.time, zone), printable(&report.sentence))];
     if report.findings.len() > 1 {
-        let mut table = table::new(&["SEVERITY", "FINDING", "WHAT TO DO"], &[]);
+        let mut table = table::new(&["SEVERITY", "SINCE", "FINDING", "WHAT TO DO"], &[]);
         for finding in &report.findings {
-            let severity = match finding.severity {
-                Severity::Critical => "critical",
-                Severity::Warning => "warning",
-                Severity::Notice => "notice",
-            };
-            table.add_row([severity.to_owned(), printable(&finding.message), finding.action.clone()]);
+            let since = finding.since.as_ref().map_or_else(|| "-".to_owned(), |since| time(since, zone));
+            let severity = finding.severity.as_str().to_owned();
+            table.add_row([severity, since, printable(&finding.message), finding.action.clone()]);
         }
         parts.push(table::text(&table));
     }

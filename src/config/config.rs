@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::alarms::{AlarmSettings, read_alarms};
 use crate::clients::{ClientSettings, read_clients};
 use crate::content::{ContentType, PolicySettings, Rule, TypeNames};
 use crate::content::{read_content_types, read_policy, read_rules};
@@ -44,6 +45,8 @@ pub struct Config {
     pub store: StoreSettings,
     /// History of traffic.
     pub ledger: LedgerSettings,
+    /// Alarms.
+    pub alarms: AlarmSettings,
     /// Time-outs and limits of fills.
     pub fill: FillSettings,
     /// Health checks of upstreams.
@@ -218,6 +221,7 @@ impl Config {
         let server = read_server(document);
         let store = read_store(document, store_dir);
         let ledger = read_ledger(document);
+        let alarms = read_alarms(document);
         let fill = read_fill(document);
         let health = read_health(document);
         let cache = read_cache(document);
@@ -256,6 +260,7 @@ impl Config {
             server,
             store,
             ledger,
+            alarms,
             fill,
             health,
             cache,

@@ -72,6 +72,11 @@ pub(crate) const SCRUB_RATE: Bounds<u64> = bounds(20 * MIB, 64 * KIB, TIB);
 /// Two years of days, 90 days of hours and two days of minutes of a site with 10,000 clients. The least holds some weeks.
 pub(crate) const LEDGER_SIZE: Bounds<u64> = bounds(64 * MIB, 16 * MIB, 16 * GIB);
 
+/// A day's new content fills the line for minutes. A line that is full for half an hour delays what else crosses it.
+pub(crate) const SATURATED_AFTER: Bounds<Duration> = times(30 * MINUTE, MINUTE, 7 * DAY);
+/// As the alert of Prometheus: managers publish a few times a day.
+pub(crate) const CATALOGS_AFTER: Bounds<Duration> = times(6 * HOUR, 10 * MINUTE, 30 * DAY);
+
 /// Three SYNs (0, 1 and 3 s): a lost packet is no failure, a dead manager is one soon.
 pub(crate) const CONNECT_TIMEOUT: Bounds<Duration> = times(5, 1, 5 * MINUTE);
 /// A manager that builds a delta answers only when it is built.

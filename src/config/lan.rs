@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
+use crate::access::read_subnets;
 use crate::defaults;
 use crate::document::Document;
 use crate::limit::{RateSchedule, read_rate_schedule, warn_above};
@@ -15,6 +17,8 @@ use crate::reader::{count, count_or_unlimited, time};
 pub struct SiteSettings {
     /// Time zone of all times of day.
     pub time_zone: TimeZone,
+    /// Subnets of the site; empty if every client is of the site.
+    pub subnets: Vec<IpNet>,
 }
 
 /// `[lan]`: the line to the clients.
@@ -41,8 +45,9 @@ pub struct LanSettings {
 pub(crate) fn read_site(document: &mut Document) -> SiteSettings {
     let mut s = document.take_section("site");
     let time_zone = s.read("time_zone", time_zone).unwrap_or_else(TimeZone::system);
+    let subnets = read_subnets(&mut s, "subnets");
     document.close(s);
-    SiteSettings { time_zone }
+    SiteSettings { time_zone, subnets }
 }
 
 pub(crate) fn read_lan(document: &mut Document) -> LanSettings {

@@ -10,6 +10,7 @@
 //! composes them, or at `server` for the reading of one section.
 
 mod access;
+mod alarms;
 mod binding;
 mod client_network;
 mod clients;
@@ -60,6 +61,7 @@ mod wan;
 pub mod week;
 
 pub use access::{AccessList, AccessSettings};
+pub use alarms::AlarmSettings;
 pub use binding::Binding;
 pub use client_network::{certificate_network, client_network};
 pub use clients::ClientSettings;

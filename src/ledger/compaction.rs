@@ -35,7 +35,7 @@ struct Table {
 
 const TRAFFIC: &[&str] = &["transfers", "received", "sent", "followers"];
 
-const TABLES: [Table; 5] = [
+const TABLES: [Table; 6] = [
     Table { name: "line", key: "peer, upstream, cause, content_type, form", sums: TRAFFIC, names: None },
     Table { name: "site", key: "content_type", sums: &["sent", "saved", "requests", "hits"], names: None },
     Table {
@@ -46,6 +46,12 @@ const TABLES: [Table; 5] = [
     },
     Table { name: "objects", key: "object, cause, from_revision", sums: TRAFFIC, names: Some("object") },
     Table { name: "waits", key: "client, reason", sums: &["waits", "millis"], names: Some("client") },
+    Table {
+        name: "incidents",
+        key: "client, incident, content_type",
+        sums: &["times", "bytes"],
+        names: Some("client"),
+    },
 ];
 
 /// Ages all tables to the time `now` in seconds.
@@ -129,7 +135,8 @@ impl Table {
                 part => part.to_owned(),
             })
             .collect();
-        let kept = if key.contains("cause") { "cause" } else { "reason" };
+        let kept = ["cause", "reason", "incident"].into_iter().find(|part| key.contains(part));
+        let kept = kept.unwrap_or(column);
         for at in crowded {
             let insert = format!(
                 "INSERT INTO {name} SELECT step, at, {}, {sums} FROM {name} WHERE {small} GROUP BY {kept}
@@ -145,7 +152,8 @@ impl Table {
 
     /// Column by which the largest names are found.
     fn size(&self) -> &'static str {
-        if self.sums.contains(&"received") { "received" } else { "millis" }
+        let sizes = ["received", "millis", "bytes"];
+        sizes.into_iter().find(|size| self.sums.contains(size)).unwrap_or("at")
     }
 
     fn sums(&self) -> String {

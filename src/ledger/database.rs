@@ -7,6 +7,9 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, Transaction, params};
 
 use crate::compaction;
+use crate::event::{Event, EventPage, EventQuery};
+use crate::event_log::{self, PendingEvents};
+use crate::incidents::{self, IncidentReport};
 use crate::task::SiteSample;
 use gupd_config::clock::UnixMillis;
 use gupd_net::traffic::{TrafficBatch, TrafficCounts};
@@ -58,6 +61,16 @@ const TABLES: &str = "
         step INTEGER NOT NULL, at INTEGER NOT NULL, content_type TEXT NOT NULL,
         sent INTEGER NOT NULL, saved INTEGER NOT NULL, requests INTEGER NOT NULL, hits INTEGER NOT NULL,
         PRIMARY KEY (step, at, content_type)
+    ) STRICT, WITHOUT ROWID;
+";
+
+// Added to files of earlier versions, which do not read it: the version of the schema stays.
+const LATER_TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS incidents (
+        step INTEGER NOT NULL, at INTEGER NOT NULL, client TEXT NOT NULL, incident TEXT NOT NULL,
+        content_type TEXT NOT NULL,
+        times INTEGER NOT NULL, bytes INTEGER NOT NULL,
+        PRIMARY KEY (step, at, client, incident, content_type)
     ) STRICT, WITHOUT ROWID;
 ";
 
@@ -130,6 +143,8 @@ impl Database {
         } else if version != SCHEMA {
             return Err(rusqlite::Error::InvalidColumnName(format!("version {version}")));
         }
+        transaction.execute_batch(LATER_TABLES)?;
+        event_log::create(&transaction)?;
         transaction.commit()?;
         Ok(connection)
     }
@@ -155,6 +170,32 @@ impl Database {
             Ok(()) => Ok(()),
         });
         compacted.map_err(|source| LedgerError::new(&self.path, source))
+    }
+
+    /// Writes the events that wait, and returns the new ones.
+    pub(crate) fn write_events(
+        &mut self,
+        pending: &mut PendingEvents,
+        now: UnixMillis,
+    ) -> Result<Vec<Event>, LedgerError> {
+        let written = match pending.write(&mut self.connection) {
+            Err(error) if is_full(&error) => {
+                let made = self.compact_harder(now.div_euclid(1_000));
+                made.and_then(|()| pending.write(&mut self.connection))
+            }
+            written => written,
+        };
+        written.map_err(|source| self.error(source))
+    }
+
+    /// Returns events and the alarms of now.
+    pub(crate) fn event_page(&self, query: EventQuery) -> Result<EventPage, LedgerError> {
+        event_log::page(&self.connection, query).map_err(|source| self.error(source))
+    }
+
+    /// Returns the incidents of the last day.
+    pub(crate) fn incidents(&self, now: UnixMillis) -> Result<IncidentReport, LedgerError> {
+        incidents::report(&self.connection, now.div_euclid(1_000)).map_err(|source| self.error(source))
     }
 
     /// Bytes of the file that are in use.
@@ -188,6 +229,7 @@ impl Database {
         add_clients(&transaction, batch)?;
         add_objects(&transaction, batch)?;
         add_waits(&transaction, batch)?;
+        add_incidents(&transaction, batch, now - now.rem_euclid(3_600))?;
         add_site(&transaction, site, now - now.rem_euclid(60))?;
         transaction.commit()
     }
@@ -286,6 +328,19 @@ fn add_waits(transaction: &Transaction<'_>, batch: &TrafficBatch) -> rusqlite::R
         let client = key.client.map_or_else(|| OTHERS.to_owned(), |client| client.to_string());
         let (at, reason) = (key.at.div_euclid(1_000), key.reason.as_str());
         add.execute(params![at, client, reason, signed(counts.waits), signed(counts.millis)])?;
+    }
+    Ok(())
+}
+
+fn add_incidents(transaction: &Transaction<'_>, batch: &TrafficBatch, at: i64) -> rusqlite::Result<()> {
+    let mut add = transaction.prepare_cached(
+        "INSERT INTO incidents VALUES (3600, ?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT DO UPDATE SET times = times + excluded.times, bytes = bytes + excluded.bytes",
+    )?;
+    for (key, counts) in &batch.incidents {
+        let client = key.client.map_or_else(|| OTHERS.to_owned(), |client| client.to_string());
+        let (incident, content_type) = (key.incident.as_str(), &*key.content_type);
+        add.execute(params![at, client, incident, content_type, signed(counts.count), signed(counts.bytes)])?;
     }
     Ok(())
 }

@@ -4,16 +4,25 @@
 //! once a minute and adds them to SQLite, so a crash loses a minute at most. Points of a minute become hours and then
 //! days as they age; only the largest clients and objects keep their names. Sums stay exact meanwhile.
 //!
+//! It also keeps the events: what happened to the relay, and which alarms are raised.
+//!
 //! Start with [`Ledger`], the handle for queries, and [`LedgerTask`], the owner of the file.
 
 mod compaction;
 mod database;
+mod event;
+mod event_log;
+mod incidents;
 pub mod metrics;
 mod query;
 mod report;
 mod task;
 
 pub use self::database::LedgerError;
+pub use self::event::{
+    AlarmCondition, AlarmObservation, Event, EventChange, EventPage, EventQuery, Severity,
+};
+pub use self::incidents::{FullSetClients, IncidentReport, RefusedClients};
 pub use self::report::{
     CauseRow, ClientRow, ObjectRow, SiteSums, TrafficPoint, TrafficQuery, TrafficReport, TrafficSums, WaitRow,
 };

@@ -13,6 +13,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::database::{Database, LedgerError};
+use crate::event::{AlarmCondition, AlarmObservation, Event, EventChange, EventPage, EventQuery, Severity};
+use crate::event_log::{EventEntry, PendingEvents};
+use crate::incidents::IncidentReport;
 use crate::metrics::LedgerMetrics;
 use crate::query;
 use crate::report::{TrafficQuery, TrafficReport};
@@ -63,17 +66,21 @@ pub enum QueryError {
 
 /// Handle for queries. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Ledger(mpsc::Sender<PendingQuery>);
+pub struct Ledger(mpsc::Sender<LedgerRequest>);
+
+/// Channel for the result of a request.
+type Reply<T> = oneshot::Sender<Result<T, QueryError>>;
 
 #[derive(Debug)]
-struct PendingQuery {
-    query: TrafficQuery,
-    reply: oneshot::Sender<Result<TrafficReport, QueryError>>,
+enum LedgerRequest {
+    Traffic { query: TrafficQuery, reply: Reply<TrafficReport> },
+    Incidents { reply: Reply<IncidentReport> },
+    Events { entry: Option<EventEntry>, query: EventQuery, reply: Reply<EventPage> },
 }
 
 /// Owner of the file.
 pub struct LedgerTask {
-    queries: mpsc::Receiver<PendingQuery>,
+    queries: mpsc::Receiver<LedgerRequest>,
     metrics: Arc<LedgerMetrics>,
     writer: Option<LedgerWriter>,
 }
@@ -92,6 +99,7 @@ struct LedgerWriter {
     written: SiteSample,
     process_received: u64,
     is_failing: bool,
+    events: PendingEvents,
 }
 
 impl Ledger {
@@ -116,6 +124,7 @@ impl Ledger {
             written: SiteSample::default(),
             process_received: 0,
             is_failing: false,
+            events: PendingEvents::default(),
         };
         (Self(sender), LedgerTask { queries, metrics, writer: Some(writer) })
     }
@@ -125,8 +134,51 @@ impl Ledger {
     /// # Errors
     /// When the file cannot be read or written, or the relay is stopping.
     pub async fn query(&self, query: TrafficQuery) -> Result<TrafficReport, QueryError> {
+        self.request(|reply| LedgerRequest::Traffic { query, reply }).await
+    }
+
+    /// Returns what clients did in the last day that administrators look for.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn incidents(&self) -> Result<IncidentReport, QueryError> {
+        self.request(|reply| LedgerRequest::Incidents { reply }).await
+    }
+
+    /// Returns events, and the alarms that are raised now.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn events(&self, query: EventQuery) -> Result<EventPage, QueryError> {
+        self.request(|reply| LedgerRequest::Events { entry: None, query, reply }).await
+    }
+
+    /// Records the conditions of now: alarms are raised and cleared. Returns the events after that. While the file cannot
+    /// be written, the observation waits.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn observe(
+        &self,
+        observation: AlarmObservation,
+        query: EventQuery,
+    ) -> Result<EventPage, QueryError> {
+        let entry = Some(EventEntry::Observation(observation));
+        self.request(|reply| LedgerRequest::Events { entry, query, reply }).await
+    }
+
+    /// Records an event that does not last.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn note(&self, event: AlarmCondition) -> Result<(), QueryError> {
+        let (entry, query) = (Some(EventEntry::Note(event)), EventQuery::default());
+        self.request(|reply| LedgerRequest::Events { entry, query, reply }).await.map(drop)
+    }
+
+    async fn request<T>(&self, request: impl FnOnce(Reply<T>) -> LedgerRequest) -> Result<T, QueryError> {
         let (reply, result) = oneshot::channel();
-        self.0.try_send(PendingQuery { query, reply }).map_err(|error| match error {
+        self.0.try_send(request(reply)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => QueryError::Busy,
             mpsc::error::TrySendError::Closed(_) => QueryError::Stopping,
         })?;
@@ -150,8 +202,8 @@ impl LedgerTask {
                 biased;
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => self.write(None).await,
-                pending = self.queries.recv() => match pending {
-                    Some(pending) => self.write(Some(pending)).await,
+                request = self.queries.recv() => match request {
+                    Some(request) => self.write(Some(request)).await,
                     // Every handle is gone; writes go on.
                     None => {
                         stop.cancelled().await;
@@ -163,20 +215,15 @@ impl LedgerTask {
         self.write(None).await;
     }
 
-    async fn write(&mut self, pending: Option<PendingQuery>) {
+    async fn write(&mut self, request: Option<LedgerRequest>) {
         // Lost only if an earlier write panicked.
         let Some(mut writer) = self.writer.take() else { return };
         let metrics = self.metrics.clone();
         let written = spawn_blocking(move || {
-            let written = writer.write();
+            let is_written = writer.handle(request);
             let used = writer.database.as_ref().and_then(|database| database.used_bytes().ok());
             metrics.bytes.set(used.map_or(0, |used| i64::try_from(used).unwrap_or(i64::MAX)));
-            metrics.failures.inc_by(written.is_err().into());
-            if let Some(PendingQuery { query, reply }) = pending {
-                // The requester may be gone.
-                let _gone =
-                    reply.send(written.and_then(|()| writer.answer(&query)).map_err(QueryError::from));
-            }
+            metrics.failures.inc_by((!is_written).into());
             writer
         });
         self.writer = written.await.ok();
@@ -184,6 +231,43 @@ impl LedgerTask {
 }
 
 impl LedgerWriter {
+    /// Answers a request after what was recorded is written. Returns false if that fails. Events are answered without
+    /// the records of traffic: alarms are observed far more often.
+    fn handle(&mut self, request: Option<LedgerRequest>) -> bool {
+        let now = self.clock.now();
+        // The requester may be gone.
+        match request {
+            Some(LedgerRequest::Events { entry, query, reply }) => {
+                entry.into_iter().for_each(|entry| self.events.push(now, entry));
+                let written = self.write_events();
+                let is_written = written.is_ok();
+                // Events that were written before can be read even if no more can be written.
+                let page = match &self.database {
+                    Some(database) => database.event_page(query),
+                    None => written.map(|()| EventPage::default()),
+                };
+                let _gone = reply.send(page.map_err(QueryError::from));
+                is_written
+            }
+            request => {
+                let written = self.write();
+                let is_written = written.is_ok();
+                match request {
+                    Some(LedgerRequest::Traffic { query, reply }) => {
+                        let answer = written.and_then(|()| self.answer(&query));
+                        let _gone = reply.send(answer.map_err(QueryError::from));
+                    }
+                    Some(LedgerRequest::Incidents { reply }) => {
+                        let answer = written.and_then(|()| self.open()?.incidents(now));
+                        let _gone = reply.send(answer.map_err(QueryError::from));
+                    }
+                    Some(LedgerRequest::Events { .. }) | None => {}
+                }
+                is_written
+            }
+        }
+    }
+
     fn write(&mut self) -> Result<(), LedgerError> {
         let (batch, sample) = (self.traffic.take(), (self.sampler)());
         let result = self.try_write(&batch, &sample);
@@ -196,26 +280,51 @@ impl LedgerWriter {
                 }
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.is_failing, true) {
-                    tracing::warn!(%error, "ledger cannot be written; its records wait in memory");
-                }
                 self.traffic.put_back(batch);
-                // The folder may have been replaced.
-                self.database = None;
+                self.fail(error);
             }
         }
-        result
+        result.and_then(|()| self.write_events())
+    }
+
+    fn write_events(&mut self) -> Result<(), LedgerError> {
+        let (mut pending, now) = (std::mem::take(&mut self.events), self.clock.now());
+        let written = self.open().and_then(|database| database.write_events(&mut pending, now));
+        self.events = pending;
+        match written {
+            Ok(events) => {
+                events.iter().for_each(log_event);
+                Ok(())
+            }
+            Err(error) => {
+                self.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &LedgerError) {
+        if !std::mem::replace(&mut self.is_failing, true) {
+            tracing::warn!(%error, "ledger cannot be written; its records wait in memory");
+        }
+        // The folder may have been replaced.
+        self.database = None;
+    }
+
+    /// Returns the open file.
+    fn open(&mut self) -> Result<&mut Database, LedgerError> {
+        match &mut self.database {
+            Some(database) => Ok(database),
+            closed => {
+                check_folder(&self.path, &mut self.folder)?;
+                Ok(closed.insert(Database::open(&self.path, self.max_size)?))
+            }
+        }
     }
 
     fn try_write(&mut self, batch: &TrafficBatch, sample: &SiteSample) -> Result<(), LedgerError> {
-        let database = match &mut self.database {
-            Some(database) => database,
-            closed => {
-                check_folder(&self.path, &mut self.folder)?;
-                closed.insert(Database::open(&self.path, self.max_size)?)
-            }
-        };
-        database.write(batch, &sample.since(&self.written), self.clock.now())
+        let (site, now) = (sample.since(&self.written), self.clock.now());
+        self.open()?.write(batch, &site, now)
     }
 
     fn answer(&self, query: &TrafficQuery) -> Result<TrafficReport, LedgerError> {
@@ -223,6 +332,21 @@ impl LedgerWriter {
         let report = query::report(&database.connection, query, self.clock.now());
         let report = report.map_err(|error| database.error(error))?;
         Ok(TrafficReport { process_received: self.process_received, ..report })
+    }
+}
+
+fn log_event(event: &Event) {
+    let Event { kind, subject, message: alarm, action, .. } = event;
+    match (event.change, event.severity) {
+        (EventChange::Raised, Severity::Critical | Severity::Warning) => {
+            tracing::warn!(kind, subject, alarm, action, "alarm raised");
+        }
+        (EventChange::Raised, Severity::Notice) => {
+            tracing::info!(kind, subject, alarm, action, "alarm raised");
+        }
+        (EventChange::Cleared, _) => tracing::info!(kind, subject, alarm, "alarm cleared"),
+        // Logged where it happens.
+        (EventChange::Noted, _) => {}
     }
 }
 

@@ -15,6 +15,7 @@ mod body;
 mod budget;
 mod exchange;
 mod fetch;
+mod full_set;
 mod generation;
 mod hit;
 pub mod metrics;

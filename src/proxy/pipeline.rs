@@ -17,6 +17,7 @@ use crate::access::{AccessRecord, RequestObserver};
 use crate::body::ResponseBody;
 use crate::exchange::{Exchange, client_attributes};
 use crate::fetch::serve_or_fill;
+use crate::full_set::observe_full_set;
 use crate::hit::serve_hit;
 use crate::pacing::ResponsePacer;
 use crate::passthrough::pass_through;
@@ -108,6 +109,7 @@ impl Proxy {
                 let Break(reply) = run(self, &mut exchange, body).await;
                 let reply = hold_slot(self, &mut exchange, reply).await;
                 record_download(self, &exchange, &reply);
+                observe_full_set(&mut exchange, &reply);
                 Answer { reply, group: Some(exchange.group), observer: exchange.observer.take() }
             }
         }

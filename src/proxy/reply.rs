@@ -93,6 +93,11 @@ impl Reply {
         self.present
     }
 
+    /// Length of the content, if known.
+    pub(crate) fn expected(&self) -> Option<u64> {
+        self.expected
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }

@@ -73,6 +73,7 @@ pub(crate) fn refuse_denied_client(proxy: &Proxy, exchange: &Exchange<'_>) -> St
     if exchange.connection.is_permitted() && exchange.target.route.access.permits(exchange.address()) {
         return Continue(());
     }
+    exchange.generation.upstreams.traffic().add_refused(exchange.address());
     Break(proxy.refuse(Refusal::ClientDenied))
 }
 

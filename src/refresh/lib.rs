@@ -34,7 +34,7 @@ use self::prefetch::PrefetchFailure;
 use self::revalidate::CatalogOutcome;
 use self::task::RefreshOutcome;
 pub use self::task::RefreshTask;
-use gupd_config::clock::Clock;
+use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::RefreshSchedule;
 use gupd_config::{Config, PrefetchSettings};
 use gupd_proxy::Background;
@@ -79,6 +79,7 @@ pub enum RefreshError {
 pub struct Refresher {
     requests: mpsc::Sender<oneshot::Sender<RefreshReport>>,
     settings: Arc<watch::Sender<TaskSettings>>,
+    metrics: Arc<RefreshMetrics>,
 }
 
 /// Settings of the task in one configuration.
@@ -137,9 +138,9 @@ impl Refresher {
         }
         let (requests, request_queue) = mpsc::channel(MAX_WAITING);
         let (settings, current) = watch::channel(TaskSettings::new(config));
-        let worker = RefreshWorker { background, rollouts, store, metrics, clock };
+        let worker = RefreshWorker { background, rollouts, store, metrics: metrics.clone(), clock };
         let task = RefreshTask::new(worker, request_queue, current);
-        (Self { requests, settings: Arc::new(settings) }, task)
+        (Self { requests, settings: Arc::new(settings), metrics }, task)
     }
 
     /// Applies new settings. A running refresh continues.
@@ -151,6 +152,16 @@ impl Refresher {
             *settings = new;
             is_changed
         });
+    }
+
+    /// Returns the time since which every refresh has failed; `None` if the last one succeeded, or none ended.
+    pub fn failing_since(&self) -> Option<UnixMillis> {
+        Some(self.metrics.failing_since.get().saturating_mul(1_000)).filter(|since| *since > 0)
+    }
+
+    /// Returns true if a refresh has succeeded since the start of the process.
+    pub fn has_succeeded(&self) -> bool {
+        self.metrics.completed.get() > 0
     }
 
     /// Refreshes now, also outside windows, after the refreshes that were requested before.

@@ -11,6 +11,8 @@ pub struct RefreshMetrics {
     pub catalogs: IntCounterVec,
     /// End of the last refresh without failure in seconds since 1970; 0 if there was none.
     pub completed: IntGauge,
+    /// End of the first failed refresh since the last success in seconds since 1970; 0 if there was none.
+    pub failing_since: IntGauge,
     /// Start of the next scheduled refresh in seconds since 1970; 0 if there is none.
     pub next: IntGauge,
     /// Bytes of objects that were fetched before a client requested them.
@@ -52,6 +54,10 @@ impl RefreshMetrics {
             completed: gauge(
                 "gupd_refresh_completed_timestamp_seconds",
                 "End of the last refresh without failure; 0 if there was none.",
+            )?,
+            failing_since: gauge(
+                "gupd_refresh_failing_since_timestamp_seconds",
+                "End of the first failed refresh since the last success; 0 if there was none.",
             )?,
             next: gauge(
                 "gupd_refresh_next_timestamp_seconds",

@@ -206,8 +206,14 @@ impl RefreshWorker {
         let revision = revision.map(RevisionNumber::get);
         if failed == 0 {
             self.metrics.completed.set(self.clock.now() / 1_000);
+            self.metrics.failing_since.set(0);
             tracing::info!(trigger, catalogs, changed, failed, revision, "refresh done");
         } else {
+            let (since, now) = (self.metrics.failing_since.get(), self.clock.now() / 1_000);
+            // A time in the future was recorded before the clock was set back.
+            if since == 0 || since > now {
+                self.metrics.failing_since.set(now);
+            }
             tracing::warn!(trigger, catalogs, changed, failed, revision, "refresh failed for some catalogs");
         }
     }

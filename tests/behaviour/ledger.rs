@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use gupd_net::traffic::Incident;
 use serde_json::Value;
 
 use crate::refresh::{ask, with_token};
@@ -170,4 +171,29 @@ async fn invalid_query_is_refused_in_one_line() {
         assert_eq!(response.status, 400, "{query}");
         assert_eq!(String::from_utf8(response.expect_body()).unwrap().lines().count(), 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_set_is_recorded_for_its_client_from_the_store_too() {
+    let site = Site::new();
+    let full = format!("{FOLDER}/full.zip");
+    let small = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/240601004/full.zip";
+    site.manager.put(&full, Resource::new(bytes(1, 3 << 20)));
+    site.manager.put(small, Resource::new(bytes(2, 9_000)));
+    site.get(&full).await.expect_body();
+    site.wait_for_fills().await;
+    site.get(small).await.expect_body();
+    assert!(site.get(&full).await.cache_status().starts_with("gupd; hit"));
+    let traffic = site.relay().metrics().net.traffic.clone();
+    let (mut count, mut sent, deadline) = (0, 0, Instant::now() + PATIENCE);
+    // The ledger takes records too, once a minute.
+    while count < 2 {
+        for (key, counts) in traffic.take().incidents {
+            assert_eq!((key.incident, key.client.unwrap().is_loopback()), (Incident::FullSet, true));
+            (count, sent) = (count + counts.count, sent + counts.bytes);
+        }
+        assert!(Instant::now() < deadline, "{count} {sent}");
+        site.get(&full).await.expect_body();
+    }
+    assert_eq!(sent, count * (3 << 20));
 }

@@ -3,6 +3,7 @@
 
 mod access;
 mod admin;
+mod alarms;
 mod bindings;
 mod cache;
 mod denials;
@@ -120,6 +121,7 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.content_types.clone_from(&documented.content_types);
     expected.rules.clone_from(&documented.rules);
     expected.site.time_zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
+    expected.site.subnets.clone_from(&documented.site.subnets);
     expected.wan.congestion = Some("lp".into());
     expected.wan_limits.clone_from(&documented.wan_limits);
     expected.verify.roots = vec!["/etc/gupd/liveupdate-roots.pem".into()];
@@ -176,6 +178,7 @@ fn every_known_key_is_documented() {
         "log",
         "guard",
         "site",
+        "alarms",
         "wan",
         "lan",
         "refresh",

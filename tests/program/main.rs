@@ -30,6 +30,7 @@ mod examples;
 mod explain;
 mod exposition;
 mod fault_layer;
+mod events;
 mod faults;
 mod fitness;
 mod freshclam;

@@ -11,7 +11,7 @@ use crate::process::{Relay, serve};
 use crate::rollout::Place;
 use crate::support::{Manager, PAYLOAD, Request, Resource, Response, bytes, get};
 
-const PAGES: [&str; 5] = ["/", "/clients", "/content", "/rollout", "/line"];
+const PAGES: [&str; 6] = ["/", "/clients", "/content", "/rollout", "/line", "/events"];
 const WIDTHS: [u32; 3] = [375, 768, 1280];
 const THEMES: [&str; 2] = ["light", "dark"];
 

@@ -6,6 +6,7 @@ mod actions;
 mod chart;
 mod clients;
 mod content;
+mod events;
 mod line;
 mod overview;
 mod rollout;
@@ -41,10 +42,12 @@ pub(super) enum Page {
     Content,
     Rollout,
     Line,
+    Events,
 }
 
 impl Page {
-    const ALL: [Self; 5] = [Self::Overview, Self::Clients, Self::Content, Self::Rollout, Self::Line];
+    const ALL: [Self; 6] =
+        [Self::Overview, Self::Clients, Self::Content, Self::Rollout, Self::Line, Self::Events];
 
     const fn path(self) -> &'static str {
         match self {
@@ -53,6 +56,7 @@ impl Page {
             Self::Content => "/content",
             Self::Rollout => "/rollout",
             Self::Line => "/line",
+            Self::Events => "/events",
         }
     }
 
@@ -63,6 +67,7 @@ impl Page {
             Self::Content => "Content",
             Self::Rollout => "Rollout",
             Self::Line => "Line",
+            Self::Events => "Events",
         }
     }
 }
@@ -78,6 +83,7 @@ pub(super) fn routes() -> Router<AdminApi> {
         .route("/sign-in", post(actions::sign_in))
         .route("/sign-out", post(actions::sign_out))
         .route(Page::Line.path(), get(line::show))
+        .route(Page::Events.path(), get(events::show))
         .route("/style.css", get(async || asset("text/css; charset=utf-8", STYLE)))
         .route("/live.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
 }

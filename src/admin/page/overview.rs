@@ -2,12 +2,14 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use jiff::tz::TimeZone;
 use maud::{Markup, html};
 
+use super::events::since;
 use super::text::{bytes, percent, rate, time};
 use super::{Page, Reader, respond};
 use crate::AdminApi;
-use crate::status::{LineStatus, PeriodTraffic, Severity, StatusReport, UpstreamStatus, collect};
+use crate::status::{LineStatus, PeriodTraffic, StatusFinding, StatusReport, UpstreamStatus, collect};
 
 pub(super) async fn show(_: Reader, State(api): State<AdminApi>) -> Response {
     let report = collect(&api).await;
@@ -15,7 +17,7 @@ pub(super) async fn show(_: Reader, State(api): State<AdminApi>) -> Response {
     let content = html! {
         h1 class=(light(&report)) { (report.sentence) }
         p class="quiet" { "gupd " (report.version) ", " (time(api.clock.now(), &zone, "%F %H:%M:%S")) }
-        @if !report.findings.is_empty() { (findings(&report)) }
+        @if !report.findings.is_empty() { (findings("Needs attention", &report.findings, &zone)) }
         div class="cards" {
             (line_card("WAN", &report.wan))
             (line_card("LAN", &report.lan))
@@ -47,25 +49,19 @@ pub(super) async fn show(_: Reader, State(api): State<AdminApi>) -> Response {
 
 /// Returns the class of the most severe finding.
 fn light(report: &StatusReport) -> &'static str {
-    report.findings.first().map_or("good", |finding| severity(finding.severity))
+    report.findings.first().map_or("good", |finding| finding.severity.as_str())
 }
 
-const fn severity(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Critical => "critical",
-        Severity::Warning => "warning",
-        Severity::Notice => "notice",
-    }
-}
-
-fn findings(report: &StatusReport) -> Markup {
+/// Returns the list of findings with their actions.
+pub(super) fn findings(heading: &str, findings: &[StatusFinding], zone: &TimeZone) -> Markup {
     html! {
         section aria-labelledby="attention" {
-            h2 id="attention" { "Needs attention" }
+            h2 id="attention" { (heading) }
             ul class="findings" {
-                @for finding in &report.findings {
-                    li class=(severity(finding.severity)) {
-                        strong { (severity(finding.severity)) ": " } (finding.message)
+                @for finding in findings {
+                    li class=(finding.severity.as_str()) {
+                        strong { (finding.severity.as_str()) ": " } (finding.message)
+                        @if let Some(begin) = &finding.since { ", since " (since(begin, zone)) }
                         br; "What to do: " (finding.action)
                     }
                 }

@@ -30,6 +30,17 @@ fn scaled(mut value: f64, base: f64, units: &[&str]) -> String {
     }
 }
 
+/// Formats milliseconds in the two largest units.
+pub(super) fn span(millis: i64) -> String {
+    let seconds = millis / 1_000;
+    match seconds {
+        ..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        3_600..172_800 => format!("{} h {:02} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} d {:02} h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
 /// Formats a share in whole percent; `–` of nothing.
 pub(super) fn percent(part: u64, of: u64) -> String {
     part.saturating_mul(100).checked_div(of).map_or_else(|| "–".to_owned(), |share| format!("{share} %"))

@@ -2,6 +2,7 @@
 //! an upstream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -9,52 +10,69 @@ use prometheus::core::Collector;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
+use super::alarms::foreign_clients;
 use super::findings::{CertificateExpiry, Facts, conclude};
-use super::{Activity, LineStatus, PeriodTraffic, Savings, StatusReport, StoreStatus, UpstreamStatus};
+use super::{
+    Activity, LineStatus, PeriodTraffic, Savings, StatusReport, StoreStatus, UpstreamStatus, timestamp,
+};
 use crate::AdminApi;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::calendar::Calendar;
 use gupd_config::units::Rate;
-use gupd_config::{Ceiling, Config, RateSchedule};
-use gupd_ledger::{Ledger, QueryError, TrafficQuery};
+use gupd_config::{AccessList, AccessSettings, Ceiling, Config, RateSchedule};
+use gupd_ledger::{EventPage, EventQuery, IncidentReport, Ledger, QueryError, TrafficQuery};
+use gupd_net::listen::LifecycleStage;
 use gupd_net::metrics::NetMetrics;
-use gupd_net::traffic::TransferCause;
 use gupd_net::upstream::Upstream;
 use gupd_rollout::status::Status;
-
-/// Milliseconds of a day.
-const DAY: UnixMillis = 86_400_000;
-
-/// Rows that are added up: more than there are causes and content types.
-const MAX_CAUSES: usize = 1_000;
 
 /// Milliseconds of 30 days.
 const MONTH: UnixMillis = 30 * 86_400_000;
 
-/// Collects the report.
+/// Collects the report, and records its alarms.
 pub(crate) async fn collect(api: &AdminApi) -> StatusReport {
-    let (generation, now) = (api.generations.load_full(), api.clock.now());
+    let (report, _) = observe(api, EventQuery::default()).await;
+    let (zone, now) = (api.generations.load().config.site.time_zone.clone(), api.clock.now());
+    let savings = savings(&api.ledger, &zone, now).await.ok();
+    StatusReport { savings, ..report }
+}
+
+/// Evaluates the state of the relay, and records the alarms that are raised or over. Returns the events of `query` too. The
+/// report lacks its savings, which take the longest.
+pub(crate) async fn observe(
+    api: &AdminApi,
+    query: EventQuery,
+) -> (StatusReport, Result<EventPage, QueryError>) {
+    let (generation, now, instant) = (api.generations.load_full(), api.clock.now(), Instant::now());
     let config = &generation.config;
-    let savings = savings(&api.ledger, &config.site.time_zone, now).await;
-    let (day_received, day_full_sets) = full_sets(&api.ledger, now).await.unwrap_or_default();
-    let [wan_rate, lan_rate] = api.rates.rates(Instant::now(), api.line_bytes());
+    let [_, lan_rate] = api.rates.rates(instant, api.line_bytes());
     let calendar = Calendar::new(config.site.time_zone.clone());
+    let (incidents, ledger_error) = match incidents(api, instant).await {
+        Ok(incidents) => (incidents, None),
+        Err(error) => (Arc::default(), Some(error.to_string())),
+    };
+    let site = AccessSettings { allow: config.site.subnets.clone(), deny: Vec::new() };
+    let clients = incidents.seen.iter().map(String::as_str);
+    let saturated_for = api.alarms.saturated_for(instant);
     let facts = Facts {
         now,
         is_reload_refused: api.last_reload.get() == 0,
         certificates: certificates(&api.net),
-        day_received,
-        day_full_sets,
-        ledger_error: savings.as_ref().err().map(ToString::to_string),
+        foreign: foreign_clients(&AccessList::new(&site), clients),
+        saturated_for: saturated_for.filter(|time| *time >= config.alarms.saturated_after),
+        catalogs_failing_for: catalogs_failing_for(api, now)
+            .filter(|time| *time >= config.alarms.catalogs_after),
+        incidents: (*incidents).clone(),
+        ledger_error,
     };
     let report = StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        time: Timestamp::from_millisecond(now).map_or_else(|_| String::new(), |now| now.to_string()),
+        time: timestamp(now),
         is_draining: api.is_draining(),
         sentence: String::new(),
         findings: Vec::new(),
-        savings: savings.ok(),
-        wan: LineStatus { bytes_per_second: wan_rate, limit: limit(&calendar, &config.wan.limit, now) },
+        savings: None,
+        wan: wan_status(api, instant, api.line_bytes()),
         lan: LineStatus { bytes_per_second: lan_rate, limit: limit(&calendar, &config.lan.limit, now) },
         activity: activity(api),
         upstreams: upstreams(&api.net, generation.upstreams.iter()),
@@ -62,7 +80,19 @@ pub(crate) async fn collect(api: &AdminApi) -> StatusReport {
         store: store(api),
         rollout: rollout(api, now).await,
     };
-    conclude(report, &facts)
+    let mut report = conclude(report, &facts);
+    // A process that leaves drains without being told to, and the one that takes over observes from now on.
+    let is_serving = *api.stage.borrow() == LifecycleStage::Serving;
+    let events = if is_serving {
+        let observation = api.alarms.observation(&report, api.refresher.has_succeeded(), instant);
+        api.ledger.observe(observation, query).await
+    } else {
+        api.ledger.events(query).await
+    };
+    if let Ok(page) = &events {
+        report.set_since(&page.alarms);
+    }
+    (report, events)
 }
 
 async fn savings(ledger: &Ledger, zone: &TimeZone, now: UnixMillis) -> Result<Savings, QueryError> {
@@ -80,15 +110,28 @@ async fn savings(ledger: &Ledger, zone: &TimeZone, now: UnixMillis) -> Result<Sa
     Ok(Savings { today: period(midnight.unwrap_or(now)).await?, month: period(now - MONTH).await? })
 }
 
-/// Returns the bytes of 24 hours from upstreams, and those of full sets.
-async fn full_sets(ledger: &Ledger, now: UnixMillis) -> Result<(u64, u64), QueryError> {
-    let query = TrafficQuery { since: now - DAY, top: MAX_CAUSES, ..TrafficQuery::default() };
-    let report = ledger.query(query).await?;
-    let is_full = |cause: &str| {
-        [TransferCause::FullSet, TransferCause::NoDelta].iter().any(|full| full.as_str() == cause)
-    };
-    let full = report.causes.iter().filter(|row| !row.is_peer && is_full(&row.cause));
-    Ok((report.wan.received, full.map(|row| row.sums.received).sum()))
+/// Returns the rate of the line to the upstreams and its limit.
+pub(crate) fn wan_status(api: &AdminApi, instant: Instant, counters: [u64; 2]) -> LineStatus {
+    let config = &api.generations.load().config;
+    let calendar = Calendar::new(config.site.time_zone.clone());
+    let [bytes_per_second, _] = api.rates.rates(instant, counters);
+    LineStatus { bytes_per_second, limit: limit(&calendar, &config.wan.limit, api.clock.now()) }
+}
+
+/// Returns the incidents of clients, at most a minute old.
+async fn incidents(api: &AdminApi, now: Instant) -> Result<Arc<IncidentReport>, QueryError> {
+    if let Some(known) = api.alarms.incidents(now) {
+        return Ok(known);
+    }
+    let report = Arc::new(api.ledger.incidents().await?);
+    api.alarms.remember_incidents(&report, now);
+    Ok(report)
+}
+
+/// Returns the time for which every refresh has failed. None has failed before the clock was set back.
+fn catalogs_failing_for(api: &AdminApi, now: UnixMillis) -> Option<Duration> {
+    let since = api.refresher.failing_since()?;
+    Some(Duration::from_millis(u64::try_from(now - since).unwrap_or(0)))
 }
 
 fn limit(calendar: &Calendar, schedule: &RateSchedule, now: UnixMillis) -> Option<u64> {

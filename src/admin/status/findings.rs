@@ -1,17 +1,47 @@
-//! What needs attention, and the state in one sentence. Pure functions of a report and a few facts that it lacks.
+//! What needs attention, and the state in one sentence. Pure functions of a report and a few facts that it lacks. Each
+//! finding has a kind: those of most kinds are alarms, whose beginning and end the ledger keeps as events.
+
+use std::time::Duration;
 
 use super::{Severity, StatusFinding, StatusReport};
 use gupd_config::clock::UnixMillis;
-use gupd_rollout::status::{ClientCounts, Status};
+use gupd_ledger::IncidentReport;
+use gupd_rollout::status::{ClientCounts, Obstacle, Status};
 
 /// Part of the limit in percent from which the line is saturated.
-const SATURATED: u64 = 95;
+pub(super) const SATURATED: u64 = 95;
 
 /// Bytes of full sets in 24 hours from which they need attention: several full sets of several content types.
 const MANY_FULL_SETS: u64 = 2 << 30;
 
+/// Clients with full sets from which they need attention. Fewer are clients that were off, or new ones.
+const MANY_CLIENTS: u64 = 5;
+
 /// Time before the expiry of a certificate at which it needs attention.
 const EXPIRES_SOON: UnixMillis = 14 * 86_400_000;
+
+/// Kind of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FindingKind {
+    NotConfigured,
+    NoUpstream,
+    UpstreamFailing,
+    StoreDegraded,
+    Draining,
+    ReloadRefused,
+    NoHistory,
+    LineBusy,
+    LineSaturated,
+    FullSetStorm,
+    ForeignClient,
+    CatalogsStale,
+    RolloutsHalted,
+    RingBlocked,
+    RingWaiting,
+    ClientsFailing,
+    ClientsBehind,
+    CertificateExpiring,
+}
 
 /// Facts that a report has no place for.
 #[derive(Clone, Debug, Default)]
@@ -21,9 +51,14 @@ pub(super) struct Facts {
     pub(super) is_reload_refused: bool,
     /// Use, upstream and expiry of each certificate.
     pub(super) certificates: Vec<CertificateExpiry>,
-    /// Bytes from upstreams in 24 hours, and those of full sets.
-    pub(super) day_received: u64,
-    pub(super) day_full_sets: u64,
+    /// Incidents of clients in 24 hours.
+    pub(super) incidents: IncidentReport,
+    /// Clients that are not of this site.
+    pub(super) foreign: Vec<String>,
+    /// Time for which the line has been saturated, if that is too long.
+    pub(super) saturated_for: Option<Duration>,
+    /// Time for which no refresh of catalogs has succeeded, if that is too long.
+    pub(super) catalogs_failing_for: Option<Duration>,
     /// The ledger cannot be read.
     pub(super) ledger_error: Option<String>,
 }
@@ -38,6 +73,63 @@ pub(super) struct CertificateExpiry {
     pub(super) at: UnixMillis,
 }
 
+impl FindingKind {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotConfigured => "not-configured",
+            Self::NoUpstream => "no-upstream",
+            Self::UpstreamFailing => "upstream-failing",
+            Self::StoreDegraded => "store-degraded",
+            Self::Draining => "draining",
+            Self::ReloadRefused => "reload-refused",
+            Self::NoHistory => "no-history",
+            Self::LineBusy => "line-busy",
+            Self::LineSaturated => "line-saturated",
+            Self::FullSetStorm => "full-set-storm",
+            Self::ForeignClient => "foreign-client",
+            Self::CatalogsStale => "catalogs-stale",
+            Self::RolloutsHalted => "rollouts-halted",
+            Self::RingBlocked => "ring-blocked",
+            Self::RingWaiting => "ring-waiting",
+            Self::ClientsFailing => "clients-failing",
+            Self::ClientsBehind => "clients-behind",
+            Self::CertificateExpiring => "certificate-expiring",
+        }
+    }
+}
+
+impl StatusFinding {
+    /// Returns true if its beginning and end are events. Other findings come and go with each download.
+    pub(crate) fn is_alarm(&self) -> bool {
+        ![FindingKind::LineBusy, FindingKind::ClientsBehind].map(FindingKind::as_str).contains(&&*self.kind)
+    }
+
+    fn new(kind: FindingKind, message: impl Into<String>, action: impl Into<String>) -> Self {
+        let severity = match kind {
+            FindingKind::NotConfigured | FindingKind::NoUpstream | FindingKind::StoreDegraded => {
+                Severity::Critical
+            }
+            FindingKind::LineBusy
+            | FindingKind::RingWaiting
+            | FindingKind::ClientsBehind
+            | FindingKind::ForeignClient => Severity::Notice,
+            _ => Severity::Warning,
+        };
+        Self {
+            kind: kind.as_str().to_owned(),
+            subject: String::new(),
+            severity,
+            message: message.into(),
+            action: action.into(),
+            since: None,
+        }
+    }
+
+    fn about(self, subject: impl Into<String>) -> Self {
+        Self { subject: subject.into(), ..self }
+    }
+}
+
 /// Sets the findings and the sentence.
 pub(super) fn conclude(mut report: StatusReport, facts: &Facts) -> StatusReport {
     let mut findings = Vec::new();
@@ -45,6 +137,7 @@ pub(super) fn conclude(mut report: StatusReport, facts: &Facts) -> StatusReport 
     report.add_store(&mut findings);
     report.add_process(facts, &mut findings);
     report.add_line(facts, &mut findings);
+    add_clients(facts, &mut findings);
     if let Some(rollout) = &report.rollout {
         add_rollout(rollout, &mut findings);
     }
@@ -56,62 +149,77 @@ pub(super) fn conclude(mut report: StatusReport, facts: &Facts) -> StatusReport 
     report
 }
 
-fn finding(severity: Severity, message: impl Into<String>, action: impl Into<String>) -> StatusFinding {
-    StatusFinding { severity, message: message.into(), action: action.into() }
-}
-
 impl StatusReport {
     fn add_upstreams(&self, findings: &mut Vec<StatusFinding>) {
+        if self.upstreams.is_empty() {
+            let action = "add [[upstream]] to the configuration file, then gupd reload";
+            findings.push(StatusFinding::new(
+                FindingKind::NotConfigured,
+                "no upstream is configured: clients get 503",
+                action,
+            ));
+        }
         let failing = self.upstreams.iter().filter(|upstream| !upstream.is_healthy);
         let failing: Vec<&str> = failing.map(|upstream| &*upstream.name).collect();
-        if failing.is_empty() {
+        let are_all = failing.len() == self.upstreams.len();
+        if are_all && !failing.is_empty() {
+            let message = format!("no upstream answers ({})", failing.join(", "));
+            let action = "check the line and the managers: only stored content is served meanwhile";
+            findings.push(StatusFinding::new(FindingKind::NoUpstream, message, action));
+        }
+        if failing.len() == 1 && are_all {
             return;
         }
-        let names = failing.join(", ");
-        findings.push(if failing.len() == self.upstreams.len() {
-            let action = "check the line and the managers: only stored content is served meanwhile";
-            finding(Severity::Critical, format!("no upstream answers ({names})"), action)
-        } else {
-            let action = "check it: the others serve its clients meanwhile";
-            finding(Severity::Warning, format!("upstream {names} does not answer"), action)
-        });
+        let action = match are_all {
+            true => "check the line and the managers",
+            false => "check it: the others serve its clients meanwhile",
+        };
+        findings.extend(failing.into_iter().map(|name| {
+            let message = format!("upstream {name} does not answer");
+            StatusFinding::new(FindingKind::UpstreamFailing, message, action).about(name)
+        }));
     }
 
     fn add_store(&self, findings: &mut Vec<StatusFinding>) {
         if let Some(detail) = &self.store.detail {
             let message = format!("store {}: {detail}", self.store.health);
             let action = "repair the disk: clients get everything from the manager meanwhile";
-            findings.push(finding(Severity::Critical, message, action));
+            findings.push(StatusFinding::new(FindingKind::StoreDegraded, message, action));
         }
     }
 
     fn add_process(&self, facts: &Facts, findings: &mut Vec<StatusFinding>) {
+        let mut add = |kind, message: String, action: &str| {
+            findings.push(StatusFinding::new(kind, message, action));
+        };
         if self.is_draining {
-            let action = "gupd drain --end, when the work on this machine is done";
-            findings.push(finding(Severity::Warning, "draining: load balancers use another relay", action));
+            let message = "draining: load balancers use another relay".to_owned();
+            add(FindingKind::Draining, message, "gupd drain --end, when the work on this machine is done");
         }
         if facts.is_reload_refused {
             let action = "gupd check, then gupd reload: the old configuration is in force";
-            findings.push(finding(Severity::Warning, "the last reload was refused", action));
+            add(FindingKind::ReloadRefused, "the last reload was refused".to_owned(), action);
         }
         if let Some(error) = &facts.ledger_error {
             let action = "see that gupd may write store.dir and that its disk has room";
-            findings.push(finding(Severity::Warning, format!("no history of traffic: {error}"), action));
+            add(FindingKind::NoHistory, format!("no history of traffic: {error}"), action);
+        }
+        if let Some(time) = facts.catalogs_failing_for {
+            let message = format!("no refresh of catalogs has succeeded for {}", span(time));
+            let action = "gupd refresh names the error; clients see no new revision meanwhile";
+            add(FindingKind::CatalogsStale, message, action);
         }
     }
 
     fn add_line(&self, facts: &Facts, findings: &mut Vec<StatusFinding>) {
-        if let Some(busy) = self.wan.busy_percent().filter(|busy| *busy >= SATURATED) {
-            let action = "gupd why --since 1h, then wan.limit, windows or rings";
-            findings.push(finding(Severity::Notice, format!("the line is saturated ({busy} %)"), action));
-        }
-        let (all, full) = (facts.day_received, facts.day_full_sets);
-        if full >= MANY_FULL_SETS && full > all / 2 {
-            let share = full.saturating_mul(100) / all.max(1);
-            let message = format!("full sets are {share} % of the WAN bytes of 24 hours");
-            let action =
-                "keep more revisions on the manager, so that it has deltas; gupd why names the clients";
-            findings.push(finding(Severity::Warning, message, action));
+        let busy = self.wan.busy_percent().unwrap_or(0);
+        let action = "gupd why --since 1h, then wan.limit, windows or rings";
+        if let Some(time) = facts.saturated_for {
+            let message = format!("the line has been saturated for {} ({busy} %)", span(time));
+            findings.push(StatusFinding::new(FindingKind::LineSaturated, message, action));
+        } else if busy >= SATURATED {
+            let message = format!("the line is saturated ({busy} %)");
+            findings.push(StatusFinding::new(FindingKind::LineBusy, message, action));
         }
     }
 
@@ -132,28 +240,90 @@ impl StatusReport {
     }
 }
 
+/// Adds full sets and clients of other sites.
+fn add_clients(facts: &Facts, findings: &mut Vec<StatusFinding>) {
+    let IncidentReport { received, full_received, full_sets, refused, .. } = &facts.incidents;
+    let fills_the_line = *full_received >= MANY_FULL_SETS && *full_received > received / 2;
+    if fills_the_line || (full_sets.bytes >= MANY_FULL_SETS && full_sets.clients >= MANY_CLIENTS) {
+        let share = full_received.saturating_mul(100) / (*received).max(1);
+        let mut message = format!(
+            "full sets for {} clients in 24 hours: {:.1} GiB, and {share} % of the WAN bytes",
+            full_sets.clients,
+            full_sets.bytes as f64 / f64::from(1 << 30),
+        );
+        if let Some(revision) = &full_sets.no_delta_from {
+            message += &format!("; the manager has no delta from revision {revision}");
+        }
+        message += &named(&full_sets.named);
+        let action = "keep more revisions on the manager, so that it has deltas; gupd why names the clients";
+        findings.push(StatusFinding::new(FindingKind::FullSetStorm, message, action));
+    }
+    if !facts.foreign.is_empty() {
+        let message = format!("{} of another site{}", clients(facts.foreign.len()), named(&facts.foreign));
+        let action = "correct their update policy, or add their subnet to site.subnets";
+        findings.push(StatusFinding::new(FindingKind::ForeignClient, message, action).about("served"));
+    }
+    if refused.clients > 0 {
+        let count = clients(usize::try_from(refused.clients).unwrap_or(usize::MAX));
+        let message =
+            format!("{count} of another site refused ({} times){}", refused.times, named(&refused.named));
+        let action = "correct their update policy, or add their subnet to server.allow";
+        findings.push(StatusFinding::new(FindingKind::ForeignClient, message, action).about("refused"));
+    }
+}
+
 fn add_rollout(rollout: &Status, findings: &mut Vec<StatusFinding>) {
+    let mut add = |kind, subject: &str, message: String, action: String| {
+        findings.push(StatusFinding::new(kind, message, action).about(subject));
+    };
     if rollout.halted.is_some() {
-        let action = "gupd rollout resume, when clients may advance";
-        findings.push(finding(Severity::Warning, "rollouts are halted", action));
+        let action = "gupd rollout resume, when clients may advance".to_owned();
+        add(FindingKind::RolloutsHalted, "", "rollouts are halted".to_owned(), action);
     }
     let [_, behind, failing, _] = lights(&rollout.clients);
     if failing > 0 {
         let clients = if failing == 1 { "client fails" } else { "clients fail" };
-        let action = "gupd rollout status --clients, then gupd why --client ADDR";
-        findings.push(finding(Severity::Warning, format!("{failing} {clients}"), action));
+        let action = "gupd rollout status --clients, then gupd why --client ADDR".to_owned();
+        add(FindingKind::ClientsFailing, "", format!("{failing} {clients}"), action);
     }
     if behind > 0 {
         let clients = if behind == 1 { "client is" } else { "clients are" };
-        let action = "gupd rollout status --clients lists them as yellow";
-        findings.push(finding(Severity::Notice, format!("{behind} {clients} behind"), action));
+        let action = "gupd rollout status --clients lists them as yellow".to_owned();
+        add(FindingKind::ClientsBehind, "", format!("{behind} {clients} behind"), action);
     }
     for step in &rollout.next {
-        if let Some(blocked) = &step.blocked {
-            let message = format!("ring {} waits with revision {}: {blocked}", step.ring, step.revision);
-            let action = format!("gupd rollout promote {}, when it may open", step.ring);
-            findings.push(finding(Severity::Notice, message, action));
-        }
+        let kind = match step.obstacle {
+            Some(Obstacle::Trouble) => FindingKind::RingBlocked,
+            Some(Obstacle::Promotion) => FindingKind::RingWaiting,
+            // Time or the end of the halt opens the step.
+            Some(Obstacle::Halt | Obstacle::Ring) | None => continue,
+        };
+        let blocked = step.blocked.as_deref().unwrap_or_default();
+        let message = format!("ring {} waits with revision {}: {blocked}", step.ring, step.revision);
+        let action = format!("gupd rollout promote {}, when it may open", step.ring);
+        add(kind, &step.ring, message, action);
+    }
+}
+
+fn clients(count: usize) -> String {
+    if count == 1 { "1 client".to_owned() } else { format!("{count} clients") }
+}
+
+/// Returns the first names of a list, in words.
+fn named(names: &[String]) -> String {
+    const MAX_NAMED: usize = 3;
+    match &names[..names.len().min(MAX_NAMED)] {
+        [] => String::new(),
+        named => format!(" (such as {})", named.join(", ")),
+    }
+}
+
+/// Formats a time for a sentence.
+fn span(time: Duration) -> String {
+    match time.as_secs() / 60 {
+        minutes @ ..120 => format!("{minutes} min"),
+        minutes @ ..2_880 => format!("{} h", minutes / 60),
+        minutes => format!("{} days", minutes / 1_440),
     }
 }
 
@@ -167,129 +337,17 @@ impl CertificateExpiry {
         let left = self.at - now;
         let of = if self.upstream.is_empty() { String::new() } else { format!(" of {}", self.upstream) };
         let name = format!("certificate {}{of}", self.certificate);
-        match left {
-            ..=0 => {
-                Some(finding(Severity::Critical, format!("{name} has expired"), "renew it, then gupd reload"))
-            }
-            1..=EXPIRES_SOON => {
-                let days = left / 86_400_000;
-                let message = format!("{name} expires in {days} days");
-                Some(finding(Severity::Warning, message, "renew it, then gupd reload"))
-            }
-            _ => None,
-        }
+        let message = match left {
+            ..=0 => format!("{name} has expired"),
+            1..=EXPIRES_SOON => format!("{name} expires in {} days", left / 86_400_000),
+            _ => return None,
+        };
+        let severity = if left <= 0 { Severity::Critical } else { Severity::Warning };
+        let action = "renew it, then gupd reload";
+        let finding = StatusFinding::new(FindingKind::CertificateExpiring, message, action).about(name);
+        Some(StatusFinding { severity, ..finding })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{Activity, LineStatus, StoreStatus, UpstreamStatus};
-    use super::*;
-    use gupd_rollout::status::UtcTime;
-
-    const DAY: UnixMillis = 86_400_000;
-
-    fn healthy() -> StatusReport {
-        let upstream = |name: &str| UpstreamStatus { name: name.to_owned(), is_healthy: true, received: 0 };
-        StatusReport {
-            version: "1".to_owned(),
-            time: String::new(),
-            is_draining: false,
-            sentence: String::new(),
-            findings: Vec::new(),
-            savings: None,
-            wan: LineStatus { bytes_per_second: 410_000, limit: Some(1_000_000) },
-            lan: LineStatus::default(),
-            activity: Activity::default(),
-            upstreams: vec![upstream("one"), upstream("two")],
-            peers: Vec::new(),
-            store: StoreStatus { health: "well".to_owned(), detail: None, objects: 0, bytes: 0, quota: 1 },
-            rollout: None,
-        }
-    }
-
-    fn rollout(counts: [u64; 4]) -> Status {
-        let lights = ["green", "yellow", "red", "grey"].into_iter().zip(counts);
-        let clients = ClientCounts {
-            known: counts.iter().sum(),
-            lights: lights.map(|(light, count)| (light.to_owned(), count)).collect(),
-            ..ClientCounts::default()
-        };
-        Status {
-            time: UtcTime(0),
-            halted: None,
-            revisions: Vec::new(),
-            rings: Vec::new(),
-            next: Vec::new(),
-            groups: Vec::new(),
-            clients,
-        }
-    }
-
-    #[test]
-    fn sentence_of_a_healthy_relay_has_nothing_to_do() {
-        let report = conclude(healthy(), &Facts::default());
-        assert_eq!(report.sentence, "serving; line 41 % busy; nothing to do");
-        let rollout = Some(rollout([312, 0, 0, 4]));
-        let report = conclude(StatusReport { rollout, ..healthy() }, &Facts::default());
-        assert_eq!(report.sentence, "serving; 312 of 312 clients current; line 41 % busy; nothing to do");
-    }
-
-    #[test]
-    fn sentence_has_the_most_severe_finding_and_its_action() {
-        let one = |report: StatusReport, facts: &Facts| conclude(report, facts).findings.remove(0);
-        let mut failing = healthy();
-        failing.upstreams[0].is_healthy = false;
-        let partly = one(failing.clone(), &Facts::default());
-        assert_eq!((partly.severity, &*partly.message), (Severity::Warning, "upstream one does not answer"));
-        failing.upstreams[1].is_healthy = false;
-        failing.is_draining = true;
-        let all = conclude(failing, &Facts::default());
-        assert_eq!(all.findings.len(), 2);
-        assert!(all.sentence.starts_with("draining; line 41 % busy; no upstream answers (one, two): check"));
-        let mut full = healthy();
-        full.store.detail = Some("no space".to_owned());
-        assert_eq!(one(full, &Facts::default()).severity, Severity::Critical);
-        let refused = Facts { is_reload_refused: true, ..Facts::default() };
-        assert!(one(healthy(), &refused).action.starts_with("gupd check"));
-        let counted = StatusReport { rollout: Some(rollout([1, 2, 1, 0])), ..healthy() };
-        let counted = conclude(counted, &Facts::default());
-        let messages: Vec<_> = counted.findings.iter().map(|finding| &*finding.message).collect();
-        assert_eq!(messages, ["1 client fails", "2 clients are behind"]);
-        let halted = Status { halted: Some(UtcTime(1)), ..rollout([0; 4]) };
-        let halted = one(StatusReport { rollout: Some(halted), ..healthy() }, &Facts::default());
-        assert!(halted.action.starts_with("gupd rollout resume"));
-    }
-
-    #[test]
-    fn saturated_line_and_full_sets_need_attention() {
-        let messages = |wan: LineStatus, facts: &Facts| -> Vec<String> {
-            let findings = conclude(StatusReport { wan, ..healthy() }, facts).findings;
-            findings.into_iter().map(|finding| finding.message).collect()
-        };
-        let line = |bytes_per_second| LineStatus { bytes_per_second, limit: Some(1_000) };
-        assert_eq!(messages(line(950), &Facts::default()), ["the line is saturated (95 %)"]);
-        assert_eq!(messages(line(949), &Facts::default()), [""; 0]);
-        let full = |day_full_sets, day_received| Facts { day_received, day_full_sets, ..Facts::default() };
-        let expected = ["full sets are 75 % of the WAN bytes of 24 hours"];
-        assert_eq!(messages(line(0), &full(3 << 30, 4 << 30)), expected);
-        assert_eq!(messages(line(0), &full(3 << 30, 6 << 30)), [""; 0]);
-        assert_eq!(messages(line(0), &full(1 << 30, 1 << 30)), [""; 0]);
-    }
-
-    #[test]
-    fn certificates_need_attention_two_weeks_before_their_end() {
-        for (left, upstream, expected) in [
-            (-1, "", Some("certificate listener has expired")),
-            (DAY, "", Some("certificate listener expires in 1 days")),
-            (14 * DAY, "sepm", Some("certificate listener of sepm expires in 14 days")),
-            (14 * DAY + 1, "", None),
-        ] {
-            let certificate = "listener".to_owned();
-            let certificate = CertificateExpiry { certificate, upstream: upstream.to_owned(), at: 5 + left };
-            let facts = Facts { now: 5, certificates: vec![certificate], ..Facts::default() };
-            let report = conclude(healthy(), &facts);
-            assert_eq!(report.findings.first().map(|finding| &*finding.message), expected, "{left}");
-        }
-    }
-}
+mod tests;

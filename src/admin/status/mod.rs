@@ -1,19 +1,26 @@
 //! `GET /api/v1/status`: the state of a relay on one page, for `gupd status` and the status page. This file has the
 //! types, which the command reads back. `collect` fills them in, `findings` decides what needs attention.
 
+mod alarms;
 mod collect;
 mod findings;
 pub(crate) mod rates;
+#[cfg(test)]
+mod sample;
 
 use axum::extract::State;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::collect::collect;
+pub use self::alarms::AlarmWatch;
+pub(super) use self::collect::{collect, observe, wan_status};
 use super::auth::Reader;
 use super::{AdminApi, json_response};
-use gupd_ledger::SiteSums;
+use gupd_config::clock::UnixMillis;
+pub use gupd_ledger::Severity;
+use gupd_ledger::{Event, SiteSums};
 use gupd_rollout::status::Status;
+use jiff::Timestamp;
 
 /// The state of a relay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,24 +56,21 @@ pub struct StatusReport {
 /// Something that needs attention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusFinding {
+    /// Its kind, such as `upstream-failing`.
+    #[serde(default)]
+    pub kind: String,
+    /// The upstream, ring or certificate that it is about; empty for the relay.
+    #[serde(default)]
+    pub subject: String,
     /// How urgent it is.
     pub severity: Severity,
     /// What happened.
     pub message: String,
     /// What to do.
     pub action: String,
-}
-
-/// Urgency of a finding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Clients get less than they should.
-    Critical,
-    /// Clients will get less if nothing is done.
-    Warning,
-    /// Worth knowing.
-    Notice,
+    /// Since when, RFC 3339; `None` if it is no alarm, or if the ledger cannot be read.
+    #[serde(default)]
+    pub since: Option<String>,
 }
 
 /// Traffic of two periods.
@@ -133,6 +137,22 @@ pub struct StoreStatus {
     pub bytes: u64,
     /// Maximum bytes on disk.
     pub quota: u64,
+}
+
+impl StatusReport {
+    /// Adds the times since which the alarms of these events have been raised.
+    fn set_since(&mut self, alarms: &[Event]) {
+        for finding in &mut self.findings {
+            let raised =
+                alarms.iter().find(|alarm| alarm.kind == finding.kind && alarm.subject == finding.subject);
+            finding.since = raised.map(|alarm| timestamp(alarm.at));
+        }
+    }
+}
+
+/// Formats a time for a report. A time that no calendar has is empty.
+pub(super) fn timestamp(at: UnixMillis) -> String {
+    Timestamp::from_millisecond(at).map_or_else(|_| String::new(), |at| at.to_string())
 }
 
 impl LineStatus {

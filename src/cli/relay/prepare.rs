@@ -169,6 +169,7 @@ impl PreparedRelay {
             last_reload: relay.metrics.reload.successful.clone(),
             sessions: Arc::default(),
             rates: Arc::default(),
+            alarms: Arc::default(),
             ledger: relay.ledger.clone(),
             rollouts: relay.rollouts.clone(),
             clock: relay.builder.clock.clone(),

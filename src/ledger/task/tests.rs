@@ -3,7 +3,9 @@ use std::net::IpAddr;
 use super::*;
 use crate::report::WaitRow;
 use gupd_config::clock::UnixMillis;
-use gupd_net::traffic::{TrafficCounts, TransferCause, TransferLabels, TransferRecord, WaitReason};
+use gupd_net::traffic::{
+    Incident, IncidentCounts, TrafficCounts, TransferCause, TransferLabels, TransferRecord, WaitReason,
+};
 use prometheus::Registry;
 
 const T0: UnixMillis = 1_780_000_000_000;
@@ -51,6 +53,7 @@ impl Bed {
             written: SiteSample::default(),
             process_received: 0,
             is_failing: false,
+            events: PendingEvents::default(),
         }
     }
 
@@ -274,4 +277,61 @@ async fn task_writes_every_minute_and_at_its_end() {
     let mut writer = bed.writer();
     writer.write().unwrap();
     assert_eq!(writer.answer(&all()).unwrap().wan.received, 11);
+}
+
+#[test]
+fn client_counts_once_however_often_it_takes_a_full_set() {
+    let bed = Bed::new();
+    let mut writer = bed.writer();
+    let full_set = |client: u32, content_type: &str, count, bytes| {
+        let client = IpAddr::from(client.to_be_bytes());
+        bed.traffic.add_incident(
+            client,
+            Incident::FullSet,
+            &content_type.into(),
+            IncidentCounts { count, bytes },
+        );
+    };
+    for _ in 0..50 {
+        full_set(1, "virus-definitions", 1, 100);
+    }
+    full_set(1, "ips", 1, 10);
+    full_set(2, "virus-definitions", 0, 60);
+    full_set(2, "virus-definitions", 1, 40);
+    bed.traffic.add_refused(IpAddr::from([192, 0, 2, 9]));
+    writer.write().unwrap();
+    let report = writer.open().unwrap().incidents(T0).unwrap();
+    assert_eq!((report.full_sets.clients, report.full_sets.bytes), (2, 210));
+    assert_eq!(report.full_sets.named, ["0.0.0.1", "0.0.0.2"]);
+    assert_eq!((report.refused.clients, &*report.refused.named), (1, &["192.0.2.9".to_owned()][..]));
+    assert_eq!(report.seen, ["0.0.0.1", "0.0.0.2"], "a refused client is not served");
+    bed.clock.advance(Duration::from_secs(26 * 3_600));
+    let report = writer.open().unwrap().incidents(bed.clock.now()).unwrap();
+    assert_eq!((report.full_sets.clients, report.refused.clients), (0, 0));
+}
+
+#[test]
+fn events_survive_a_restart_and_a_ledger_of_an_earlier_version() {
+    let bed = Bed::new();
+    let alarm = AlarmCondition {
+        kind: "store-degraded".to_owned(),
+        subject: String::new(),
+        severity: Severity::Critical,
+        message: "store full".to_owned(),
+        action: "repair the disk".to_owned(),
+    };
+    let observation = AlarmObservation { conditions: vec![alarm], undecided: Vec::new() };
+    let mut writer = bed.writer();
+    writer.write().unwrap();
+    // As that of an earlier version, which has neither table.
+    let connection = &writer.database.as_ref().unwrap().connection;
+    connection.execute_batch("DROP TABLE events; DROP TABLE incidents;").unwrap();
+    for _restart in 0..3 {
+        writer = bed.writer();
+        writer.events.push(bed.clock.now(), EventEntry::Observation(observation.clone()));
+        writer.write_events().unwrap();
+    }
+    let page = writer.open().unwrap().event_page(EventQuery { before: None, limit: 10 }).unwrap();
+    assert_eq!((page.alarms.len(), page.events.len()), (1, 1));
+    assert_eq!((page.events[0].at, &*page.events[0].message), (T0, "store full"));
 }

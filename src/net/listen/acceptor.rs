@@ -149,6 +149,7 @@ impl Acceptor {
         let (listener, reason) = (&**self.listener.name(), refusal.as_str());
         match refusal {
             ConnectionRefusal::Denied => {
+                self.metrics.traffic.add_refused(client);
                 tracing::info!(%client, listener, reason, "connection refused: address not served (allow, deny)");
             }
             // One client exceeds its rate; the relay itself has capacity.

@@ -265,6 +265,9 @@ impl<A: RequestHandler> HttpServer<A> {
         let label = reason.as_str();
         self.metrics.refused.with_label_values(&[label]).inc();
         let client = client.ip().to_canonical();
+        if reason == ConnectionRefusal::Denied {
+            self.metrics.traffic.add_refused(client);
+        }
         match reason {
             // The proxy's configuration, or that of the relay, is wrong.
             ConnectionRefusal::UnlistedProxy | ConnectionRefusal::ProxyHeader => {

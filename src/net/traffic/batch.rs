@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use super::{TransferCause, TransferRecord, WaitReason, form_label};
+use super::{Incident, TransferCause, TransferRecord, WaitReason, form_label};
 use gupd_config::clock::UnixMillis;
 
 /// Maximum number of keys in one map: a site of 10,000 clients that all request something new within a minute.
@@ -79,6 +79,17 @@ pub struct WaitKey {
     pub reason: WaitReason,
 }
 
+/// Key of the incidents of a client. The ledger adds the hour in which it writes them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IncidentKey {
+    /// The client; `None` for clients beyond the bound.
+    pub client: Option<IpAddr>,
+    /// The incident.
+    pub incident: Incident,
+    /// Content type; empty if there is none.
+    pub content_type: Arc<str>,
+}
+
 /// Sums of transfers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrafficCounts {
@@ -101,6 +112,15 @@ pub struct WaitCounts {
     pub millis: u64,
 }
 
+/// Sums of incidents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IncidentCounts {
+    /// Incidents.
+    pub count: u64,
+    /// Bytes sent in them.
+    pub bytes: u64,
+}
+
 /// Traffic since the last batch.
 #[derive(Clone, Debug, Default)]
 pub struct TrafficBatch {
@@ -112,6 +132,8 @@ pub struct TrafficBatch {
     pub objects: HashMap<ObjectTrafficKey, TrafficCounts>,
     /// By hour and client.
     pub waits: HashMap<WaitKey, WaitCounts>,
+    /// By client.
+    pub incidents: HashMap<IncidentKey, IncidentCounts>,
 }
 
 impl AddAssign for TrafficCounts {
@@ -127,6 +149,13 @@ impl AddAssign for WaitCounts {
     fn add_assign(&mut self, more: Self) {
         self.waits += more.waits;
         self.millis = self.millis.saturating_add(more.millis);
+    }
+}
+
+impl AddAssign for IncidentCounts {
+    fn add_assign(&mut self, more: Self) {
+        self.count += more.count;
+        self.bytes = self.bytes.saturating_add(more.bytes);
     }
 }
 
@@ -168,17 +197,30 @@ impl TrafficBatch {
         self.add_wait_counts(WaitKey { at, client, reason }, WaitCounts { waits: 1, millis });
     }
 
+    /// Adds an incident.
+    pub fn add_incident(
+        &mut self,
+        client: IpAddr,
+        incident: Incident,
+        content_type: &Arc<str>,
+        counts: IncidentCounts,
+    ) {
+        let (client, content_type) = (Some(client.to_canonical()), content_type.clone());
+        self.add_incident_counts(IncidentKey { client, incident, content_type }, counts);
+    }
+
     /// Adds another batch.
     pub fn merge(&mut self, other: Self) {
         other.line.into_iter().for_each(|(key, counts)| self.add_line(key, counts));
         other.clients.into_iter().for_each(|(key, counts)| self.add_client(key, counts));
         other.objects.into_iter().for_each(|(key, counts)| self.add_object(key, counts));
         other.waits.into_iter().for_each(|(key, counts)| self.add_wait_counts(key, counts));
+        other.incidents.into_iter().for_each(|(key, counts)| self.add_incident_counts(key, counts));
     }
 
     /// Returns true if nothing is recorded.
     pub fn is_empty(&self) -> bool {
-        self.line.is_empty() && self.waits.is_empty()
+        self.line.is_empty() && self.waits.is_empty() && self.incidents.is_empty()
     }
 
     /// Returns the bytes received from upstreams, without those from peers.
@@ -217,6 +259,14 @@ impl TrafficBatch {
         add_bounded(&mut self.waits, key, counts, |key| WaitKey {
             at: key.at - key.at.rem_euclid(DAY),
             client: None,
+            ..key
+        });
+    }
+
+    fn add_incident_counts(&mut self, key: IncidentKey, counts: IncidentCounts) {
+        add_bounded(&mut self.incidents, key, counts, |key| IncidentKey {
+            client: None,
+            content_type: Arc::default(),
             ..key
         });
     }
@@ -273,11 +323,20 @@ mod tests {
             let at = i64::from(number) * MINUTE;
             batch.add(at, &record(number), TransferCause::Miss, counts);
             batch.add_wait(at, IpAddr::from(number.to_be_bytes()), WaitReason::Queued, 2);
+            let refused = IncidentCounts { count: 1, bytes: 0 };
+            batch.add_incident(
+                IpAddr::from(number.to_be_bytes()),
+                Incident::Refused,
+                &Arc::default(),
+                refused,
+            );
         }
         let sum = u64::from(many) * 3;
         assert_eq!([received(&batch.line), received(&batch.clients), received(&batch.objects)], [sum; 3]);
         assert_eq!(batch.waits.values().map(|counts| counts.millis).sum::<u64>(), u64::from(many) * 2);
-        for length in [batch.line.len(), batch.clients.len(), batch.objects.len(), batch.waits.len()] {
+        assert_eq!(batch.incidents.values().map(|counts| counts.count).sum::<u64>(), u64::from(many));
+        let lengths = [batch.line.len(), batch.clients.len(), batch.objects.len(), batch.waits.len()];
+        for length in lengths.into_iter().chain([batch.incidents.len()]) {
             assert!(length <= MAX_KEYS + 40, "{length}");
         }
         let mut twice = batch.clone();

@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use self::batch::{
-    ClientTrafficKey, LineKey, ObjectTrafficKey, TrafficBatch, TrafficCounts, WaitCounts, WaitKey,
+    ClientTrafficKey, IncidentCounts, IncidentKey, LineKey, ObjectTrafficKey, TrafficBatch, TrafficCounts,
+    WaitCounts, WaitKey,
 };
 pub use self::recorder::TrafficRecorder;
 use gupd_config::policy::PayloadForm;
@@ -47,6 +48,15 @@ pub enum WaitReason {
     Deferred,
     /// Its download waited for a slot.
     Queued,
+}
+
+/// Request of a client that administrators look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Incident {
+    /// A full set was sent to it, from the store or not.
+    FullSet,
+    /// It was refused: its address is not served.
+    Refused,
 }
 
 /// Facts of a transfer that its requester knows.
@@ -118,6 +128,16 @@ impl TransferCause {
             Self::ResumeWaste => "bytes that the relay had and the upstream sent again",
             Self::PassThrough => "responses for one client alone, which are never stored",
             Self::Check => "health checks of upstreams",
+        }
+    }
+}
+
+impl Incident {
+    /// Returns the label in the ledger.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FullSet => "full-set",
+            Self::Refused => "refused",
         }
     }
 }

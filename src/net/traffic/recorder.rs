@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{TrafficBatch, TrafficCounts, TransferCause, TransferRecord, WaitReason};
+use super::{
+    Incident, IncidentCounts, TrafficBatch, TrafficCounts, TransferCause, TransferRecord, WaitReason,
+};
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::PayloadForm;
 
@@ -55,6 +57,26 @@ impl TrafficRecorder {
         if state.is_started {
             state.batch.add_wait(at, client, reason, millis);
         }
+    }
+
+    /// Adds an incident of a client.
+    pub fn add_incident(
+        &self,
+        client: IpAddr,
+        incident: Incident,
+        content_type: &Arc<str>,
+        counts: IncidentCounts,
+    ) {
+        let mut state = self.state();
+        if state.is_started {
+            state.batch.add_incident(client, incident, content_type, counts);
+        }
+    }
+
+    /// Adds a refused request or connection: the address of the client is not served.
+    pub fn add_refused(&self, client: IpAddr) {
+        let counts = IncidentCounts { count: 1, bytes: 0 };
+        self.add_incident(client, Incident::Refused, &Arc::default(), counts);
     }
 
     /// Explains a full set by a delta that its manager lacked, and remembers a missing delta. `is_missing` is true if
