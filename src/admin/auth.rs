@@ -111,7 +111,10 @@ pub(super) async fn authorize(file: Option<PathBuf>, headers: &HeaderMap) -> Res
     require(file, headers, TokenRole::Operate).await
 }
 
-/// Checks that a request may read what has addresses: it comes from this machine, or has a token.
+/// Fields that a proxy adds. The request is then another machine's, whatever address the proxy connects from.
+const PROXY_FIELDS: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
+
+/// Checks that a request may read what has addresses: it comes from this machine and through no proxy, or has a token.
 ///
 /// # Errors
 /// As [`authorize`], for a request from another machine.
@@ -120,7 +123,8 @@ pub(super) async fn authorize_read(
     from: SocketAddr,
     headers: &HeaderMap,
 ) -> Result<(), ErrorMessage> {
-    if from.ip().to_canonical().is_loopback() {
+    let is_proxied = PROXY_FIELDS.iter().any(|field| headers.contains_key(*field));
+    if from.ip().to_canonical().is_loopback() && !is_proxied {
         return Ok(());
     }
     require(file, headers, TokenRole::Read).await
@@ -181,6 +185,15 @@ mod tests {
         ] {
             let allowed = authorize_read(Some(file.clone()), from.parse().unwrap(), &bearer(token)).await;
             assert_eq!(allowed.map_err(|(status, _)| status), expected, "{from} {token}");
+        }
+        for field in PROXY_FIELDS {
+            let mut headers = bearer("");
+            headers.insert(field, "203.0.113.9".parse().unwrap());
+            let proxied = authorize_read(Some(file.clone()), "127.0.0.1:5".parse().unwrap(), &headers).await;
+            assert_eq!(proxied.unwrap_err().0, StatusCode::UNAUTHORIZED, "{field}");
+            headers.insert(header::AUTHORIZATION, good.parse().unwrap());
+            let proxied = authorize_read(Some(file.clone()), "127.0.0.1:5".parse().unwrap(), &headers).await;
+            assert!(proxied.is_ok(), "{field}");
         }
         let refused = authorize_read(None, "10.0.0.1:5".parse().unwrap(), &HeaderMap::new()).await;
         assert_eq!(refused.unwrap_err().0, StatusCode::FORBIDDEN);

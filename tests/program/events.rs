@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::process::{PATIENCE, Process, Relay, gupd, serve};
+use crate::process::{PATIENCE, Process, Relay, gupd, parse_line, serve};
 use crate::rollout::{Place, order};
 use crate::support::{Manager, PAYLOAD, RefusingPort, Request, Resource, WireClient, bytes, get};
 
@@ -53,7 +53,9 @@ async fn alarm_is_raised_and_cleared_once_across_a_restart() {
     assert_eq!(changes(&report, "rollouts-halted"), ["raised"]);
     let since = alarm["since"].clone();
     assert!(since.is_string(), "{alarm}");
-    relay.process.wait_for_log("alarm raised");
+    let logged = relay.process.wait_for_line(|line| line.contains("\"kind\":\"rollouts-halted\""));
+    let logged = parse_line(&logged.unwrap());
+    assert_eq!((&logged["message"], &logged["alarm"]), (&"alarm raised".into(), &alarm["message"]));
     relay.process.kill();
     relay = Relay::start(gupd(["serve", "--config"]).arg(place.file()));
     let (alarm, report) = wait_for_alarm(&relay, "rollouts-halted").await;
@@ -99,8 +101,11 @@ async fn failing_upstream_is_an_alarm_with_its_name_and_action() {
 #[tokio::test(flavor = "multi_thread")]
 async fn relay_without_upstream_says_what_to_add() {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = gupd(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--store"]);
-    let relay = Relay::start(command.arg(folder.path()).env("GUPD_STORE_MIN_FREE", "0"));
+    let (file, store) = (folder.path().join("gupd.toml"), folder.path().join("store"));
+    let settings =
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[store]\nmin_free = \"0B\"\n";
+    std::fs::write(&file, format!("{settings}dir = {store:?}\n")).unwrap();
+    let relay = Relay::start(gupd(["serve", "--config"]).arg(&file));
     let (alarm, _) = wait_for_alarm(&relay, "not-configured").await;
     assert_eq!(alarm["severity"], "critical");
     let ended = Process::start(&mut gupd(["status", "--admin", &relay.admin.to_string()])).wait_for_exit();
@@ -126,4 +131,27 @@ async fn refused_client_of_another_site_is_named() {
         message.starts_with("1 client of another site refused") && message.contains("127.0.0.9"),
         "{message}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxied_request_is_not_of_this_machine() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let relay = Relay::start(&mut serve(&manager, folder.path()));
+    for path in [
+        "/",
+        "/clients",
+        "/content",
+        "/rollout",
+        "/line",
+        "/events",
+        "/clients.csv",
+        "/api/v1/events",
+        "/api/v1/status",
+    ] {
+        assert_eq!(get(relay.admin, path).await.status, 200, "{path}");
+        for field in ["Forwarded", "X-Forwarded-For", "X-Real-IP"] {
+            let request = Request::get(path).header(field, "for=203.0.113.9");
+            assert_eq!(request.send(relay.admin).await.status, 403, "{path} {field}");
+        }
+    }
 }

@@ -36,15 +36,19 @@ type Form = HashMap<String, String>;
 pub(super) fn forms(api: &AdminApi, headers: &HeaderMap, status: &Status) -> Markup {
     match api.sessions.form_token(headers) {
         Some(token) => commands(&token, status),
-        None => html! {
-            h2 { "Sign in" }
-            form method="post" action="/sign-in" {
-                label for="token" { "Admin token" }
-                input type="password" id="token" name="token" autocomplete="off" required;
-                button type="submit" { "Sign in" }
-            }
-            p class="quiet" { "Commands need the token of " code { "server.admin_token_file" } "." }
-        },
+        None => sign_in_form(),
+    }
+}
+
+pub(super) fn sign_in_form() -> Markup {
+    html! {
+        h2 { "Sign in" }
+        form method="post" action="/sign-in" {
+            label for="token" { "Admin token" }
+            input type="password" id="token" name="token" autocomplete="off" required;
+            button type="submit" { "Sign in" }
+        }
+        p class="quiet" { "Commands and other machines need the token of " code { "server.admin_token_file" } "." }
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) fn routes() -> Router<AdminApi> {
         .route("/live.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
 }
 
-/// A request that may read the pages.
+/// A request that may read the pages: of this machine, with the admin token, or with a session.
 pub(super) struct Reader;
 
 impl FromRequestParts<AdminApi> for Reader {
@@ -97,9 +97,21 @@ impl FromRequestParts<AdminApi> for Reader {
     async fn from_request_parts(parts: &mut Parts, api: &AdminApi) -> Result<Self, Response> {
         let from = ConnectInfo::<SocketAddr>::from_request_parts(parts, api).await;
         let ConnectInfo(from) = from.map_err(IntoResponse::into_response)?;
-        authorize_read(api.token_file.clone(), from, &parts.headers).await.map_err(refusal)?;
-        Ok(Self)
+        if api.sessions.form_token(&parts.headers).is_some() {
+            return Ok(Self);
+        }
+        match authorize_read(api.token_file.clone(), from, &parts.headers).await {
+            Ok(()) => Ok(Self),
+            Err((status, _)) if status == StatusCode::UNAUTHORIZED => Err(sign_in_page()),
+            Err(error) => Err(refusal(error)),
+        }
     }
+}
+
+/// Returns the page for a request of another machine without a session.
+fn sign_in_page() -> Response {
+    let content = html! { h1 { "gupd" } (actions::sign_in_form()) };
+    document("Sign in", None, &content, StatusCode::UNAUTHORIZED)
 }
 
 /// Returns the page for a request that may not read it.
