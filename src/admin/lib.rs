@@ -137,7 +137,7 @@ impl AdminApi {
         let received = generation
             .upstreams
             .iter()
-            .map(|upstream| self.net.upstream_bytes.with_label_values(&[&*upstream.name]).get());
+            .map(|upstream| self.net.upstream.received_bytes.with_label_values(&[&*upstream.name]).get());
         [received.sum(), self.requests.sent_bytes().1]
     }
 

@@ -44,7 +44,7 @@ pub(super) struct InitFlags {
 
 /// Answers to the five questions; empty texts stand for defaults.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Answers {
+struct InitAnswers {
     upstreams: Vec<String>,
     line: Option<Rate>,
     quota: Option<Size>,
@@ -54,7 +54,7 @@ struct Answers {
 
 pub(super) fn run(flags: InitFlags) -> Result<(), CommandError> {
     let InitFlags { upstream, line, quota, time_zone, window, output } = flags;
-    let answers = Answers {
+    let answers = InitAnswers {
         upstreams: upstream,
         line,
         quota,
@@ -81,7 +81,7 @@ pub(super) fn run(flags: InitFlags) -> Result<(), CommandError> {
 }
 
 /// Asks the five questions.
-fn ask(input: &mut impl BufRead, output: &mut impl Write) -> Result<Answers, CommandError> {
+fn ask(input: &mut impl BufRead, output: &mut impl Write) -> Result<InitAnswers, CommandError> {
     let failed = |error: io::Error| CommandError::Failed(format!("terminal: {error}"));
     let mut question = |text: &str| -> Result<String, CommandError> {
         write!(output, "{text}: ").and_then(|()| output.flush()).map_err(failed)?;
@@ -98,7 +98,7 @@ fn ask(input: &mut impl BufRead, output: &mut impl Write) -> Result<Answers, Com
     let window =
         question("5. Hours for the relay's own downloads, such as mon-sun 20:00-06:00 (empty: always)")?;
     let invalid = |error: &dyn std::fmt::Display| CommandError::Configuration(format!("init: {error}"));
-    Ok(Answers {
+    Ok(InitAnswers {
         upstreams: upstreams.split_whitespace().map(str::to_owned).collect(),
         line: (!line.is_empty()).then(|| line.parse()).transpose().map_err(|error| invalid(&error))?,
         quota: (!quota.is_empty()).then(|| quota.parse()).transpose().map_err(|error| invalid(&error))?,
@@ -107,7 +107,7 @@ fn ask(input: &mut impl BufRead, output: &mut impl Write) -> Result<Answers, Com
     })
 }
 
-fn file_text(answers: &Answers) -> String {
+fn file_text(answers: &InitAnswers) -> String {
     let mut text = String::from(
         "# Written by gupd init. Every setting with its reason: config/gupd.toml of the package.\n",
     );
@@ -189,7 +189,7 @@ mod tests {
             [("not a url", ""), ("http://a.example", "Nowhere/None"), ("http://a\"\nb = 1", "")]
         {
             let upstreams = vec![url.to_owned()];
-            let answers = Answers { upstreams, time_zone: zone.to_owned(), ..Answers::default() };
+            let answers = InitAnswers { upstreams, time_zone: zone.to_owned(), ..InitAnswers::default() };
             assert!(
                 matches!(check(&file_text(&answers)), Err(CommandError::Configuration(_))),
                 "{url} {zone}"

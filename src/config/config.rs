@@ -220,13 +220,7 @@ impl Config {
     fn read_sections(document: &mut Document, store_dir: PathBuf) -> Self {
         let server = read_server(document);
         let store = read_store(document, store_dir);
-        let ledger = read_ledger(document);
-        let alarms = read_alarms(document);
-        let fill = read_fill(document);
         let health = read_health(document);
-        let cache = read_cache(document);
-        let log = read_log(document);
-        let site = read_site(document);
         let wan = read_wan(document);
         let lan = read_lan(document);
         let clients = read_clients(document, store.quota);
@@ -238,9 +232,7 @@ impl Config {
         let types = TypeNames::new(&content_types, &profiles);
         let verify = read_verify(document);
         let routes = read_routes(document, known, &types, &profiles, &verify);
-        let rules = read_rules(document);
         let wan_limits = read_wan_limits(document, &wan, &types);
-        let denials = read_policy(document);
         let context = GroupContext {
             server: &server,
             wan: &wan,
@@ -259,20 +251,20 @@ impl Config {
             guard: read_guard(document),
             server,
             store,
-            ledger,
-            alarms,
-            fill,
+            ledger: read_ledger(document),
+            alarms: read_alarms(document),
+            fill: read_fill(document),
             health,
-            cache,
-            log,
+            cache: read_cache(document),
+            log: read_log(document),
             upstreams,
             peers,
             routes,
             profiles,
             content_types,
-            rules,
-            denials,
-            site,
+            rules: read_rules(document),
+            denials: read_policy(document),
+            site: read_site(document),
             wan,
             wan_limits,
             lan,

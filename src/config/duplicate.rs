@@ -14,7 +14,7 @@ pub(crate) struct Duplicate {
     pub(crate) remedy: &'static str,
 }
 
-/// Returns the duplicate whose second key is at `second`; `None` if the first is on the same line.
+/// Returns the duplicate with its second key at `second`; `None` if the first is on the same line.
 pub(crate) fn find(text: &str, second: Range<usize>) -> Option<Duplicate> {
     let name = text.get(second.clone())?.trim_matches(['"', '\'']);
     let line_start = text[..second.start].rfind('\n').map_or(0, |at| at + 1);

@@ -172,37 +172,48 @@ impl FallbackService {
             // A client beyond the site cannot reach the manager.
             Fallback::Redirect if !target.is_proxied && !is_gateway => live.redirect(&target),
             Fallback::Redirect | Fallback::Relay => {
-                let mut head = head;
-                let asked = std::mem::take(&mut head.headers);
-                head.headers = forwarding::prepare_passthrough(
-                    &asked,
-                    head.version,
-                    connection.sender,
-                    live.upstreams.instance(),
-                );
-                forwarding::decrement_max_forwards(&head.method, &mut head.headers);
-                let max_upload = target.route.max_upload;
-                let body = RequestBody::streamed(body, live.stall_timeout, max_upload, None);
-                if body.announced_bytes() > max_upload {
-                    return (refused(Refusal::UploadTooLarge), GuardResponse::Refused);
-                }
-                let client = RelayedClient {
-                    address: connection.address.ip(),
-                    group: &group.name,
-                    pin: connection.pin(&asked).cloned(),
-                };
-                let (mut response, kind) = self.relay(&live, &target, head, body, client).await;
-                let relocation = Relocation {
-                    policy: &live.policy,
-                    upstreams: &live.upstreams,
-                    target: &target,
-                    request: &asked,
-                    connection,
-                };
-                relocation.rewrite(response.headers_mut());
-                (response, kind)
+                self.pass_through(&live, &target, head, body, (connection, &group.name)).await
             }
         }
+    }
+
+    /// Relays a permitted request, and rewrites locations in the response.
+    async fn pass_through(
+        &self,
+        live: &LiveSettings,
+        target: &Target,
+        mut head: Parts,
+        body: Incoming,
+        (connection, group): (&ClientConnection, &str),
+    ) -> (Response<GuardBody>, GuardResponse) {
+        let original = std::mem::take(&mut head.headers);
+        head.headers = forwarding::prepare_passthrough(
+            &original,
+            head.version,
+            connection.sender,
+            live.upstreams.instance(),
+        );
+        forwarding::decrement_max_forwards(&head.method, &mut head.headers);
+        let max_upload = target.route.max_upload;
+        let body = RequestBody::streamed(body, live.stall_timeout, max_upload, None);
+        if body.announced_bytes() > max_upload {
+            return (refused(Refusal::UploadTooLarge), GuardResponse::Refused);
+        }
+        let client = RelayedClient {
+            address: connection.address.ip(),
+            group,
+            pin: connection.pin(&original).cloned(),
+        };
+        let (mut response, kind) = self.relay(live, target, head, body, client).await;
+        let relocation = Relocation {
+            policy: &live.policy,
+            upstreams: &live.upstreams,
+            target,
+            request: &original,
+            connection,
+        };
+        relocation.rewrite(response.headers_mut());
+        (response, kind)
     }
 
     async fn relay(

@@ -106,7 +106,7 @@ struct Guard {
     page: Arc<AdminPage>,
     clients: JoinSet<()>,
     shares: Arc<ClientShares>,
-    /// Connections whose clients have their share, in order of arrival.
+    /// Connections of clients that have their share, in order of arrival.
     waiting: VecDeque<AcceptedClient>,
     scrapers: JoinSet<()>,
     stage: watch::Sender<LifecycleStage>,
@@ -296,7 +296,7 @@ impl Guard {
         self.clients.spawn(server.serve(stream, address, listener, counted, self.stage.subscribe()));
     }
 
-    /// Serves waiting connections whose clients have less than their share now.
+    /// Serves waiting connections of clients that have less than their share now.
     fn serve_waiting(&mut self) {
         for client in std::mem::take(&mut self.waiting) {
             let has_room = self.clients.len() < MAX_CLIENTS;

@@ -39,14 +39,14 @@ pub fn normalize(path: &str, query: Option<&str>) -> Result<NormalizedTarget, Pa
     let mut text = String::with_capacity(
         path.len().saturating_add(query.map_or(0, |query| query.len().saturating_add(1))),
     );
-    append_normalized(path, Part::Path, &mut text)?;
+    append_normalized(path, TargetPart::Path, &mut text)?;
     let length = text.len();
     let is_plain = check_segments(&text)?;
     lowercase_guids(&mut text);
     if let Some(query) = query {
         text.push('?');
         let begin = text.len();
-        match append_normalized(query, Part::Query, &mut text) {
+        match append_normalized(query, TargetPart::Query, &mut text) {
             Err(PathError::PercentEncoding) => {
                 text.truncate(begin);
                 text.push_str(query);
@@ -172,13 +172,13 @@ impl NormalizedTarget {
 
 /// Part of a target.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum TargetPart {
     Path,
     Query,
 }
 
 /// Appends `text` in normal form.
-fn append_normalized(text: &str, part: Part, output: &mut String) -> Result<(), PathError> {
+fn append_normalized(text: &str, part: TargetPart, output: &mut String) -> Result<(), PathError> {
     if text.bytes().any(|byte| byte.is_ascii_control()) {
         return Err(PathError::ControlCharacter);
     }
@@ -189,7 +189,7 @@ fn append_normalized(text: &str, part: Part, output: &mut String) -> Result<(), 
         let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
         let byte = high.zip(low).and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
         match byte.ok_or(PathError::PercentEncoding)? {
-            byte if byte.is_ascii_control() && part == Part::Path => {
+            byte if byte.is_ascii_control() && part == TargetPart::Path => {
                 return Err(PathError::ControlCharacter);
             }
             byte @ (b'-' | b'.' | b'_' | b'~' | b'{' | b'}' | b'\\') => output.push(char::from(byte)),

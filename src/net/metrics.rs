@@ -56,6 +56,97 @@ impl StatusClass {
     }
 }
 
+/// Counters and gauges of requests to upstreams.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    /// Bytes of response bodies, by upstream.
+    pub received_bytes: IntCounterVec,
+    /// The same bytes, by cause.
+    pub cause_bytes: IntCounterVec,
+    /// Requests, by upstream and outcome.
+    pub requests: IntCounterVec,
+    /// Health, by upstream: 1 or 0.
+    pub healthy: IntGaugeVec,
+    /// Health checks, by upstream and outcome.
+    pub checks: IntCounterVec,
+}
+
+impl UpstreamMetrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            register_int_counter_vec_with_registry!(name, help, labels, registry)
+        };
+        let cause_bytes = counters(
+            "gupd_wan_received_bytes_total",
+            "Bytes of response bodies received over the WAN, by the cause of the transfer.",
+            &["cause"],
+        )?;
+        for cause in TransferCause::ALL {
+            cause_bytes.with_label_values(&[cause.as_str()]);
+        }
+        Ok(Self {
+            received_bytes: counters(
+                "gupd_upstream_received_bytes_total",
+                "Bytes of response bodies received from upstreams over the WAN.",
+                &["upstream"],
+            )?,
+            cause_bytes,
+            requests: counters(
+                "gupd_upstream_requests_total",
+                "Requests sent to upstreams, by outcome (a status class or a failure).",
+                &["upstream", "outcome"],
+            )?,
+            healthy: register_int_gauge_vec_with_registry!(
+                "gupd_upstream_healthy",
+                "1 if requests go to the upstream.",
+                &["upstream"],
+                registry
+            )?,
+            checks: counters(
+                "gupd_upstream_checks_total",
+                "Health checks of upstreams, by outcome; not counted as requests.",
+                &["upstream", "outcome"],
+            )?,
+        })
+    }
+}
+
+/// Counters and gauges of requests to peers.
+#[derive(Debug)]
+pub struct PeerMetrics {
+    /// Requests, by peer and outcome.
+    pub requests: IntCounterVec,
+    /// Health, by peer: 1 or 0.
+    pub healthy: IntGaugeVec,
+    /// Bytes of response bodies, by peer.
+    pub received_bytes: IntCounterVec,
+}
+
+impl PeerMetrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            requests: register_int_counter_vec_with_registry!(
+                "gupd_peer_requests_total",
+                "Requests sent to peers before an upstream, by outcome.",
+                &["peer", "outcome"],
+                registry
+            )?,
+            healthy: register_int_gauge_vec_with_registry!(
+                "gupd_peer_healthy",
+                "1 if requests go to the peer.",
+                &["peer"],
+                registry
+            )?,
+            received_bytes: register_int_counter_vec_with_registry!(
+                "gupd_peer_received_bytes_total",
+                "Bytes of response bodies received from peers over the LAN.",
+                &["peer"],
+                registry
+            )?,
+        })
+    }
+}
+
 /// Counters and gauges of the network layer.
 #[derive(Debug)]
 pub struct NetMetrics {
@@ -69,22 +160,10 @@ pub struct NetMetrics {
     pub connections_total: IntCounter,
     /// Failed attempts to accept, most likely for lack of file descriptors.
     pub accept_failures: IntCounter,
-    /// Bytes of response bodies from upstreams, by upstream.
-    pub upstream_bytes: IntCounterVec,
-    /// The same bytes, by cause.
-    pub cause_bytes: IntCounterVec,
-    /// Requests to upstreams, by upstream and outcome.
-    pub upstream_requests: IntCounterVec,
-    /// Health of upstreams, by upstream: 1 or 0.
-    pub upstream_healthy: IntGaugeVec,
-    /// Health checks, by upstream and outcome.
-    pub upstream_checks: IntCounterVec,
-    /// Requests to peers, by peer and outcome.
-    pub peer_requests: IntCounterVec,
-    /// Health of peers, by peer: 1 or 0.
-    pub peer_healthy: IntGaugeVec,
-    /// Bytes of response bodies from peers, by peer.
-    pub peer_bytes: IntCounterVec,
+    /// Requests to upstreams and their health.
+    pub upstream: UpstreamMetrics,
+    /// Requests to peers and their health.
+    pub peer: PeerMetrics,
     /// Expiry of certificates, by use and upstream.
     pub certificate_expiry: IntGaugeVec,
     /// Received bytes by cause, client and object, which labels cannot have.
@@ -97,19 +176,14 @@ impl NetMetrics {
     /// # Errors
     /// If the registry already has a metric of one of these names.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            register_int_counter_vec_with_registry!(name, help, labels, registry)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            register_int_gauge_vec_with_registry!(name, help, labels, registry)
-        };
         let counter = |name: &str, help: &str| register_int_counter_with_registry!(name, help, registry);
         let gauge = |name: &str, help: &str| register_int_gauge_with_registry!(name, help, registry);
         Ok(Self {
-            refused: counters(
+            refused: register_int_counter_vec_with_registry!(
                 "gupd_refused_total",
                 "Requests and connections refused, by reason.",
                 &["reason"],
+                registry
             )?,
             connections: gauge("gupd_connections", "Open client connections.")?,
             idle_connections: gauge(
@@ -118,52 +192,13 @@ impl NetMetrics {
             )?,
             connections_total: counter("gupd_connections_total", "Client connections accepted.")?,
             accept_failures: counter("gupd_accept_failures_total", "Failed accepts of a connection.")?,
-            upstream_bytes: counters(
-                "gupd_upstream_received_bytes_total",
-                "Bytes of response bodies received from upstreams over the WAN.",
-                &["upstream"],
-            )?,
-            cause_bytes: {
-                let bytes = counters(
-                    "gupd_wan_received_bytes_total",
-                    "Bytes of response bodies received over the WAN, by the cause of the transfer.",
-                    &["cause"],
-                )?;
-                for cause in TransferCause::ALL {
-                    bytes.with_label_values(&[cause.as_str()]);
-                }
-                bytes
-            },
-            upstream_requests: counters(
-                "gupd_upstream_requests_total",
-                "Requests sent to upstreams, by outcome (a status class or a failure).",
-                &["upstream", "outcome"],
-            )?,
-            upstream_healthy: gauges(
-                "gupd_upstream_healthy",
-                "1 if requests go to the upstream.",
-                &["upstream"],
-            )?,
-            upstream_checks: counters(
-                "gupd_upstream_checks_total",
-                "Health checks of upstreams, by outcome; not counted as requests.",
-                &["upstream", "outcome"],
-            )?,
-            peer_requests: counters(
-                "gupd_peer_requests_total",
-                "Requests sent to peers before an upstream, by outcome.",
-                &["peer", "outcome"],
-            )?,
-            peer_healthy: gauges("gupd_peer_healthy", "1 if requests go to the peer.", &["peer"])?,
-            peer_bytes: counters(
-                "gupd_peer_received_bytes_total",
-                "Bytes of response bodies received from peers over the LAN.",
-                &["peer"],
-            )?,
-            certificate_expiry: gauges(
+            upstream: UpstreamMetrics::register(registry)?,
+            peer: PeerMetrics::register(registry)?,
+            certificate_expiry: register_int_gauge_vec_with_registry!(
                 "gupd_certificate_expiry_timestamp_seconds",
                 "Expiry of the earliest certificate, by use and by name of the upstream or peer.",
                 &["certificate", "upstream"],
+                registry
             )?,
             traffic: Arc::default(),
         })
@@ -171,18 +206,18 @@ impl NetMetrics {
 
     /// Creates an upstream's series at zero.
     pub fn create_upstream_series(&self, upstream: &str) {
-        self.upstream_bytes.with_label_values(&[upstream]);
+        self.upstream.received_bytes.with_label_values(&[upstream]);
         let answers = StatusClass::ALL.map(StatusClass::as_str).into_iter();
         let failures = UpstreamFailure::OF_UPSTREAM.map(UpstreamFailure::as_str);
         for outcome in answers.chain(failures) {
-            self.upstream_requests.with_label_values(&[upstream, outcome]);
+            self.upstream.requests.with_label_values(&[upstream, outcome]);
         }
     }
 
     /// Counts a request to an upstream by its response's status, or by the failure.
     pub fn count_upstream(&self, upstream: &str, outcome: Result<StatusCode, UpstreamFailure>) {
         let outcome = outcome.map_or_else(UpstreamFailure::as_str, |status| StatusClass::of(status).as_str());
-        self.upstream_requests.with_label_values(&[upstream, outcome]).inc();
+        self.upstream.requests.with_label_values(&[upstream, outcome]).inc();
     }
 }
 

@@ -366,9 +366,9 @@ mod tests {
         let last = body.frame().await.unwrap().unwrap().into_data().unwrap();
         drop(body);
         assert!(slots.try_acquire(client.ip(), "default").is_none());
-        assert_eq!((&*last, metrics.downloads.get()), (&b"bytes"[..], 1));
+        assert_eq!((&*last, metrics.slots.downloads.get()), (&b"bytes"[..], 1));
         drop(last);
         assert!(slots.try_acquire(client.ip(), "default").is_some());
-        assert_eq!(metrics.downloads.get(), 0);
+        assert_eq!(metrics.slots.downloads.get(), 0);
     }
 }

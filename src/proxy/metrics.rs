@@ -35,6 +35,38 @@ pub(crate) fn protocol_name(version: Version) -> &'static str {
     }
 }
 
+/// Download slots and the queue for them; all zero without a limit of downloads.
+#[derive(Debug)]
+pub struct SlotMetrics {
+    /// Downloads that hold a slot now.
+    pub downloads: IntGauge,
+    /// Downloads that lend their slot now, because their clients take next to nothing.
+    pub lent_slots: IntGauge,
+    /// Requests that wait for a slot now.
+    pub queued: IntGauge,
+    /// Time that requests waited for a slot.
+    pub queue_seconds: Histogram,
+}
+
+impl SlotMetrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name, help| register_int_gauge_with_registry!(name, help, registry);
+        Ok(Self {
+            downloads: gauge("gupd_downloads", "Downloads that hold a slot now; 0 without a limit.")?,
+            lent_slots: gauge(
+                "gupd_lent_slots",
+                "Downloads whose clients take next to nothing and whose slots queued requests may use now.",
+            )?,
+            queued: gauge("gupd_queued_requests", "Requests that wait for a download slot now.")?,
+            queue_seconds: register_seconds(
+                registry,
+                "gupd_queue_seconds",
+                "Time that requests waited for a download slot, until they had one or were rejected.",
+            )?,
+        })
+    }
+}
+
 /// Counters, gauges and histograms of the request pipeline.
 #[derive(Debug)]
 pub struct RequestMetrics {
@@ -60,14 +92,8 @@ pub struct RequestMetrics {
     pub deferred: IntCounterVec,
     /// Requests for content types that the policy denies, by group and content type: policy, not failure.
     pub denied: IntCounterVec,
-    /// Downloads that hold a slot now.
-    pub downloads: IntGauge,
-    /// Downloads that lend their slot now, because their clients take next to nothing.
-    pub lent_slots: IntGauge,
-    /// Requests that wait for a slot now.
-    pub queued: IntGauge,
-    /// Time that requests waited for a slot.
-    pub queue_seconds: Histogram,
+    /// Download slots and the queue for them.
+    pub slots: SlotMetrics,
     /// Bytes that clients got without crossing the WAN for them.
     pub saved_bytes: IntCounter,
 }
@@ -82,20 +108,13 @@ impl RequestMetrics {
             register_int_counter_vec_with_registry!(name, help, labels, registry)
         };
         let counter = |name, help| register_int_counter_with_registry!(name, help, registry);
-        let gauge = |name, help| register_int_gauge_with_registry!(name, help, registry);
-        let seconds = |name: &str, help: &str| {
-            let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
-            register_histogram_with_registry!(opts, registry)
-        };
+        let seconds = |name, help| register_seconds(registry, name, help);
         let responses = counters("gupd_responses_total", "Responses by status class.", &["status"])?;
         let protocols = counters(
             "gupd_protocol_requests_total",
             "Requests answered, by protocol version.",
             &["protocol"],
         )?;
-        let broken = counters("gupd_broken_transfers_total", "Responses that broke off, by side.", &["by"])?;
-        let _series =
-            [ResponseEnd::Client, ResponseEnd::Upstream].map(|by| broken.with_label_values(&[by.as_str()]));
         Ok(Self {
             requests: by_class(
                 registry,
@@ -119,7 +138,7 @@ impl RequestMetrics {
                 "Requests that ended in a panic and were answered with 500 or broken off: a defect of gupd.",
             )?,
             by_protocol: PROTOCOLS.map(|version| protocols.with_label_values(&[protocol_name(version)])),
-            broken,
+            broken: register_broken(registry)?,
             refused: net.refused.clone(),
             head_seconds: seconds("gupd_response_head_seconds", "Time from a request to its response head.")?,
             request_seconds: seconds(
@@ -136,16 +155,7 @@ impl RequestMetrics {
                 "Requests for content that the policy denies to the client: policy, not failure.",
                 &["group", "content_type"],
             )?,
-            downloads: gauge("gupd_downloads", "Downloads that hold a slot now; 0 without a limit.")?,
-            lent_slots: gauge(
-                "gupd_lent_slots",
-                "Downloads whose clients take next to nothing and whose slots queued requests may use now.",
-            )?,
-            queued: gauge("gupd_queued_requests", "Requests that wait for a download slot now.")?,
-            queue_seconds: seconds(
-                "gupd_queue_seconds",
-                "Time that requests waited for a download slot, until they had one or were rejected.",
-            )?,
+            slots: SlotMetrics::register(registry)?,
             saved_bytes: counter(
                 "gupd_saved_bytes_total",
                 "Bytes that clients got from the store or a running fill, and that did not cross the WAN again.",
@@ -220,6 +230,26 @@ impl RequestMetrics {
         self.saved_bytes.inc_by(if cache.is_some_and(CacheStatus::is_wan_free) { bytes } else { stored });
         self.request_seconds.observe(took.as_secs_f64());
     }
+}
+
+/// Registers the counter of broken transfers, and creates its series at zero.
+fn register_broken(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
+    let broken = register_int_counter_vec_with_registry!(
+        "gupd_broken_transfers_total",
+        "Responses that broke off, by side.",
+        &["by"],
+        registry
+    )?;
+    for by in [ResponseEnd::Client, ResponseEnd::Upstream] {
+        broken.with_label_values(&[by.as_str()]);
+    }
+    Ok(broken)
+}
+
+/// Registers a histogram of seconds from a request on.
+fn register_seconds(registry: &Registry, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+    let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
+    register_histogram_with_registry!(opts, registry)
 }
 
 /// Registers a counter by cache result and class, and resolves its series.

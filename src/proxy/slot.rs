@@ -37,7 +37,7 @@ pub(crate) struct DownloadSlot {
 impl DownloadSlot {
     /// Boxed, so that a response without a slot carries one word for it.
     pub(crate) fn new(slot: Slot, metrics: &RequestMetrics) -> Box<Self> {
-        let counted = GaugeGuard::increment(&metrics.downloads);
+        let counted = GaugeGuard::increment(&metrics.slots.downloads);
         Box::new(Self { _counted: counted, slot, rest: Bytes::new() })
     }
 
@@ -124,7 +124,7 @@ fn needs_slot(classification: &Classification) -> bool {
 async fn take_slot(proxy: &Proxy, exchange: &Exchange<'_>) -> Result<Box<DownloadSlot>, Reply> {
     let begun = Instant::now();
     let taken = {
-        let _queued = GaugeGuard::increment(&proxy.metrics.queued);
+        let _queued = GaugeGuard::increment(&proxy.metrics.slots.queued);
         // A client that may have gone must not keep its place in the queue.
         let leaving = exchange.connection.wait_until_half_closed();
         proxy.limits.slots.acquire(exchange.client(), &exchange.group.name, leaving).await
@@ -134,7 +134,7 @@ async fn take_slot(proxy: &Proxy, exchange: &Exchange<'_>) -> Result<Box<Downloa
         Err(SlotRefusal { reason: SlotRefusalReason::QueueFull | SlotRefusalReason::ClientQueueFull, .. })
     ) {
         let waited = begun.elapsed();
-        proxy.metrics.queue_seconds.observe(waited.as_secs_f64());
+        proxy.metrics.slots.queue_seconds.observe(waited.as_secs_f64());
         let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
         let (now, client) = (proxy.cache.clock().now(), exchange.address());
         exchange.generation.upstreams.traffic().add_wait(now, client, WaitReason::Queued, millis);

@@ -15,7 +15,7 @@ use gupd_store::ObjectKey;
 /// every client.
 const MAX_ABSENT: usize = 1_000;
 
-/// Maximum number of catalogs whose keys have a query. Managers answer every query with the same file, and each is one
+/// Maximum number of catalogs with a query in their keys. Managers answer every query with the same file, and each is one
 /// more to collect.
 const MAX_QUERIED: usize = 256;
 

@@ -17,7 +17,7 @@ use gupd_config::policy::window;
 use gupd_config::{GroupSettings, WeekWindows};
 
 /// A part of a spread; 2^64 stands for all of it.
-type Share = u64;
+type ClientShare = u64;
 
 /// An opened step in its stored form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub struct OpenedStep {
     /// Start of the delay before the next step: the opening, put off by the time that views stood still.
     pub since: UnixMillis,
     /// Clients with a smaller share had moved before `at`.
-    pub done: Share,
+    pub done: ClientShare,
     /// All clients had moved before `at`.
     pub all: bool,
 }
@@ -35,7 +35,7 @@ pub struct OpenedStep {
 /// An opened step with the windows and spread of its ring applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepSchedule {
-    done: Share,
+    done: ClientShare,
     all: bool,
     /// The first time in which clients move, from share `done` on.
     first: OpenInterval,
@@ -98,7 +98,7 @@ impl StepSchedule {
     }
 
     /// Returns when the client with this share moves; [`UnixMillis::MIN`] if it has moved.
-    pub fn scheduled_start(&self, share: Share) -> UnixMillis {
+    pub fn scheduled_start(&self, share: ClientShare) -> UnixMillis {
         if self.all || share < self.done {
             return UnixMillis::MIN;
         }
@@ -111,7 +111,7 @@ impl StepSchedule {
 
     /// Returns when all clients have moved.
     pub fn completion(&self) -> UnixMillis {
-        if self.all { UnixMillis::MIN } else { self.scheduled_start(Share::MAX) }
+        if self.all { UnixMillis::MIN } else { self.scheduled_start(ClientShare::MAX) }
     }
 
     /// Returns the part of the clients that have moved, from 0 to 1.
@@ -121,12 +121,12 @@ impl StepSchedule {
     }
 
     /// Returns the share below which clients have moved; `None` if all have.
-    pub fn reached_share(&self, now: UnixMillis) -> Option<Share> {
+    pub fn reached_share(&self, now: UnixMillis) -> Option<ClientShare> {
         if self.completion() <= now {
             return None;
         }
         // The least share that has not moved: starts rise with shares.
-        let (mut moved, mut not) = (self.done, Share::MAX);
+        let (mut moved, mut not) = (self.done, ClientShare::MAX);
         if self.scheduled_start(moved) > now {
             return Some(self.done);
         }
@@ -139,7 +139,7 @@ impl StepSchedule {
 }
 
 impl OpenInterval {
-    fn time_of(&self, share: Share) -> UnixMillis {
+    fn time_of(&self, share: ClientShare) -> UnixMillis {
         let millis = u64::try_from(self.spread.as_millis()).unwrap_or(u64::MAX);
         let offset = (u128::from(share) * u128::from(millis)) >> 64;
         self.starts.saturating_add(i64::try_from(offset).unwrap_or(i64::MAX))
@@ -147,7 +147,7 @@ impl OpenInterval {
 }
 
 /// Returns a client's share of the spread of a revision: uniform over clients, and independent between revisions.
-pub fn client_share(client: IpAddr, revision: &str) -> Share {
+pub fn client_share(client: IpAddr, revision: &str) -> ClientShare {
     window::client_hash(client, revision)
 }
 

@@ -30,7 +30,7 @@ fn paths(number: usize) -> [String; 2] {
     [PAYLOAD.replace("001/", &format!("00{number}/")), format!("/generic/{number}")]
 }
 
-/// A site whose manager breaks the first `times` responses for each path off and is then well.
+/// A site with a manager that breaks the first `times` responses for each path off and is then well.
 fn site_with_broken(times: usize) -> Site {
     let requests = Mutex::new(HashMap::<String, usize>::new());
     let origin = OriginServer::computed(move |request| {

@@ -13,7 +13,7 @@ const FILE: &str = "/files/setup.msi";
 
 const CATALOG: &str = "/minitri.flg";
 
-/// A site whose manager sets a new cookie with each response, in these fields.
+/// A site with a manager that sets a new cookie with each response, in these fields.
 fn site(resource: Resource, names: &'static [&'static str], change: impl FnOnce(&mut Config)) -> Site {
     let responses = AtomicUsize::new(0);
     let origin = OriginServer::computed(move |request| {

@@ -10,9 +10,11 @@ use crate::support::{PAYLOAD, Request, Resource, Site, WireClient, bytes};
 const CONTENT: &str = "/files/setup.msi";
 const HIT: &str = "gupd; hit";
 
+/// Returns the bytes in a store's folder without its ledger, which has a bound of its own and grows each minute.
 fn size_of(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
     entries
+        .filter(|entry| !entry.file_name().to_string_lossy().starts_with("ledger.db"))
         .map(|entry| match entry.file_type().unwrap().is_dir() {
             true => size_of(&entry.path()),
             false => entry.metadata().map_or(0, |file| file.len()),

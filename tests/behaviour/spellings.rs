@@ -9,7 +9,7 @@ use crate::support::{PAYLOAD, Resource, Site};
 
 const SETUP: &str = "/packages/14.3/setup.zip";
 
-/// Returns the spellings of a file whose path has at least three segments.
+/// Returns the spellings of a file at a path of at least three segments.
 pub(crate) fn odd_spellings(path: &str) -> Vec<String> {
     let slashes: Vec<usize> = path.match_indices('/').map(|(at, _)| at).collect();
     let mut spellings = Vec::new();

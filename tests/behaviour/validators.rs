@@ -16,7 +16,7 @@ fn path(number: u64) -> String {
     PAYLOAD.replace("261121001", &format!("2611210{number:02}"))
 }
 
-/// A farm whose response `n` comes from the backend `n % backends`, with an `ETag` of its own.
+/// A farm: its response `n` comes from the backend `n % backends`, with an `ETag` of its own.
 fn farm(backends: usize, respond: impl Fn(usize, Resource) -> Resource + Send + Sync + 'static) -> Manager {
     let number = AtomicUsize::new(0);
     let computed = move |_: &_| {

@@ -79,7 +79,7 @@ fn has_anchor(text: &str, wanted: &str) -> bool {
     headings.map(|line| anchor(line.trim_start_matches('#').trim())).any(|anchor| anchor == wanted)
 }
 
-/// Returns the rows of the table under this heading whose last two spans of code are no file and test.
+/// Returns the rows of the table under this heading that do not end with a file and a test.
 fn rows_without_test(text: &str, heading: &str, least: usize) -> Vec<String> {
     let table = text.split_once(&format!("\n## {heading}\n")).unwrap().1;
     let table = table.split("\n## ").next().unwrap();

@@ -14,16 +14,16 @@ use tokio::time::timeout;
 
 use super::{PATIENCE, Request, WireClient};
 
-/// Path whose response is followed by the end of the connection.
+/// Path with a response before the end of the connection.
 pub const CLOSING: &str = "/secars/close";
 
-/// Path whose response authenticates the connection although nobody asked for it.
+/// Path with a response that authenticates the connection unasked.
 pub const ADOPTING: &str = "/secars/adopt";
 
 /// Path that asks for credentials of a proxy.
 pub const PROXIED: &str = "/secars/proxy";
 
-/// Path that needs no user, and whose response may be stored.
+/// Path that needs no user, with a response that may be stored.
 pub const PUBLIC: &str = "/public";
 
 /// The server. It ends when it is dropped.

@@ -25,7 +25,7 @@ impl Vendor {
         Self::valid_until(2126)
     }
 
-    /// A vendor whose signer's certificate ends with this year.
+    /// A vendor with a signer's certificate that ends with this year.
     pub fn valid_until(valid_until: i32) -> Self {
         let ca = |name: &str| {
             let mut params = CertificateParams::new(Vec::new()).unwrap();

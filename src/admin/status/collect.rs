@@ -144,8 +144,8 @@ fn limit(calendar: &Calendar, schedule: &RateSchedule, now: UnixMillis) -> Optio
 fn activity(api: &AdminApi) -> Activity {
     Activity {
         connections: api.exposition.connections(),
-        downloads: api.requests.downloads.get(),
-        queued: api.requests.queued.get(),
+        downloads: api.requests.slots.downloads.get(),
+        queued: api.requests.slots.queued.get(),
         fills: api.fills.metrics().running.get(),
     }
 }
@@ -154,7 +154,7 @@ fn upstreams<'a>(net: &NetMetrics, list: impl Iterator<Item = &'a Arc<Upstream>>
     let status = |upstream: &Arc<Upstream>| UpstreamStatus {
         name: upstream.name.to_string(),
         is_healthy: upstream.is_healthy(),
-        received: net.upstream_bytes.with_label_values(&[&*upstream.name]).get(),
+        received: net.upstream.received_bytes.with_label_values(&[&*upstream.name]).get(),
     };
     list.map(status).collect()
 }
@@ -162,8 +162,8 @@ fn upstreams<'a>(net: &NetMetrics, list: impl Iterator<Item = &'a Arc<Upstream>>
 fn peers(net: &NetMetrics, config: &Config, list: &[Arc<Upstream>]) -> Vec<UpstreamStatus> {
     let status = |peer: &Arc<Upstream>| UpstreamStatus {
         name: peer.name.to_string(),
-        is_healthy: net.peer_healthy.with_label_values(&[&*peer.name]).get() == 1,
-        received: net.peer_bytes.with_label_values(&[&*peer.name]).get(),
+        is_healthy: net.peer.healthy.with_label_values(&[&*peer.name]).get() == 1,
+        received: net.peer.received_bytes.with_label_values(&[&*peer.name]).get(),
     };
     list.iter().take(config.peers.len()).map(status).collect()
 }

@@ -19,7 +19,7 @@ use gupd_http::{UnstorableReason, VaryFields, spelling, update};
 use gupd_net::upstream::UpstreamResponse;
 use gupd_store::BLOCK;
 
-/// Response whose content may be shared.
+/// Response with content that may be shared.
 pub(super) struct AcceptedResponse {
     pub(super) answer: UpstreamResponse,
     pub(super) head: ContentHead,

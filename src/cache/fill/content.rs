@@ -241,7 +241,7 @@ impl FillContent {
         }
     }
 
-    /// Removes a run whose bytes are stored or lost.
+    /// Removes a run of bytes that are stored or lost.
     pub(super) fn end_run(&self, run: u64) {
         self.lock_state().runs.retain(|known| known.id != run);
     }

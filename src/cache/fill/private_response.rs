@@ -33,7 +33,7 @@ impl PrivateResponse {
         }
     }
 
-    /// Takes the cookies of a shared response whose head is known.
+    /// Takes the cookies of a shared response with a known head.
     pub fn take_cookies(&mut self) -> Option<Box<HeaderMap>> {
         match self.0.try_recv() {
             Ok(PrivatePart::Cookies(cookies)) => Some(cookies),

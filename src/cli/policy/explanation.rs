@@ -2,6 +2,7 @@
 //! the policy tables of the relay and is a pure function; times are in milliseconds since 1970.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -12,7 +13,7 @@ use gupd_config as config;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::window::client_offset;
 use gupd_config::policy::{
-    Classification, ClientAttributes, DenialCause, Group, PayloadRevision, Policy, ScheduledStart,
+    Classification, ClientAttributes, DenialCause, Group, PayloadRevision, Policy, Route, ScheduledStart,
 };
 use gupd_config::{Ceiling, Config, OutsideWindow, RateSchedule, WanMatch, pattern};
 use gupd_http::key;
@@ -131,23 +132,7 @@ impl Explanation {
         let normal = key::normalize(flags.path.path(), flags.path.query());
         let normal = normal.map_err(|_| unusable_path(flags))?;
         let path = &*normal.canonical_path();
-        let route = policy.route(flags.host.as_deref(), path).ok_or_else(|| {
-            CommandError::Failed(format!(
-                "--path {path}: no route matches and clients get 404: pass --host, or add a [[route]]"
-            ))
-        })?;
-        let route = policy.origin_route(route, path, normal.query()).map_err(|_| {
-            CommandError::Failed(format!(
-                "--path {}: the relay answers 421: name an origin server that the profile lists and a [[route]] has as host",
-                flags.path
-            ))
-        })?;
-        if !normal.is_plain() && policy.is_ambiguous(route, path) {
-            return Err(CommandError::Failed(format!(
-                "--path {}: the relay answers 400, because some servers take it for {path}: pass that path",
-                flags.path
-            )));
-        }
+        let route = select_route(&policy, flags, &normal, path)?;
         let classification = policy.classify(route, path);
         let client = flags.client.to_canonical();
         let names = flags.certificate.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
@@ -188,6 +173,33 @@ impl Explanation {
             rollout: None,
         })
     }
+}
+
+/// Returns the route that serves the request.
+fn select_route<'a>(
+    policy: &'a Policy,
+    flags: &Explain,
+    normal: &key::NormalizedTarget,
+    path: &str,
+) -> Result<&'a Arc<Route>, CommandError> {
+    let route = policy.route(flags.host.as_deref(), path).ok_or_else(|| {
+        CommandError::Failed(format!(
+            "--path {path}: no route matches and clients get 404: pass --host, or add a [[route]]"
+        ))
+    })?;
+    let route = policy.origin_route(route, path, normal.query()).map_err(|_| {
+        CommandError::Failed(format!(
+            "--path {}: the relay answers 421: name an origin server that the profile lists and a [[route]] has as host",
+            flags.path
+        ))
+    })?;
+    if !normal.is_plain() && policy.is_ambiguous(route, path) {
+        return Err(CommandError::Failed(format!(
+            "--path {}: the relay answers 400, because some servers take it for {path}: pass that path",
+            flags.path
+        )));
+    }
+    Ok(route)
 }
 
 fn unusable_path(flags: &Explain) -> CommandError {

@@ -59,25 +59,15 @@ impl Relay {
         let (rollouts, rollout_task) = open_rollouts(&generation, &store, &metrics, &clock, &control)?;
         let generations = Arc::new(Generations::new(generation, rollouts.clone()));
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
-        let lan = Arc::new(LanLimiter::new(&config, clock.clone()));
-        let lent_slots = metrics.requests.lent_slots.clone();
-        let slots = Arc::new(SlotLimiter::new(&config).with_lent_gauge(lent_slots));
-        let budgets = Arc::new(ClientBudgets::new(&config));
-        let limits = ClientLimits { lan: lan.clone(), slots, budgets };
-        let proxy = Arc::new(Proxy::new(
-            generations.clone(),
-            fills(&generations.load(), (&cache, &limits), &metrics, &clock),
-            limits.clone(),
-            metrics.requests.clone(),
-        ));
-        let (refresher, refresh) = Refresher::new(
-            &config,
-            proxy.background().clone(),
-            rollouts.clone(),
-            store,
-            metrics.refresh.clone(),
-            clock,
-        );
+        let limits = client_limits(&config, &metrics, &clock);
+        let lan = limits.lan.clone();
+        let fills = fills(&generations.load(), (&cache, &limits), &metrics, &clock);
+        let requests = metrics.requests.clone();
+        let proxy = Arc::new(Proxy::new(generations.clone(), fills, limits.clone(), requests));
+        let background = proxy.background().clone();
+        let refresh_metrics = metrics.refresh.clone();
+        let (refresher, refresh) =
+            Refresher::new(&config, background, rollouts.clone(), store, refresh_metrics, clock);
         let (ledger, ledger_task) = open_ledger(&config, &metrics, &builder.clock);
         let connection_limiter = Arc::new(ConnectionRateLimiter::new(&config));
         let server = HttpServer::new(proxy.clone(), metrics.net.clone(), listeners);
@@ -221,6 +211,15 @@ fn open_ledger(config: &Config, metrics: &RelayMetrics, clock: &Clock) -> (Ledge
         SiteSample { sent, saved: requests.saved_bytes.get(), requests: answered, hits, sent_by_type }
     };
     Ledger::new(config, metrics.net.traffic.clone(), Box::new(sampler), metrics.ledger.clone(), clock.clone())
+}
+
+fn client_limits(config: &Config, metrics: &RelayMetrics, clock: &Clock) -> ClientLimits {
+    let lent_slots = metrics.requests.slots.lent_slots.clone();
+    ClientLimits {
+        lan: Arc::new(LanLimiter::new(config, clock.clone())),
+        slots: Arc::new(SlotLimiter::new(config).with_lent_gauge(lent_slots)),
+        budgets: Arc::new(ClientBudgets::new(config)),
+    }
 }
 
 fn fills(

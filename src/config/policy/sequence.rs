@@ -15,7 +15,7 @@ pub struct RevisionFile<'a> {
 }
 
 impl<'a> RevisionFile<'a> {
-    /// Finds the number in a key whose path begins at `path`; `None` if the path has another form, or a query.
+    /// Finds the number in a key with a path that begins at `path`; `None` if the path has another form, or a query.
     pub(super) fn find(key: &'a str, path: usize, patterns: &[RevisionPattern]) -> Option<Self> {
         let target = key.get(path..).filter(|target| !target.contains('?'))?;
         let NumberSpan { start, end } = patterns.iter().find_map(|pattern| pattern.find(target))?;

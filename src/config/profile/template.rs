@@ -3,10 +3,10 @@
 
 /// Text with placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template(Vec<Part>);
+pub struct Template(Vec<TemplatePart>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum TemplatePart {
     Text(String),
     Placeholder(&'static str),
 }
@@ -23,19 +23,19 @@ impl Template {
                 let known: Vec<_> = known.iter().map(|name| format!("{{{name}}}")).collect();
                 return Err(format!("unknown placeholder {{{name}}}: use {}", known.join(", ")));
             };
-            parts.push(Part::Text(before.to_owned()));
-            parts.push(Part::Placeholder(placeholder));
+            parts.push(TemplatePart::Text(before.to_owned()));
+            parts.push(TemplatePart::Placeholder(placeholder));
             rest = &after[name.len() + 1..];
         }
-        parts.push(Part::Text(rest.to_owned()));
+        parts.push(TemplatePart::Text(rest.to_owned()));
         Ok(Self(parts))
     }
 
     /// Returns the text with the value of each placeholder.
     pub fn render<'a>(&'a self, value: impl Fn(&'static str) -> &'a str) -> String {
-        let text = |part: &'a Part| match part {
-            Part::Text(text) => text.as_str(),
-            Part::Placeholder(name) => value(name),
+        let text = |part: &'a TemplatePart| match part {
+            TemplatePart::Text(text) => text.as_str(),
+            TemplatePart::Placeholder(name) => value(name),
         };
         self.0.iter().map(text).collect()
     }

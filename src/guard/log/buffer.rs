@@ -16,18 +16,18 @@ const POLL_INTERVAL: Duration = Duration::from_micros(100);
 #[derive(Debug, Default)]
 pub(super) struct ThreadBuffer {
     sequence: AtomicU64,
-    lines: Mutex<Lines>,
+    lines: Mutex<TimedLines>,
 }
 
 /// Whole lines in order.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(super) struct TimedLines {
     pub(super) bytes: Vec<u8>,
     /// End of each line in `bytes`.
     pub(super) ends: Vec<usize>,
 }
 
-impl Lines {
+impl TimedLines {
     pub(super) fn push(&mut self, line: &[u8]) {
         self.bytes.extend_from_slice(line);
         self.ends.push(self.bytes.len());
@@ -71,8 +71,8 @@ impl ThreadBuffer {
         }
     }
 
-    /// Exchanges the lines for an empty list, whose memory the thread uses next.
-    pub(super) fn swap(&self, empty: &mut Lines) {
+    /// Exchanges the lines for an empty list. The thread uses its memory next.
+    pub(super) fn swap(&self, empty: &mut TimedLines) {
         std::mem::swap(&mut *self.lock(), empty);
     }
 
@@ -80,7 +80,7 @@ impl ThreadBuffer {
         self.lock().ends.is_empty()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Lines> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, TimedLines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use super::buffer::{Lines, ThreadBuffer};
+use super::buffer::{ThreadBuffer, TimedLines};
 
 /// Length of a timestamp such as `2026-11-30T01:09:44.383806Z`.
 const TIMESTAMP_LEN: usize = 27;
@@ -18,7 +18,7 @@ pub(super) struct LineMerger {
     /// Column of the timestamp.
     column: usize,
     /// Lines of this round: the held ones first, then those of each thread.
-    rounds: Vec<Lines>,
+    rounds: Vec<TimedLines>,
     entries: Vec<Entry>,
     piece: Vec<u8>,
 }
@@ -33,7 +33,7 @@ struct Entry {
 
 impl LineMerger {
     pub(super) fn new(column: usize) -> Self {
-        Self { column, rounds: vec![Lines::default()], entries: Vec::new(), piece: Vec::new() }
+        Self { column, rounds: vec![TimedLines::default()], entries: Vec::new(), piece: Vec::new() }
     }
 
     /// Takes the lines of all threads, and writes those before `time`, all without one, in order. An error is ignored: a
@@ -47,7 +47,7 @@ impl LineMerger {
         let mut lists = 1;
         for thread in threads {
             if lists == self.rounds.len() {
-                self.rounds.push(Lines::default());
+                self.rounds.push(TimedLines::default());
             }
             thread.swap(&mut self.rounds[lists]);
             lists += 1;
@@ -71,10 +71,10 @@ impl LineMerger {
             let _unwritable = file.write_all(&piece).and_then(|()| file.flush());
         }
         piece.clear();
-        let mut held = Lines::default();
+        let mut held = TimedLines::default();
         later.iter().for_each(|entry| held.push(self.line(entry)));
         self.piece = piece;
-        self.rounds.iter_mut().for_each(Lines::clear);
+        self.rounds.iter_mut().for_each(TimedLines::clear);
         if let Some(first) = self.rounds.first_mut() {
             *first = held;
         }

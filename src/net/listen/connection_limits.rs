@@ -21,7 +21,7 @@ pub(super) struct ConnectionLimits {
 /// A connection within its limits, which ends with it.
 #[derive(Debug)]
 pub(super) struct AdmittedConnection {
-    /// `None` for a proxy's connection, whose client is counted for itself.
+    /// `None` for a proxy's connection: its clients are counted themselves.
     _counted: Option<CountedConnection>,
     _slot: OwnedSemaphorePermit,
     _site: Option<Box<Self>>,

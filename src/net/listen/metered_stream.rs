@@ -1,4 +1,4 @@
-//! The stream of an HTTP/2 connection, whose frames are counted as they arrive. After a flood, reads fail, and the
+//! The stream of an HTTP/2 connection. Its frames are counted as they arrive. After a flood, reads fail, and the
 //! connection ends. The meter is behind a lock because the connection's timer reads it too; both run in one task.
 
 use std::io;

@@ -1,7 +1,7 @@
 //! Slots for downloads. A download holds a slot from before its response is made until its last byte has left; above
-//! the limits it is queued. A download whose client takes next to nothing lends its slot to the queue: clients that read
-//! a byte a second could hold all slots otherwise. Runs `slot_queue` on the runtime's clock under one lock, which is held for arithmetic
-//! only, never while a task is woken. Without limits, the default, a request costs one load of a flag.
+//! the limits it is queued. A download that delivers next to nothing lends its slot to the queue: clients that read a
+//! byte a second could hold all slots otherwise. Runs `slot_queue` on the runtime's clock under one lock, which is held
+//! for arithmetic only, never while a task is woken. Without limits, the default, a request costs one load of a flag.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -155,7 +155,7 @@ impl SlotLimiter {
         }
     }
 
-    /// Lends the slots of downloads whose clients take next to nothing, as long as a request is queued.
+    /// Lends the slots of downloads that deliver next to nothing, as long as a request is queued.
     async fn lend_regularly(&self) -> Infallible {
         loop {
             self.change(SlotState::lend_slots);
@@ -226,7 +226,7 @@ impl SlotLimiter {
 }
 
 impl SlotState {
-    /// Lends the slots of downloads whose clients take next to nothing, and counts those again whose clients go on.
+    /// Lends the slots of downloads that deliver next to nothing, and counts those again that go on.
     fn lend_slots(&mut self, now: Nanos, granted: &mut Vec<usize>) {
         const INTERVAL: Nanos = LEND_INTERVAL.as_nanos() as Nanos;
         // One of the queued requests looks for all.

@@ -79,8 +79,8 @@ impl HealthChecks {
         let before = self.upstreams.send_replace(upstreams.clone());
         let metrics = &upstreams.metrics;
         let lists = [
-            (&before.list, &upstreams.list, &metrics.upstream_healthy),
-            (&before.peers, &upstreams.peers, &metrics.peer_healthy),
+            (&before.list, &upstreams.list, &metrics.upstream.healthy),
+            (&before.peers, &upstreams.peers, &metrics.peer.healthy),
         ];
         for (before, now, healthy) in lists {
             for gone in before.iter().filter(|old| now.iter().all(|new| new.name != old.name)) {
@@ -131,11 +131,11 @@ impl Drop for CheckedGuard<'_> {
 
 impl Upstreams {
     fn publish_health(&self) {
-        self.peers.iter().for_each(|peer| peer.publish_health(&self.metrics.peer_healthy));
+        self.peers.iter().for_each(|peer| peer.publish_health(&self.metrics.peer.healthy));
         for upstream in self.iter() {
-            upstream.publish_health(&self.metrics.upstream_healthy);
+            upstream.publish_health(&self.metrics.upstream.healthy);
             for outcome in CheckOutcome::all() {
-                self.metrics.upstream_checks.with_label_values(&[&*upstream.name, outcome.as_str()]);
+                self.metrics.upstream.checks.with_label_values(&[&*upstream.name, outcome.as_str()]);
             }
         }
     }
@@ -199,7 +199,7 @@ impl Upstreams {
             }
         };
         permit.record(&attempt);
-        self.metrics.upstream_checks.with_label_values(&[&*upstream.name, outcome.as_str()]).inc();
+        self.metrics.upstream.checks.with_label_values(&[&*upstream.name, outcome.as_str()]).inc();
         match attempt {
             AttemptOutcome::Failed(_, error) => Some(error),
             AttemptOutcome::Healthy | AttemptOutcome::Suspect(..) | AttemptOutcome::Unknown => None,

@@ -35,7 +35,7 @@ struct HandleState {
     bandwidth: Option<BandwidthClass>,
     /// Number of that response.
     response: u64,
-    /// Client of the current request, whose share its head and body use.
+    /// Client of the current request: head and body use its share.
     client: Option<IpAddr>,
     throttle: Option<Throttle>,
     /// Waker of a read or write that waits for a grant.

@@ -157,7 +157,7 @@ impl Upstreams {
         let mut list = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
             let pool = pools.create(upstream)?;
-            let received = metrics.upstream_bytes.with_label_values(&[&upstream.name]);
+            let received = metrics.upstream.received_bytes.with_label_values(&[&upstream.name]);
             list.extend(Upstream::new(upstream, limits, pool, received).map(Arc::new));
             metrics.create_upstream_series(&upstream.name);
         }

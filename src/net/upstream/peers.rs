@@ -102,9 +102,9 @@ pub(super) fn connect_peers(
     for peer in &config.peers {
         let pool = pools.create(&peer.as_upstream())?;
         for outcome in PeerOutcome::ALL {
-            metrics.peer_requests.with_label_values(&[&peer.name, outcome.as_str()]);
+            metrics.peer.requests.with_label_values(&[&peer.name, outcome.as_str()]);
         }
-        let received = metrics.peer_bytes.with_label_values(&[&peer.name]);
+        let received = metrics.peer.received_bytes.with_label_values(&[&peer.name]);
         let upstream = Upstream::new(&peer.as_upstream(), settings, pool, received);
         let state = || PeerState { verify: peer.verify, ..PeerState::default() };
         let as_peer = |upstream| Arc::new(Upstream { peer: Some(state()), ..upstream });
@@ -144,7 +144,7 @@ impl Upstreams {
         outgoing.current_upstream.set(peer);
         let response = timeout(self.settings.peer_timeout, peer.send_request(&request)).await.ok();
         let (outcome, response_time) = (PeerOutcome::from_response(response.as_ref()), self.clock.now());
-        self.metrics.peer_requests.with_label_values(&[&*peer.name, outcome.as_str()]).inc();
+        self.metrics.peer.requests.with_label_values(&[&*peer.name, outcome.as_str()]).inc();
         let pause = match outcome {
             PeerOutcome::Served | PeerOutcome::Absent => 0,
             PeerOutcome::Failed => PAUSE,

@@ -51,7 +51,7 @@ impl TransferMeter {
         Self {
             traffic,
             counter: upstream.received.clone(),
-            cause_bytes: upstreams.metrics.cause_bytes.clone(),
+            cause_bytes: upstreams.metrics.upstream.cause_bytes.clone(),
             clock: upstreams.clock.clone(),
             record,
             request_body: outgoing.body.clone(),

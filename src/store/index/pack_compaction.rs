@@ -23,7 +23,7 @@ const URGENT_BELOW: u64 = 90;
 
 /// Next work of a compaction.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum CompactionStep {
     /// Choose a pack.
     Choose,
     /// Move the records of a pack from a position on.
@@ -37,8 +37,8 @@ enum Step {
 impl Index {
     /// Compacts packs until none is due.
     pub(crate) async fn compact_packs(&self) -> Result<(), StoreError> {
-        let mut step = Step::Choose;
-        while !matches!(step, Step::End) {
+        let mut step = CompactionStep::Choose;
+        while !matches!(step, CompactionStep::End) {
             let is_urgent = self.are_packs_due();
             let map_error = self.error_mapper();
             (step, _) = self.change(move |change| change.compact(step, is_urgent, map_error)).await?;
@@ -55,28 +55,28 @@ impl Index {
 impl IndexChange<'_> {
     fn compact(
         &mut self,
-        step: Step,
+        step: CompactionStep,
         is_urgent: bool,
         map_error: impl Fn(rusqlite::Error) -> StoreError,
-    ) -> Result<Step, StoreError> {
+    ) -> Result<CompactionStep, StoreError> {
         match step {
-            Step::Choose => {
+            CompactionStep::Choose => {
                 let below = if is_urgent { URGENT_BELOW } else { DUE_BELOW };
                 let mut chosen = self.emptiest_pack(below).map_err(&map_error)?;
                 if chosen.is_none() && is_urgent {
                     self.packs()?.close_current()?;
                     chosen = self.emptiest_pack(below).map_err(&map_error)?;
                 }
-                Ok(chosen.map_or(Step::End, |pack| Step::Move { pack, from: 0 }))
+                Ok(chosen.map_or(CompactionStep::End, |pack| CompactionStep::Move { pack, from: 0 }))
             }
-            Step::Move { pack, from } => self.move_records(pack, from, map_error),
-            Step::Remove { pack } => {
+            CompactionStep::Move { pack, from } => self.move_records(pack, from, map_error),
+            CompactionStep::Remove { pack } => {
                 self.packs()?.remove(pack)?;
                 let removed = self.connection.execute("DELETE FROM packs WHERE id = ?1", [pack]);
                 removed.map_err(map_error)?;
-                Ok(Step::Choose)
+                Ok(CompactionStep::Choose)
             }
-            Step::End => Ok(Step::End),
+            CompactionStep::End => Ok(CompactionStep::End),
         }
     }
 
@@ -101,7 +101,7 @@ impl IndexChange<'_> {
         pack: u32,
         from: u64,
         map_error: impl Fn(rusqlite::Error) -> StoreError,
-    ) -> Result<Step, StoreError> {
+    ) -> Result<CompactionStep, StoreError> {
         self.packs()?.compact(pack);
         let path = self.packs()?.path(pack);
         let failed = |source| StoreError::Io { doing: "read", path: path.clone(), source };
@@ -110,7 +110,7 @@ impl IndexChange<'_> {
         while at - from < STEP_BYTES {
             let Some(record) = pack::next_record(&file, pack, at).map_err(failed)? else {
                 self.packs()?.sync()?;
-                return Ok(Step::Remove { pack });
+                return Ok(CompactionStep::Remove { pack });
             };
             let place = record.place;
             at = place.at + u64::from(place.size);
@@ -126,6 +126,6 @@ impl IndexChange<'_> {
             let moved = self.append(&bytes)?;
             self.set_place(trailer.id, Some(moved)).map_err(&map_error)?;
         }
-        Ok(Step::Move { pack, from: at })
+        Ok(CompactionStep::Move { pack, from: at })
     }
 }

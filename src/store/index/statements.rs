@@ -34,7 +34,7 @@ pub(crate) struct IndexChange<'a> {
     keys: Option<&'a KeyFilter>,
     /// Records appended by this change.
     pub(super) appended: Vec<PackPlace>,
-    /// Records whose blobs this change removed; marked after the commit.
+    /// Records of blobs that this change removed; marked after the commit.
     pub(super) removed_records: Vec<PackPlace>,
 }
 

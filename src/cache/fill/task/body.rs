@@ -270,16 +270,8 @@ impl FillTask {
         match self.is_page(&content, length).await {
             Ok(false) => {}
             Ok(true) => {
-                let media_type = content.head.headers.get(header::CONTENT_TYPE);
-                let upstream = &*content.head.upstream;
-                tracing::warn!(
-                    key = &*self.request.key,
-                    upstream,
-                    ?media_type,
-                    "content is a page in place of a file; passed on and not stored"
-                );
                 writer.discard();
-                return self.pass_on(content, length, FillOutcome::UnexpectedType);
+                return self.pass_on_page(content, length);
             }
             Err(error) => {
                 writer.discard();
@@ -305,6 +297,17 @@ impl FillTask {
         }
         self.permit = self.permit.take().map(|permit| self.context.commits.exchange(permit, length));
         StepOutcome::Done(self.commit(&content, writer, accepted).await)
+    }
+
+    /// Ends a fill that received a page, as of a captive portal, in place of a file.
+    fn pass_on_page(&mut self, content: Arc<FillContent>, length: u64) -> StepOutcome {
+        tracing::warn!(
+            key = &*self.request.key,
+            upstream = &*content.head.upstream,
+            media_type = ?content.head.headers.get(header::CONTENT_TYPE),
+            "content is a page in place of a file; passed on and not stored"
+        );
+        self.pass_on(content, length, FillOutcome::UnexpectedType)
     }
 
     /// Ends or repeats a fill with content that does not match its digests. Unverifiable content gets no clean end.
