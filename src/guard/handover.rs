@@ -25,7 +25,13 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time that clients wait for a new worker that has been given the store. After it the guard answers them.
 const ACCEPT_GAP: Duration = Duration::from_secs(1);
 
-/// A worker that has served for this long resets the count of failures.
+/// Exit status of a worker that rejects the configuration, as of `gupd serve`.
+const EXIT_CONFIG_REJECTED: i32 = 2;
+
+/// Exit status of a worker that could not be started.
+const EXIT_FAILED: i32 = 1;
+
+/// A worker that has served for this long resets the count of exits.
 const STEADY: Duration = Duration::from_secs(60);
 
 /// Pause before the second restart in a row; it doubles each time.
@@ -51,10 +57,10 @@ pub(super) struct HandoverState {
     /// Workers that have handed over and finish running downloads.
     retiring: Vec<WatchedWorker>,
     is_stopping: bool,
-    /// Exits of the main worker in a row.
-    failures: u32,
+    /// Exits of the main worker in a row, of any status.
+    consecutive_exits: u32,
     /// Any worker has ever accepted the configuration.
-    has_begun: bool,
+    was_config_accepted: bool,
     next_id: WorkerId,
     /// Time of the last event.
     now: Duration,
@@ -79,8 +85,8 @@ impl HandoverState {
             successor: None,
             retiring: Vec::new(),
             is_stopping: false,
-            failures: 0,
-            has_begun: false,
+            consecutive_exits: 0,
+            was_config_accepted: false,
             next_id: 0,
             now: Duration::ZERO,
             has_new_program: false,
@@ -101,7 +107,7 @@ impl HandoverState {
             Some(worker) => MainWorker::Serving { worker, since: Duration::ZERO },
             None => MainWorker::Waiting { until: Duration::ZERO },
         };
-        Self { main, retiring: watched.collect(), has_begun: true, next_id, ..Self::new(settings) }
+        Self { main, retiring: watched.collect(), was_config_accepted: true, next_id, ..Self::new(settings) }
     }
 
     /// Sets the settings for workers to come.
@@ -118,7 +124,7 @@ impl HandoverState {
         match event {
             GuardEvent::Tick => {}
             GuardEvent::Heartbeat(id) => self.record_message(id),
-            GuardEvent::SpawnFailed(id) => self.worker_exited(id, Exit::Status(1)),
+            GuardEvent::SpawnFailed(id) => self.worker_exited(id, Exit::Status(EXIT_FAILED)),
             GuardEvent::Prepared(id) => self.worker_prepared(id),
             GuardEvent::Ready(id) => self.worker_ready(id),
             GuardEvent::Released(id) => self.worker_released(id),
@@ -166,7 +172,7 @@ impl HandoverState {
 
     /// Returns the number of exits of the main worker in a row.
     pub(super) fn failures(&self) -> u32 {
-        self.failures
+        self.consecutive_exits
     }
 
     /// Returns the number of the next worker.
@@ -191,7 +197,7 @@ impl HandoverState {
 
     /// Describes for people why no worker serves.
     pub(super) fn status_text(&self) -> String {
-        let failures = match self.failures {
+        let failures = match self.consecutive_exits {
             0 => String::new(),
             1 => "the worker exited; ".to_owned(),
             failures => format!("the worker exited {failures} times; "),
@@ -223,7 +229,7 @@ impl HandoverState {
         match (&mut self.main, &mut self.successor) {
             (MainWorker::Starting { worker, is_opening, .. }, _) if worker.id == id && !*is_opening => {
                 *is_opening = true;
-                self.has_begun = true;
+                self.was_config_accepted = true;
                 self.actions.push(Action::OpenStore(id));
             }
             (_, Some(successor)) if successor.worker.id == id && !successor.is_prepared => {
@@ -298,7 +304,7 @@ impl HandoverState {
         let served = self.main.served(now);
         let reason = self.main.worker().map_or(ExitReason::Hung, |worker| worker.exit_reason(reason));
         self.actions.push(Action::RecordExit(id, reason, exit));
-        if exit == Exit::Status(2) && !self.has_begun && !self.is_stopping {
+        if exit == Exit::Status(EXIT_CONFIG_REJECTED) && !self.was_config_accepted && !self.is_stopping {
             self.actions.push(Action::RejectConfig);
             self.is_stopping = true;
         }
@@ -309,12 +315,12 @@ impl HandoverState {
     fn replace_main(&mut self, served: Option<Duration>) {
         let now = self.now;
         if served.is_some_and(|served| served >= STEADY) {
-            self.failures = 0;
+            self.consecutive_exits = 0;
         }
-        self.failures = self.failures.saturating_add(1);
+        self.consecutive_exits = self.consecutive_exits.saturating_add(1);
         // The first restart is immediate.
         let pause = self
-            .failures
+            .consecutive_exits
             .checked_sub(2)
             .map_or(Duration::ZERO, |doublings| RESTART_PAUSE.saturating_mul(1 << doublings.min(20)));
         self.promote_successor(now + pause.min(self.settings.restart_max), now);

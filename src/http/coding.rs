@@ -1,6 +1,6 @@
 //! Content codings (RFC 9110 §8.4, §12.5.3): the coding that a fill asks for, and whether a response has it.
 //! `Accept-Encoding` has hundreds of spellings and few meanings; each spelling sent upstream would be a variant of its
-//! own. A fill therefore asks for one coding. The complication: some servers code content without being asked.
+//! own. A fill therefore asks for one coding. Some servers code content without being asked.
 
 use http::{HeaderMap, header};
 

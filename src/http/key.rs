@@ -54,7 +54,7 @@ pub fn normalize(path: &str, query: Option<&str>) -> Result<NormalizedTarget, Pa
             appended => appended?,
         }
     }
-    Ok(NormalizedTarget { text, path: length, is_plain })
+    Ok(NormalizedTarget { text, path_len: length, is_plain })
 }
 
 /// Separator of route and binding.
@@ -106,14 +106,14 @@ pub struct KeyBinding<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NormalizedTarget {
     text: String,
-    path: usize,
+    path_len: usize,
     is_plain: bool,
 }
 
 impl NormalizedTarget {
     /// Returns the path.
     pub fn path(&self) -> &str {
-        self.text.get(..self.path).unwrap_or(&self.text)
+        self.text.get(..self.path_len).unwrap_or(&self.text)
     }
 
     /// Returns true if every server reads the path alike.
@@ -128,7 +128,7 @@ impl NormalizedTarget {
 
     /// Returns the query.
     pub fn query(&self) -> Option<&str> {
-        self.text.get(self.path.checked_add(1)?..)
+        self.text.get(self.path_len.checked_add(1)?..)
     }
 
     /// Keeps only the selected parameters of the query.
@@ -138,7 +138,7 @@ impl NormalizedTarget {
             && let Some(query) = self.query()
         {
             let selected = selection.select(query);
-            self.text.truncate(self.path);
+            self.text.truncate(self.path_len);
             if let Some(selected) = selected {
                 self.text.push('?');
                 self.text.push_str(&selected);

@@ -1,5 +1,6 @@
 //! Requests that the relay refuses, as one enum. Each refusal has a status, a label for metrics and logs, and a message
-//! for the client. Except for a late `NoSlot` or `Loop`, a refused request reaches no upstream.
+//! for the client. A refused request reaches no upstream, except for a late `NoSlot`, `Loop` or `UploadTooLarge`, and a
+//! `PassThroughLimit` after a fill.
 
 use std::time::Duration;
 

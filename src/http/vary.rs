@@ -2,7 +2,7 @@
 //! with another request. The invariant: a request gets a response only if the upstream would have received the same
 //! selecting values from it. Fields that fills do not send therefore select nothing, and `Accept-Encoding` selects by
 //! its normal form, as `Accept-Language` does. Other values are compared after the normalization that is safe for any
-//! list-based field. The complication: some responses need a selection that no `Vary` announces, coded and unsuccessful ones.
+//! list-based field. Some responses need a selection that no `Vary` announces, coded and unsuccessful ones.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 

@@ -1,6 +1,6 @@
 //! Budgets of each client: how much it may cost the relay and its upstreams in a time. Each has a default that no honest
-//! updater meets, also behind an address that a whole site shares. Hits spend nothing, so the hit path takes no lock. The
-//! complication: names that clients asked for lately are no new names for anybody, or a site behind one address would
+//! updater meets, also behind an address that a whole site shares. Hits spend nothing, so the hit path takes no lock.
+//! Names that clients asked for lately are no new names for anybody, or a site behind one address would
 //! spend the budget of one client with the names of all.
 
 use std::collections::HashSet;

@@ -13,7 +13,7 @@ use gupd_store::Object;
 
 impl Generation {
     /// Returns true if a stored response says that a payload does not exist, and came from an upstream outside `order`.
-    pub(crate) fn is_foreign_absence(&self, order: &[UpstreamId], entry: &CacheEntry) -> bool {
+    pub(crate) fn is_failure_of_other_upstreams(&self, order: &[UpstreamId], entry: &CacheEntry) -> bool {
         entry.object.status != StatusCode::OK
             && entry.classification.class == Class::Payload
             && !self.policy.bindings().is_empty()
@@ -35,9 +35,9 @@ impl Generation {
 }
 
 impl Exchange<'_> {
-    /// [`Generation::is_foreign_absence`] for the upstreams of this request.
-    pub(crate) fn is_foreign_absence(&self, entry: &CacheEntry) -> bool {
-        self.generation.is_foreign_absence(self.target.upstreams(), entry)
+    /// [`Generation::is_failure_of_other_upstreams`] for the upstreams of this request.
+    pub(crate) fn is_failure_of_other_upstreams(&self, entry: &CacheEntry) -> bool {
+        self.generation.is_failure_of_other_upstreams(self.target.upstreams(), entry)
     }
 
     /// Returns true if a fill of another group brought no payload, and this request's own upstreams may have it.

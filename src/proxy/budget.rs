@@ -19,7 +19,7 @@ pub(crate) fn spend_upstream_request(proxy: &Proxy, exchange: &Exchange<'_>, is_
         // None of them gets requests now.
         return Continue(());
     }
-    let (budgets, client) = (&proxy.limits.budgets, exchange.client());
+    let (budgets, client) = (&proxy.limits.budgets, exchange.client_network());
     let spend = || {
         budgets.try_spend(BudgetKind::UpstreamRequests, client)?;
         if is_new {
@@ -34,14 +34,14 @@ pub(crate) fn spend_upstream_request(proxy: &Proxy, exchange: &Exchange<'_>, is_
 
 /// Refuses a request with a body if the client has sent too much.
 pub(crate) fn check_upload(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
-    let checked = proxy.limits.budgets.check(BudgetKind::Uploads, exchange.client());
+    let checked = proxy.limits.budgets.check(BudgetKind::Uploads, exchange.client_network());
     continue_or_refuse(proxy, exchange, checked)
 }
 
 /// Spends a negative response that an upstream gave to this client.
 pub(crate) fn spend_absent_name(proxy: &Proxy, exchange: &Exchange<'_>, status: StatusCode) {
     if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-        proxy.limits.budgets.spend(BudgetKind::AbsentNames, exchange.client(), 1);
+        proxy.limits.budgets.spend(BudgetKind::AbsentNames, exchange.client_network(), 1);
     }
 }
 

@@ -1,6 +1,6 @@
 //! One request on its way through the pipeline: its head, its connection, the configuration that answers it, and
 //! everything that steps work out about it. Key, class and lookup are computed when a step first needs them, once for
-//! the request. The complication: a lookup can become outdated, and is then repeated for a named reason.
+//! the request. A lookup can become outdated, and is then repeated for a named reason.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -78,7 +78,7 @@ pub(crate) enum Repeat {
     /// The request waited for a slot: a fill or an eviction may have changed the store.
     Waited,
     /// The stored payload is not the one that its catalog lists, and was removed.
-    Disowned,
+    NotInCatalog,
     /// The stored bytes were damaged, and were removed.
     Damaged,
     /// The fill brought a variant for other requests.
@@ -137,7 +137,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Address by which the client counts in limits.
-    pub(crate) fn client(&self) -> IpAddr {
+    pub(crate) fn client_network(&self) -> IpAddr {
         self.connection.network()
     }
 
@@ -186,15 +186,15 @@ impl<'a> Exchange<'a> {
         };
         if let Lookup::Found(entry) = &lookup
             && entry.mark_first_use()
-            && is_disowned(proxy, entry).await
+            && is_delisted(proxy, entry).await
         {
-            self.trace_repeat(Repeat::Disowned);
+            self.trace_repeat(Repeat::NotInCatalog);
             lookup = self.find(proxy).await;
         }
         self.lookup.get_or_init(|| lookup)
     }
 
-    /// Takes the response that a fill has just stored for the result of the lookup.
+    /// Makes the response that a fill has just stored the result of the lookup.
     pub(crate) fn set_lookup(&mut self, entry: &Arc<CacheEntry>) {
         if entry.selecting.selects(self.selecting(), &entry.object.headers) {
             self.lookup = OnceLock::from(Lookup::Found(entry.clone()));
@@ -268,7 +268,7 @@ impl<'a> Exchange<'a> {
         purpose: Purpose,
     ) -> BandwidthClass {
         let wan = self.generation.upstreams.wan();
-        let client = (self.client(), &*self.group.name);
+        let client = (self.client_network(), &*self.group.name);
         wan.bandwidth_class(self.target.normalized.path(), classification, Some(client), purpose)
     }
 
@@ -309,7 +309,7 @@ pub(crate) fn client_attributes<'a>(connection: &'a ClientConnection, path: &'a 
 
 /// Returns true if a payload that was stored before the relay started is not the one that its catalog lists. It is
 /// removed then. Reads the catalog first: clients can ask for its payloads before anything else has read it.
-async fn is_disowned(proxy: &Proxy, entry: &CacheEntry) -> bool {
+async fn is_delisted(proxy: &Proxy, entry: &CacheEntry) -> bool {
     let digests = proxy.fills.digests();
     digests.read_stored_catalog(entry).await;
     digests.remove_mismatched(entry).await

@@ -1,5 +1,5 @@
 //! The last step: the store, or a fill that any number of requests share, or the upstream for this request alone. Owns
-//! the order of these choices and their `Cache-Status` (RFC 9211). The complication: a fill may end without a response
+//! the order of these choices and their `Cache-Status` (RFC 9211). A fill may end without a response
 //! for this request; the object is then looked up once more, each time for a named reason.
 
 use std::convert::Infallible;
@@ -56,7 +56,7 @@ enum Followed {
     Reply(Reply),
     /// Look the object up once more.
     Repeat(Repeat),
-    /// The response is for another request alone: ask the upstream for this one.
+    /// The response is not shareable with this request: ask the upstream for this one, uncached.
     Alone(ForwardOutcome),
     Failed(FillError, Option<PrivateResponse>),
 }
@@ -92,7 +92,7 @@ impl Attempt {
         if let Some(fill) = self.successor.take() {
             return self.follow_to_end(proxy, exchange, Joined::Following(fill)).await;
         }
-        let mut foreign_absence = None;
+        let mut failure_of_others = None;
         self.stale = None;
         let mut is_new = false;
         match exchange.lookup(proxy).await.clone() {
@@ -104,11 +104,13 @@ impl Attempt {
                 self.variant = variant;
                 self.forward = ForwardReason::VaryMiss;
             }
-            // The next response takes its place.
+            // Unproven content is not served: the fill replaces it.
             Lookup::Found(entry) if !proxy.fills.digests().prove_stored(&entry).await => {
                 self.variant.clone_from(&entry.object.selecting);
             }
-            Lookup::Found(entry) if exchange.is_foreign_absence(&entry) => foreign_absence = Some(entry),
+            Lookup::Found(entry) if exchange.is_failure_of_other_upstreams(&entry) => {
+                failure_of_others = Some(entry);
+            }
             Lookup::Found(entry) if entry.claim_reload(proxy.cache.clock().now(), &exchange.control) => {
                 self.variant.clone_from(&entry.object.selecting);
                 self.forward = ForwardReason::Request;
@@ -137,7 +139,7 @@ impl Attempt {
         if let Some(why) = self.unshared_reason(proxy, exchange) {
             return Break(self.forward_alone(proxy, exchange, ForwardOutcome::NotStored(why)).await);
         }
-        let before = self.stale.clone().or(foreign_absence);
+        let before = self.stale.clone().or(failure_of_others);
         let joined = proxy
             .fills
             .join(exchange.fill_request(self.variant.clone(), before), &exchange.generation.upstreams);
@@ -155,8 +157,8 @@ impl Attempt {
             Followed::Reply(reply) => Break(reply),
             Followed::Repeat(repeat) => Continue(repeat),
             Followed::Alone(outcome) => Break(self.forward_alone(proxy, exchange, outcome).await),
-            Followed::Failed(error, handover) => {
-                Break(self.serve_after_failure(proxy, exchange, &error, handover).await)
+            Followed::Failed(error, private) => {
+                Break(self.serve_after_failure(proxy, exchange, &error, private).await)
             }
         }
     }
@@ -192,13 +194,14 @@ impl Attempt {
         if exchange.is_head() && proxy.fills.find_running(exchange.key(), &self.variant).is_none() {
             return Some(UnstorableReason::Method);
         }
+        // The last response for this key was not storable (hit-for-pass).
         proxy.cache.unstorable(exchange.key())
     }
 
     /// Waits for the outcome of a fill and answers from it.
     async fn follow(&mut self, proxy: &Proxy, exchange: &Exchange<'_>, joined: Joined) -> Followed {
-        let (fill, mut handover) = match joined {
-            Joined::Started(fill, handover) => (fill, Some(handover)),
+        let (fill, mut private) = match joined {
+            Joined::Started(fill, private) => (fill, Some(private)),
             Joined::Following(fill) => (fill, None),
             Joined::Completed(fill) => {
                 return match timeout(COMMIT_TIMEOUT, fill.fetch_all()).await {
@@ -208,7 +211,7 @@ impl Attempt {
             }
             Joined::Stored(entry) => return answer_stored(proxy, exchange, &entry, CacheStatus::Hit).await,
         };
-        let collapsed = handover.is_none();
+        let collapsed = private.is_none();
         let outcome = if collapsed {
             match follower_outcome(exchange, &fill).await {
                 Some(outcome) => outcome,
@@ -228,13 +231,13 @@ impl Attempt {
             file.into_iter().for_each(|file| proxy.background.new_revisions().notify(file));
         }
         let followed = fill.clone();
-        let cookies = match (&outcome, &mut handover) {
+        let cookies = match (&outcome, &mut private) {
             (fill::FillResponse::Content(_) | fill::FillResponse::Stored(_), Some(private)) => {
                 private.take_cookies()
             }
             _ => None,
         };
-        let mut result = self.answer(proxy, exchange, fill, outcome, handover).await;
+        let mut result = self.answer(proxy, exchange, fill, outcome, private).await;
         if let (Followed::Reply(reply), Some(cookies)) = (&mut result, cookies) {
             reply.headers_mut().extend(*cookies);
         }
@@ -251,9 +254,9 @@ impl Attempt {
         exchange: &Exchange<'_>,
         fill: FillHandle,
         outcome: fill::FillResponse,
-        handover: Option<PrivateResponse>,
+        private: Option<PrivateResponse>,
     ) -> Followed {
-        let collapsed = handover.is_none();
+        let collapsed = private.is_none();
         let status = |kept: Result<(), UnstorableReason>| {
             let fetched = kept.map_or_else(ForwardOutcome::NotStored, |()| ForwardOutcome::Stored);
             CacheStatus::Forwarded(self.forward, if collapsed { ForwardOutcome::Collapsed } else { fetched })
@@ -268,12 +271,12 @@ impl Attempt {
             fill::FillResponse::Content(flow) => {
                 match representation::arriving(&proxy.cache, exchange, &fill, &flow, collapsed).await {
                     Ok(reply) => {
-                        let is_resumed = !collapsed && reply.present() > 0;
+                        let is_resumed = !collapsed && reply.bytes_on_hand() > 0;
                         let partial = CacheStatus::Forwarded(ForwardReason::Partial, ForwardOutcome::Stored);
                         let status = if is_resumed { partial } else { status(flow.kept()) };
                         Followed::Reply(reply.annotate(status, exchange.classification(), None))
                     }
-                    Err(error) => failed(error, handover),
+                    Err(error) => failed(error, private),
                 }
             }
             fill::FillResponse::NotModified(entry) => {
@@ -290,8 +293,8 @@ impl Attempt {
             }
             fill::FillResponse::Unshared(why) => {
                 let outcome = why.into();
-                let answer = match handover {
-                    Some(handover) if !has_other_request(exchange, why) => handover.response().await,
+                let answer = match private {
+                    Some(private) if !has_other_request(exchange, why) => private.response().await,
                     _ => None,
                 };
                 let Some(answer) = answer else { return Followed::Alone(outcome) };
@@ -299,7 +302,7 @@ impl Attempt {
                 let status = CacheStatus::Forwarded(self.forward, outcome);
                 Followed::Reply(reply.annotate(status, exchange.classification(), None))
             }
-            fill::FillResponse::Failed(error) => failed(error.into(), handover),
+            fill::FillResponse::Failed(error) => failed(error.into(), private),
         }
     }
 
@@ -310,7 +313,7 @@ impl Attempt {
         proxy: &Proxy,
         exchange: &Exchange<'_>,
         error: &FillError,
-        handover: Option<PrivateResponse>,
+        private: Option<PrivateResponse>,
     ) -> Reply {
         let upstream_status = match error {
             FillError::ServerError { status, .. } => Some(*status),
@@ -326,8 +329,8 @@ impl Attempt {
             return reply.annotate(status, exchange.classification(), Some(entry.object.blob));
         }
         // The client that started the fill gets the manager's own error.
-        let answer = match (upstream_status, handover) {
-            (Some(_), Some(handover)) => handover.response().await,
+        let answer = match (upstream_status, private) {
+            (Some(_), Some(private)) => private.response().await,
             _ => None,
         };
         let reply = match answer {
@@ -363,7 +366,7 @@ async fn answer_stored(
     if !entry.selecting.selects(exchange.selecting(), &entry.object.headers) {
         return Followed::Repeat(Repeat::OtherVariant);
     }
-    if exchange.is_foreign_absence(entry) {
+    if exchange.is_failure_of_other_upstreams(entry) {
         return Followed::Repeat(Repeat::OtherUpstreams);
     }
     match representation::stored(proxy, exchange, entry).await {
@@ -389,7 +392,7 @@ fn has_other_request(exchange: &Exchange<'_>, why: UnsharedReason) -> bool {
         || (is_refused && forwarding::withholds_fields(&exchange.headers, exchange.classification().class))
 }
 
-fn failed(error: TransferError, handover: Option<PrivateResponse>) -> Followed {
+fn failed(error: TransferError, private: Option<PrivateResponse>) -> Followed {
     match error {
         // The disk failed under a fill: the manager still has the content.
         TransferError::Read(_) | TransferError::Fill(FillError::Store(_)) => {
@@ -399,12 +402,12 @@ fn failed(error: TransferError, handover: Option<PrivateResponse>) -> Followed {
         TransferError::Fill(FillError::Changed { .. } | FillError::Abandoned) => {
             Followed::Repeat(Repeat::Changed)
         }
-        // The request that started the fill came round in a loop. A follower has not been there, and asks itself.
+        // The request that started the fill came round in a loop. A follower was not in the loop: it sends a request of its own.
         TransferError::Fill(FillError::ServerError { status: StatusCode::LOOP_DETECTED, .. })
-            if handover.is_none() =>
+            if private.is_none() =>
         {
             Followed::Repeat(Repeat::Changed)
         }
-        TransferError::Fill(error) => Followed::Failed(error, handover),
+        TransferError::Fill(error) => Followed::Failed(error, private),
     }
 }

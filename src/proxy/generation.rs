@@ -1,5 +1,5 @@
 //! One accepted configuration, compiled: routes, groups, upstreams, rollout rules and settings. A request loads the
-//! generation in force once and uses it to its end, so it never sees parts of two. The complication: limits and tasks
+//! generation in force once and uses it to its end, so it never sees parts of two. Limits and tasks
 //! have state that outlives a configuration. They follow once requests are answered by the new generation.
 
 use std::collections::HashMap;

@@ -22,7 +22,7 @@ pub(crate) async fn serve_hit(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Ste
     }
     let Some(entry) = exchange.hot_entry(proxy) else { return Continue(()) };
     let now = proxy.cache.clock().now();
-    if exchange.is_foreign_absence(entry)
+    if exchange.is_failure_of_other_upstreams(entry)
         || entry.evaluate(now, &exchange.control) != Verdict::Fresh
         || entry.is_reload_due(now, &exchange.control)
     {

@@ -53,7 +53,7 @@ const HOLD_BACK_TIME: Duration = Duration::from_millis(500);
 pub(crate) async fn pass_through(proxy: &Proxy, exchange: &Exchange<'_>, body: Incoming) -> StepResult {
     let max_upload = exchange.target.route.max_upload;
     let stall_timeout = exchange.generation.config.server.stall_timeout;
-    let spender = UploadSpender { budgets: proxy.limits.budgets.clone(), client: exchange.client() };
+    let spender = UploadSpender { budgets: proxy.limits.budgets.clone(), client: exchange.client_network() };
     let body = RequestBody::streamed(body, stall_timeout, max_upload, Some(spender));
     if body.announced_bytes() > max_upload {
         let reply = proxy.refuse(Refusal::UploadTooLarge);
@@ -98,7 +98,7 @@ async fn forward_uncacheable(proxy: &Proxy, exchange: &Exchange<'_>, body: Reque
 pub(crate) async fn forward(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -> Reply {
     let (generation, route) = (exchange.generation, &exchange.target.route);
     let patience = generation.config.lan.queue_timeout;
-    match generation.pass_through.acquire(route, exchange.client(), patience).await {
+    match generation.pass_through.acquire(route, exchange.client_network(), patience).await {
         Some(slot) => send_alone(proxy, exchange, body).await.holding(slot),
         None => {
             let mut reply = proxy.refuse(Refusal::PassThroughLimit);
@@ -121,7 +121,7 @@ async fn send_alone(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -
         body,
         bandwidth: exchange.bandwidth_class(exchange.classification(), Purpose::Client),
         current_upstream: CurrentUpstream::default(),
-        client: Some(exchange.client()),
+        client: Some(exchange.client_network()),
         pin: exchange.pin().cloned(),
         labels: TransferLabels {
             cause: TransferCause::PassThrough,

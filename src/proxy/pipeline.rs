@@ -1,6 +1,7 @@
 //! The life of a request: the steps in their order, one list. A step ends the request with a reply or lets it go on to
-//! the next step; no step calls an earlier one. Everything that steps share about the request is in its [`Exchange`].
-//! The complication: steps off the hit path box their futures, so that the future of a hit stays small.
+//! the next step; no step calls an earlier one, but `hold_slot` may wait for a slot at the end. Everything that steps
+//! share about the request is in its [`Exchange`]. Steps off the hit path box their futures, so that the future of a
+//! hit stays small.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -38,7 +39,7 @@ use gupd_net::listen::ClientConnection;
 pub(crate) type StepResult<T = ()> = ControlFlow<Reply, T>;
 
 /// Outcome of all steps.
-struct Answer<'a> {
+struct RequestOutcome<'a> {
     reply: Reply,
     /// Group of the client; `None` if the request was refused before it was known.
     group: Option<&'a Arc<Group>>,
@@ -46,7 +47,7 @@ struct Answer<'a> {
 }
 
 /// Runs the steps of one request in their order. Each comment says when the step applies.
-async fn run(proxy: &Proxy, exchange: &mut Exchange<'_>, body: Incoming) -> StepResult<Infallible> {
+async fn run_steps(proxy: &Proxy, exchange: &mut Exchange<'_>, body: Incoming) -> StepResult<Infallible> {
     refuse_denied_client(proxy, exchange)?; // Access lists of the server and the route.
     refuse_closed_path(proxy, exchange)?; // Consoles, and methods that no updater sends.
     deny_blocked_content(proxy, exchange)?; // The policy blocks the content type for the group or route.
@@ -54,9 +55,9 @@ async fn run(proxy: &Proxy, exchange: &mut Exchange<'_>, body: Incoming) -> Step
     serve_visible_revision(proxy, exchange).await?; // Rings: catalogs of the client's revision, payloads when due.
     defer_outside_window(proxy, exchange).await?; // Schedule windows and spread of the group.
     wait_for_slot(proxy, exchange).await?; // Limits on the number of downloads.
-    serve_hit(proxy, exchange).await?; // A fresh response in memory: the hit path ends here.
-    pass_through(proxy, exchange, body).await?; // Never cached: methods, private paths, requests with a body.
-    serve_or_fill(proxy, exchange).await // Anything stored that may be used, else a fill.
+    serve_hit(proxy, exchange).await?; // Fresh, and its head is in memory: most hits.
+    pass_through(proxy, exchange, body).await?; // Never cached: other methods, private paths, generic requests with a body.
+    serve_or_fill(proxy, exchange).await // A hit from the index, a stale hit, or one fill for each key and variant.
 }
 
 impl Proxy {
@@ -68,15 +69,16 @@ impl Proxy {
     ) -> Response<ResponseBody> {
         let generation = self.generations.load();
         let (mut head, body) = request.into_parts();
-        let is_consistent = http2::normalize_head(&mut head);
-        let is_identified = connection.identify_client(&head.headers);
-        let is_valid = is_consistent.and(is_identified.map_err(|_| Refusal::ClientAddress));
+        let framing = http2::normalize_head(&mut head);
+        let identity = connection.identify_client(&head.headers);
+        let head_check = framing.and(identity.map_err(|_| Refusal::ClientAddress));
         let (metrics, log) = (self.metrics.clone(), generation.config.log.access);
         let mut access = AccessRecord::new(connection.address, &head, metrics, log);
         // A panic ends this request alone. Nothing that it leaves half done is shared: locks are held across no step.
-        let answer = AssertUnwindSafe(self.answer(&head, is_valid, body, &connection, &generation));
-        let Answer { reply, group, observer } =
-            answer.catch_unwind().await.unwrap_or_else(|_logged_by_the_hook| self.answer_panic());
+        let outcome =
+            AssertUnwindSafe(self.answer_request(&head, head_check, body, &connection, &generation));
+        let RequestOutcome { reply, group, observer } =
+            outcome.catch_unwind().await.unwrap_or_else(|_logged_by_the_hook| self.answer_panic());
         access.observer = observer;
         access.group = group.cloned();
         let pacer = || {
@@ -87,16 +89,16 @@ impl Proxy {
         reply.into_response(&head.method, access, pacer, self.limits.lan.is_limited())
     }
 
-    async fn answer<'a>(
+    async fn answer_request<'a>(
         &self,
         head: &'a Parts,
-        is_valid: Result<(), Refusal>,
+        head_check: Result<(), Refusal>,
         body: Incoming,
         connection: &'a ClientConnection,
         generation: &'a Arc<Generation>,
-    ) -> Answer<'a> {
+    ) -> RequestOutcome<'a> {
         // Refuses invalid targets and loops; selects route, group and upstreams.
-        let opened = match is_valid {
+        let opened = match head_check {
             Ok(()) if connection.listener().is_gateway() && !body.is_end_stream() => {
                 Break(self.refuse(Refusal::NotContent))
             }
@@ -104,21 +106,21 @@ impl Proxy {
             Err(refusal) => Break(self.refuse(refusal)),
         };
         match opened {
-            Break(reply) => Answer { reply, group: None, observer: None },
+            Break(reply) => RequestOutcome { reply, group: None, observer: None },
             Continue(mut exchange) => {
-                let Break(reply) = run(self, &mut exchange, body).await;
+                let Break(reply) = run_steps(self, &mut exchange, body).await;
                 let reply = hold_slot(self, &mut exchange, reply).await;
                 record_download(self, &exchange, &reply);
                 observe_full_set(&mut exchange, &reply);
-                Answer { reply, group: Some(exchange.group), observer: exchange.observer.take() }
+                RequestOutcome { reply, group: Some(exchange.group), observer: exchange.observer.take() }
             }
         }
     }
 
-    fn answer_panic(&self) -> Answer<'static> {
+    fn answer_panic(&self) -> RequestOutcome<'static> {
         self.metrics.panics.inc();
         let reply =
             Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "gupd: internal error: its log has the cause\n");
-        Answer { reply, group: None, observer: None }
+        RequestOutcome { reply, group: None, observer: None }
     }
 }

@@ -93,7 +93,7 @@ async fn is_loop(exchange: &Exchange<'_>, upstream: &Arc<Upstream>) -> bool {
         forwarding::prepare_fill(&exchange.headers, exchange.version, classification, upstreams.instance());
     let probe = UpstreamRequest {
         method: Method::HEAD,
-        client: Some(exchange.client()),
+        client: Some(exchange.client_network()),
         ..UpstreamRequest::get(exchange.target.original.clone(), headers, BandwidthClass::default())
     };
     let answer = upstreams.send_to(upstream, &probe).await;

@@ -88,8 +88,8 @@ impl Reply {
         Self { upstream: Some(upstream.clone()), ..self }
     }
 
-    /// Number of content bytes that the relay had when the reply was made.
-    pub(crate) fn present(&self) -> u64 {
+    /// Number of bytes of a running fill that had arrived when the reply was made; 0 for stored content.
+    pub(crate) fn bytes_on_hand(&self) -> u64 {
         self.present
     }
 

@@ -58,7 +58,7 @@ pub(crate) async fn stored(
     entry.touch(now);
     let source = ContentSource::Stored { store: proxy.cache.store().clone(), source: entry.body_source() };
     let (status, stored) = (entry.object.status, &entry.object.headers);
-    let mut presented = entry.client_headers.get_or_init(|| present(status, stored)).clone();
+    let mut presented = entry.client_headers.get_or_init(|| client_headers(status, stored)).clone();
     if status == StatusCode::OK
         && let Some(digest) = repr_digest(&exchange.headers, stored, entry.object.blob)
     {
@@ -94,7 +94,7 @@ pub(crate) async fn arriving(
     let representation = Representation {
         status: flow.head.status,
         headers: &flow.head.headers,
-        presented: present(flow.head.status, &flow.head.headers),
+        presented: client_headers(flow.head.status, &flow.head.headers),
         age: flow.head.freshness.age(cache.clock().now()),
         length,
     };
@@ -211,7 +211,7 @@ impl Delivery<'_> {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         let all = 0..length.unwrap_or(u64::MAX);
-        let present = self.source.present(all.clone());
+        let present = self.source.bytes_on_hand(all.clone());
         let content = self.open(all).await?;
         Ok(Reply::new(status, headers, content, length).with_present(present))
     }
@@ -226,7 +226,7 @@ impl Delivery<'_> {
         remove_content_digests(&mut headers);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
         headers.insert(header::CONTENT_RANGE, content_range(&part, length));
-        let present = self.source.present(part.clone());
+        let present = self.source.bytes_on_hand(part.clone());
         let content = self.open(part).await?;
         Ok(Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected)).with_present(present))
     }
@@ -238,7 +238,7 @@ impl Delivery<'_> {
         headers.insert(header::CONTENT_TYPE, multipart.content_type());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
         let source = self.source.clone();
-        let present = parts.iter().map(|part| source.present(part.clone())).sum();
+        let present = parts.iter().map(|part| source.bytes_on_hand(part.clone())).sum();
         let content = BodyContent::multipart(multipart, move |part| source.reader(part), self.read_repair());
         Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected)).with_present(present)
     }
@@ -278,8 +278,8 @@ impl Delivery<'_> {
 }
 
 impl ContentSource {
-    /// Number of bytes of arriving content that the relay had when the request came.
-    fn present(&self, range: Range<u64>) -> u64 {
+    /// Number of bytes of a running fill that had arrived; 0 for stored content.
+    fn bytes_on_hand(&self, range: Range<u64>) -> u64 {
         match self {
             Self::Stored { .. } => 0,
             Self::Arriving { flow, collapsed: true, .. } => flow.available_bytes(range),
@@ -299,7 +299,7 @@ impl ContentSource {
 }
 
 /// The fields that clients get, without those that depend on time and request.
-fn present(status: StatusCode, stored: &HeaderMap) -> HeaderMap {
+fn client_headers(status: StatusCode, stored: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(stored.len() + 8);
     headers.extend(stored.iter().map(|(name, value)| (name.clone(), value.clone())));
     internal::remove(&mut headers);

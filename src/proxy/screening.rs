@@ -1,5 +1,5 @@
-//! The first steps of a request, which need no lookup: targets that are refused, content that the policy blocks, and
-//! the redirect while the relay drains. A denial is neither a refusal nor a failure: the administrator wants it.
+//! The first steps of a request, which never read the index: targets that are refused, content that the policy blocks,
+//! and the redirect while the relay drains. A denial is neither a refusal nor a failure: the administrator wants it.
 
 use std::ops::ControlFlow::{Break, Continue};
 use std::sync::Arc;
@@ -37,11 +37,11 @@ pub(crate) fn open_exchange<'a>(
     if forwarding::is_final_recipient(&head.method, &head.uri, &head.headers) {
         return Break(Reply::options());
     }
-    // First of all: a request in a loop must not wait for anything that may wait for it.
+    // Before any wait: a request in a loop must not wait for anything that may wait for it.
     if generation.upstreams.instance().has_passed(&head.headers) {
         return Break(proxy.refuse(Refusal::Loop));
     }
-    let bounds = TargetRules {
+    let rules = TargetRules {
         policy: &generation.policy,
         is_upstream: &|scheme, authority| generation.upstreams.has_authority(scheme, authority),
         max_uri_bytes: generation.config.server.max_uri_bytes,
@@ -51,7 +51,7 @@ pub(crate) fn open_exchange<'a>(
             public_names: &generation.config.server.public_names,
         },
     };
-    match Target::parse(&head.method, &head.uri, head.version, &head.headers, &bounds) {
+    match Target::parse(&head.method, &head.uri, head.version, &head.headers, &rules) {
         Ok(_) if generation.config.upstreams.is_empty() => {
             let mut reply = proxy.refuse(Refusal::NotConfigured);
             reply.headers_mut().insert(header::RETRY_AFTER, NOT_CONFIGURED_RETRY);

@@ -67,7 +67,7 @@ pub(crate) async fn wait_for_slot(proxy: &Proxy, exchange: &mut Exchange<'_>) ->
     if !is_limited(proxy, exchange) || !needs_slot(exchange.classification()) {
         return Continue(());
     }
-    if let Some(slot) = proxy.limits.slots.try_acquire(exchange.client(), &exchange.group.name) {
+    if let Some(slot) = proxy.limits.slots.try_acquire(exchange.client_network(), &exchange.group.name) {
         exchange.slot = Some(DownloadSlot::new(slot, &proxy.metrics));
         return Continue(());
     }
@@ -127,7 +127,7 @@ async fn take_slot(proxy: &Proxy, exchange: &Exchange<'_>) -> Result<Box<Downloa
         let _queued = GaugeGuard::increment(&proxy.metrics.slots.queued);
         // A client that may have gone must not keep its place in the queue.
         let leaving = exchange.connection.wait_until_half_closed();
-        proxy.limits.slots.acquire(exchange.client(), &exchange.group.name, leaving).await
+        proxy.limits.slots.acquire(exchange.client_network(), &exchange.group.name, leaving).await
     };
     if !matches!(
         taken,

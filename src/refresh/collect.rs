@@ -1,5 +1,6 @@
 //! Collection of the catalogs of one source (a route with its binding) from one of its upstreams. Rounds of requests
-//! repeat until two in a row agree, all by the same upstream; otherwise nothing is collected. Catalogs that clients
+//! repeat until two in a row agree, all by the same upstream. A single catalog, or catalogs equal to the newest
+//! revision, need one round. Otherwise nothing is collected. Catalogs that clients
 //! come to wait for meanwhile are included. `snapshot` decides if the result is coherent.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -254,7 +255,7 @@ impl RefreshWorker {
     ) -> Result<(ObjectKey, Option<CollectedCatalog>), CatalogFetchError> {
         let entry = Box::pin(self.background.fetch_catalog(upstream, &key, purpose)).await?;
         let found = entry.map(|entry| {
-            // A request of the relay is no use; the use of the catalog by clients counts on.
+            // The relay's own fetch is no use of the catalog: keep the time of the clients' last use.
             entry.touch(last_used);
             let object = &entry.object;
             CollectedCatalog { object: object.id, blob: object.blob, len: object.len, last_used }

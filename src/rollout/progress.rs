@@ -1,6 +1,6 @@
 //! Progress of rollouts: the next step of each ring for a revision, the condition it waits for, and its opening. This
 //! file owns the rules of delay, gate and trouble. A newer revision that has come as far overtakes an older one, which
-//! then waits for nothing more. A step opens at the time of the call: after a month of downtime one stage opens at a
+//! then waits for nothing more. A step opens at the time of the call: after a month of downtime one step opens at a
 //! time.
 
 use std::time::Duration;

@@ -23,8 +23,8 @@ use super::{CHUNK, REMOVED_KEYS_MAX, Store};
 /// Maximum number of evicted pins queued for the caller, at about 200 bytes each; further ones are only counted.
 const EVICTED_PINS_MAX: usize = 4096;
 
-/// Maximum bytes of a reservation for which the free space need not be read anew.
-const SMALL: u64 = 4 * CHUNK;
+/// Maximum bytes of a reservation that trusts the last measured free space.
+const TRUSTS_FREE_SPACE_MAX: u64 = 4 * CHUNK;
 
 /// Result of one batch.
 struct EvictedBatch {
@@ -130,7 +130,7 @@ impl Store {
 
     /// Reserves bytes on disk, and evicts what is in the way.
     pub(super) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
-        let (mut freed_disk, mut is_known) = (false, bytes <= SMALL);
+        let (mut freed_disk, mut is_known) = (false, bytes <= TRUSTS_FREE_SPACE_MAX);
         loop {
             let free = if std::mem::take(&mut is_known) {
                 self.recent_free_bytes().await?
@@ -199,7 +199,7 @@ impl Store {
         Ok(EvictedBatch { objects: removed.objects, charged })
     }
 
-    /// Queues the keys of removed objects for [`Store::take_removed_keys`].
+    /// Queues the keys of removed objects for [`Store::take_removed_keys`]. Keys beyond `REMOVED_KEYS_MAX` are dropped.
     pub(super) fn queue_removed_keys(&self, keys: Vec<ObjectKey>) {
         let mut queue = self.removed_keys.lock().unwrap_or_else(PoisonError::into_inner);
         let space = REMOVED_KEYS_MAX.saturating_sub(queue.len());

@@ -33,7 +33,7 @@ fn site(net: &Net, left: usize, waited: &[u8], rate: usize) -> (Site, OriginServ
 async fn client_fills_precede_background_fetches() {
     let (net, waited) = (Net::calm(), bytes(2, 300 * KIB));
     let (site, _manager) = site(&net, 4 << 20, &waited, 400 * KIB);
-    let received = || site.metrics.net.upstream_bytes.with_label_values(&["manager"]).get();
+    let received = || site.metrics.net.upstream.received_bytes.with_label_values(&["manager"]).get();
     let Joined::Started(fill, _) = site.fills.join(site.fill_request(LEFT), &site.upstreams) else {
         panic!()
     };

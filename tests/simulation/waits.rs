@@ -50,6 +50,6 @@ async fn upstream_tries_end_within_total_timeout() {
     let took = began.elapsed();
     assert!(took >= TOTAL && took < TOTAL + Duration::from_millis(50), "{took:?}");
     // The second upstream got a request with a shortened timeout.
-    let requests = |name| site.metrics.net.upstream_requests.with_label_values(&[name, "head-timeout"]).get();
+    let requests = |name| site.metrics.net.upstream.requests.with_label_values(&[name, "head-timeout"]).get();
     assert_eq!(NAMES.map(requests), [1, 1]);
 }

@@ -1,5 +1,5 @@
 //! Signed catalogs: each `.grd` of the archive has a signature by a configured root beside it, and each other member is
-//! listed there with its SHA-256. Pure. The complication: zip readers disagree on archives with hidden or doubled entries,
+//! listed there with its SHA-256. Pure. Zip readers disagree on archives with hidden or doubled entries,
 //! so only an archive that every reader reads alike is believed.
 
 use sha2::{Digest as _, Sha256};

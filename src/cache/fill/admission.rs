@@ -1,6 +1,6 @@
 //! Admission of fills: at most `fill.max_concurrent` run, and no client can hold all of their permits. Most permits go in
 //! order of arrival. A quarter is for clients that hold few of it, an eighth for catalogs and revalidations, which are
-//! small and which every client waits for. The complication: a queued fill may gain followers of other clients, and
+//! small and which every client waits for. A queued fill may gain followers of other clients, and
 //! then no longer counts against the client that started it. A fill gives its permit back before the commit of a small
 //! body, so that a disk that is slow for a moment delays no other fill; [`CommitBacklog`] bounds what waits.
 

@@ -259,7 +259,7 @@ impl FillContent {
         let demands: Vec<_> = state.demands.iter().map(|demand| demand.range.clone()).collect();
         let missing = |range| self.partial.first_gap(range);
         let plan = FetchPlan { length: self.length?, runs: &spans, demands: &demands, missing: &missing };
-        for (run, is_held) in state.runs.iter_mut().zip(plan.held_runs()) {
+        for (run, is_held) in state.runs.iter_mut().zip(plan.paused_runs()) {
             run.is_held = is_held;
         }
         self.plan_changed.notify_waiters();

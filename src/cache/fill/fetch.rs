@@ -1,5 +1,5 @@
 //! Brings every byte of one content into the store. It starts runs as the plan says, until no byte is missing or no
-//! follower wants the rest. The task publishes the end; this module only reports it. The complication: before a fetch
+//! follower wants the rest. The task publishes the end; this module only reports it. Before a fetch
 //! ends early, all running writes must finish, because the next fill continues from the stored bytes.
 
 use std::ops::Range;

@@ -1,6 +1,6 @@
-//! Fetch plan of a fill: pure. The first range is one that a reader waits for and no run brings, in order of arrival.
-//! If no reader lacks bytes, the rest follows from its beginning. Ranges begin at block boundaries and end at block
-//! boundaries or at the end of the content.
+//! Fetch plan of a fill: pure. The next range is the missing range of the longest-waiting reader that no run (one
+//! ranged download) brings soon. If no reader lacks bytes, the rest follows from its beginning. Ranges begin at block
+//! boundaries and end at block boundaries or at the end of the content.
 
 use std::ops::Range;
 
@@ -45,7 +45,7 @@ impl RunSpan {
 }
 
 impl FetchPlan<'_> {
-    /// Returns the next range to request. A run that would have brought it later must end where the range begins.
+    /// Returns the next range to request. The caller must cut a run that reaches into the range at the range's start.
     pub(super) fn next_range(&self, background: bool) -> Option<Range<u64>> {
         if self.runs.len() >= MAX_RUNS {
             return None;
@@ -56,8 +56,8 @@ impl FetchPlan<'_> {
         })
     }
 
-    /// Returns for each run whether it is held: no reader wants its bytes, and a reader wants another run's.
-    pub(super) fn held_runs(&self) -> impl Iterator<Item = bool> {
+    /// Returns for each run whether to pause it: no reader needs its bytes, and a reader needs another run's.
+    pub(super) fn paused_runs(&self) -> impl Iterator<Item = bool> {
         let is_demanded = |run: &RunSpan| {
             self.demands.iter().any(|demand| demand.start < run.until && run.position < demand.end)
         };
@@ -164,7 +164,7 @@ mod tests {
             RunSpan { start: 4 * CHUNK, position: 4 * CHUNK, until: 5 * CHUNK },
         ];
         let held = |demand: Option<Range<u64>>| {
-            plan_for(&runs, demand.as_slice(), &all_missing).held_runs().collect::<Vec<_>>()
+            plan_for(&runs, demand.as_slice(), &all_missing).paused_runs().collect::<Vec<_>>()
         };
         assert_eq!(held(Some(4 * CHUNK..5 * CHUNK)), [true, false]);
         assert_eq!(held(Some(3..5 * CHUNK)), [false, false]);

@@ -1,5 +1,5 @@
 //! Reader of content from any position, whether the content is stored or still arriving. Each reader has its own speed.
-//! A reader ends where the content ends, or with an error; never in between. The complication: the source may change
+//! A reader ends where the content ends, or with an error; never in between. The source may change
 //! while the client reads, from the fill to the store, to the same content of a fill that started again, or to the
 //! upstream when the disk fails.
 

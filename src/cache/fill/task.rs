@@ -1,6 +1,6 @@
 //! The task of one fill: asks the upstreams, judges the response, stores its content and publishes the entry. Only the
 //! task changes the fill's phase, so no other code can end a fill. If the task is dropped, its phase channel closes,
-//! and followers see a failure. The complication: content may change while it arrives, and the task then starts again.
+//! and followers see a failure. Content may change while it arrives, and the task then starts again.
 
 mod body;
 mod proof;

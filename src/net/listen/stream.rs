@@ -1,6 +1,6 @@
 //! The stream of a client connection, with a stall time-out: a client that receives next to nothing for too long is
 //! disconnected, so that it holds neither memory nor a slot. One timer, armed only while a write waits; a client that
-//! reads costs nothing. The complication: the stream outlives the HTTP state of an idle connection, and gives back the bytes that state
+//! reads costs nothing. The stream outlives the HTTP state of an idle connection, and gives back the bytes that state
 //! had read ahead.
 
 use std::io;

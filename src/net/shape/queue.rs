@@ -1,7 +1,7 @@
 //! Flows that wait at one limit, in order. Higher priorities go strictly first, except for a share that keeps lower
 //! ones from starving. Within a priority the order is by start tags, so that quanta of different sizes share by bytes
 //! (start-time fair queueing), on two levels: first the shares, which are clients or single flows, then the flows of a
-//! share. The complication: deltas are before other content of the same share, but only so far before other shares.
+//! share. Deltas are before other content of the same share, but only so far before other shares.
 
 use std::collections::{BTreeMap, HashMap};
 

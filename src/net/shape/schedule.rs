@@ -181,7 +181,7 @@ impl ByteSchedule {
         }
     }
 
-    /// Returns bytes that were granted to a flow and not used.
+    /// Gives granted bytes that a flow did not use back to its limits.
     pub(super) fn put_back(&mut self, id: FlowId, bytes: u64) {
         let Some(flow) = self.flows.get(id.0) else { return };
         for step in &flow.path {

@@ -129,21 +129,21 @@ impl WanLimiter {
 
     /// Applies other limits, also to running transfers.
     pub fn reconfigure(&self, config: &Config) {
-        let mut state = self.state();
-        let state_now = &mut *state;
-        state_now.calendar = Calendar::new(config.site.time_zone.clone());
-        state_now.burst = config.wan.burst;
-        state_now.line.set(&config.wan.limit);
-        self.set(&mut state_now.upstreams, config.upstreams.iter().map(|u| (&u.name, &u.limit)));
-        self.set(&mut state_now.groups, config.groups.iter().map(|group| (&group.name, &group.wan_limit)));
-        self.set(&mut state_now.named, config.wan_limits.iter().map(|limit| (&limit.name, &limit.limit)));
+        let mut guard = self.state();
+        let state = &mut *guard;
+        state.calendar = Calendar::new(config.site.time_zone.clone());
+        state.burst = config.wan.burst;
+        state.line.set(&config.wan.limit);
+        self.set(&mut state.upstreams, config.upstreams.iter().map(|u| (&u.name, &u.limit)));
+        self.set(&mut state.groups, config.groups.iter().map(|group| (&group.name, &group.wan_limit)));
+        self.set(&mut state.named, config.wan_limits.iter().map(|limit| (&limit.name, &limit.limit)));
         let rules = config.wan_limits.iter();
-        state_now.rules = rules
-            .filter_map(|limit| Some((WanRule::compile(limit)?, state_now.named.get(&limit.name)?.id)))
+        state.rules = rules
+            .filter_map(|limit| Some((WanRule::compile(limit)?, state.named.get(&limit.name)?.id)))
             .collect();
         let yields = config.wan.yield_to_others;
-        let limited = yields || state.all_limits().any(|all_limits| !all_limits.is_unlimited());
-        drop(state);
+        let limited = yields || state.all_limits().any(|limit| !limit.is_unlimited());
+        drop(guard);
         let mut scavenger = self.scavenger();
         if scavenger.is_some() != yields {
             *scavenger = yields.then(|| Scavenger::new(self.pacer.now()));
@@ -170,7 +170,7 @@ impl WanLimiter {
         Self::new(&config, clock)
     }
 
-    /// Returns the class of an object. `path` is normalized; `client` is the client that the transfer serves and its
+    /// Returns the bandwidth class of an object. `path` is normalized; `client` is the client that the transfer serves and its
     /// group, if any.
     pub fn bandwidth_class(
         &self,
@@ -188,7 +188,7 @@ impl WanLimiter {
             rule.matches(&folded, &classification.content_type).then_some(*id)
         };
         let named = state.rules.iter().find_map(matches);
-        let group = client.and_then(|(_, group)| state.groups.get(group)).map(|all_limits| all_limits.id);
+        let group = client.and_then(|(_, group)| state.groups.get(group)).map(|limit| limit.id);
         let owner = client.map(|(client, _)| client_network(client));
         BandwidthClass(Some(Arc::new(ClassShared {
             pacer: self.pacer.clone(),
@@ -209,7 +209,7 @@ impl WanLimiter {
     ) -> Throttle {
         let common = bandwidth.and_then(|bandwidth| bandwidth.0.as_deref());
         let state = self.state();
-        let of_upstream = state.upstreams.get(upstream).map(|all_limits| all_limits.id);
+        let of_upstream = state.upstreams.get(upstream).map(|limit| limit.id);
         let narrower = common.map_or(&[][..], |common| &common.narrower);
         let path: Vec<_> =
             narrower.iter().copied().chain(of_upstream).chain([state.line.id, self.yielded]).collect();
@@ -265,7 +265,7 @@ impl WanLimiter {
         limits: &mut HashMap<String, TimedLimit>,
         configured: impl Iterator<Item = (&'a String, &'a RateSchedule)>,
     ) {
-        limits.values_mut().for_each(|all_limits| all_limits.set(&RateSchedule::unlimited()));
+        limits.values_mut().for_each(|limit| limit.set(&RateSchedule::unlimited()));
         for (name, limit) in configured {
             limits.entry(name.clone()).or_insert_with(|| TimedLimit::new(&self.pacer)).set(limit);
         }
@@ -276,15 +276,13 @@ impl WanLimiter {
         let state = self.state();
         let now = self.clock.now();
         let moment = SiteTime { calendar: &state.calendar, now, burst: state.burst };
-        let holds = ValidityPeriod::new(
-            now,
-            state.all_limits().map(|all_limits| all_limits.apply(&self.pacer, &moment)),
-        );
+        let holds =
+            ValidityPeriod::new(now, state.all_limits().map(|limit| limit.apply(&self.pacer, &moment)));
         self.apply_yield(&state, now);
         holds
     }
 
-    /// Sets the share of the line that the relay takes while it yields, and the bytes in flight.
+    /// Sets the share of the line that the relay takes while it yields, and the line rate, which bounds bytes in flight.
     fn apply_yield(&self, state: &WanState, now: UnixMillis) {
         let moment = SiteTime { calendar: &state.calendar, now, burst: state.burst };
         let yielded = self.scavenger().as_ref().map(Scavenger::rate);

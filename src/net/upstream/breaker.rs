@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::path_fault::{IndependentFaults, PathFault};
-use super::selection::TrafficShare;
+use super::selection::SlowStartWeight;
 use gupd_config as config;
 use gupd_config::clock::UnixMillis;
 
@@ -278,12 +278,12 @@ impl Breaker {
     }
 
     /// Returns its part of an even share.
-    pub(super) fn share(&self, now: UnixMillis, settings: &BreakerSettings) -> TrafficShare {
+    pub(super) fn share(&self, now: UnixMillis, settings: &BreakerSettings) -> SlowStartWeight {
         match self.state {
             BreakerState::Closed { recovered: Some(recovered), .. } if now >= recovered => {
-                TrafficShare::after(now.saturating_sub(recovered), settings.slow_start)
+                SlowStartWeight::after(now.saturating_sub(recovered), settings.slow_start)
             }
-            _ => TrafficShare::FULL,
+            _ => SlowStartWeight::FULL,
         }
     }
 }

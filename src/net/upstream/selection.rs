@@ -25,15 +25,15 @@ pub(super) struct UpstreamCandidate<T> {
     pub(super) priority: u32,
     /// Outstanding bytes.
     pub(super) load: u64,
-    /// Part of an even share.
-    pub(super) share: TrafficShare,
+    /// Weight of the slow start.
+    pub(super) weight: SlowStartWeight,
     /// Sequence number of the last request; the lower goes first among equals.
     pub(super) last_request: u64,
 }
 
-/// Part of an even share; less than all for an upstream that has just recovered.
+/// Weight in thousandths of an even share; less than 1,000 during the slow start of an upstream that has recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct TrafficShare(u16);
+pub(super) struct SlowStartWeight(u16);
 
 /// Outstanding bytes of an upstream.
 #[derive(Debug, Default)]
@@ -49,12 +49,12 @@ pub(super) struct OutstandingRequest {
 impl<T> UpstreamCandidate<T> {
     fn compare(&self, other: &Self) -> Ordering {
         let rank = |candidate: &Self| (candidate.is_last_resort, candidate.priority);
-        // The load after one more request, relative to the share: a/s < b/t is a·t < b·s.
+        // The load after one more request, relative to the weight: a/s < b/t is a·t < b·s.
         let load =
-            |of: &Self, by: TrafficShare| u128::from(of.load.saturating_add(ESTIMATE)) * u128::from(by.0);
+            |of: &Self, by: SlowStartWeight| u128::from(of.load.saturating_add(ESTIMATE)) * u128::from(by.0);
         rank(self)
             .cmp(&rank(other))
-            .then_with(|| load(self, other.share).cmp(&load(other, self.share)))
+            .then_with(|| load(self, other.weight).cmp(&load(other, self.weight)))
             .then_with(|| self.last_request.cmp(&other.last_request))
     }
 }
@@ -64,19 +64,19 @@ pub(super) fn sort_by_preference<T>(candidates: &mut [UpstreamCandidate<T>]) {
     candidates.sort_by(UpstreamCandidate::compare);
 }
 
-impl TrafficShare {
-    /// A full share.
+impl SlowStartWeight {
+    /// Full weight.
     pub(super) const FULL: Self = Self(1_000);
 
     /// Minimum: a share of zero would never grow.
     const LEAST: Self = Self(10);
 
-    /// Returns the share after `since` of a slow start of `whole`.
-    pub(super) fn after(since: UnixMillis, whole: UnixMillis) -> Self {
-        if since >= whole {
+    /// Returns the weight of an upstream that recovered `elapsed` ms ago, with a slow start of `slow_start` ms.
+    pub(super) fn after(elapsed: UnixMillis, slow_start: UnixMillis) -> Self {
+        if elapsed >= slow_start {
             return Self::FULL;
         }
-        let part = i128::from(since) * i128::from(Self::FULL.0) / i128::from(whole);
+        let part = i128::from(elapsed) * i128::from(Self::FULL.0) / i128::from(slow_start);
         Self(u16::try_from(part).unwrap_or(0)).max(Self::LEAST)
     }
 }
@@ -131,7 +131,7 @@ mod tests {
             is_last_resort: false,
             priority: 1,
             load: 0,
-            share: TrafficShare::FULL,
+            weight: SlowStartWeight::FULL,
             last_request: 0,
         }
     }
@@ -175,8 +175,10 @@ mod tests {
     /// Returns how many of `requests` that never end the second of two upstreams gets, which recovered `since` of 30
     /// s ago.
     fn requests_to_recovered(requests: u64, since: UnixMillis) -> u64 {
-        let mut both =
-            [candidate(0), UpstreamCandidate { share: TrafficShare::after(since, 30_000), ..candidate(1) }];
+        let mut both = [
+            candidate(0),
+            UpstreamCandidate { weight: SlowStartWeight::after(since, 30_000), ..candidate(1) },
+        ];
         for turn in 1..=requests {
             let next = first(&both);
             both[next].load += ESTIMATE;
@@ -194,7 +196,7 @@ mod tests {
             let fair = 300.0 * share / (1.0 + share);
             assert!((*given as f64 - fair).abs() <= 2.0, "{given} is not about {fair}");
         }
-        assert_eq!(TrafficShare::after(0, 0), TrafficShare::FULL);
+        assert_eq!(SlowStartWeight::after(0, 0), SlowStartWeight::FULL);
     }
 
     proptest! {

@@ -65,7 +65,7 @@ impl Upstream {
             is_last_resort: breaker.is_last_resort(now, &self.limits),
             priority: self.priority.unwrap_or(position),
             load: self.state.load.bytes(),
-            share: breaker.share(now, &self.limits),
+            weight: breaker.share(now, &self.limits),
             last_request: self.state.last_request.load(Ordering::Relaxed),
         }
     }

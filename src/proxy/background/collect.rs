@@ -1,5 +1,5 @@
 //! Catalogs fetched from one upstream: a coherent set of them is collected from a single one. They go through the same
-//! fills as every request, and are judged and stored alike. The complication: a fill that others have started is no
+//! fills as every request, and are judged and stored alike. A fill that others have started is no
 //! answer, because its upstream and its moment are not known. `refresh` decides which catalogs are collected and when.
 
 use std::sync::Arc;

@@ -178,7 +178,9 @@ impl Background {
                 request.target = spelled_target(&entry.object)?;
                 request.stale = None;
             }
-            CacheLookup::Hit(entry) if generation.is_foreign_absence(&request.upstream_order, &entry) => {
+            CacheLookup::Hit(entry)
+                if generation.is_failure_of_other_upstreams(&request.upstream_order, &entry) =>
+            {
                 request.stale = Some(entry);
             }
             CacheLookup::Hit(entry) => {

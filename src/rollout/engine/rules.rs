@@ -1,5 +1,5 @@
 //! Rollout rules of one configuration: its rings and settings, and the view that clients have by them. A request is
-//! answered by the rules of its configuration, so a group and its view come into force together. The complication: the
+//! answered by the rules of its configuration, so a group and its view come into force together. The
 //! task owns the state, and a reload does not wait for it. Both make the same switch of the state, under one lock.
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! One limit of the byte schedule: its bucket, its queue, and its shares. A share is for all flows of one owner, or for a
-//! single flow. The complication: a share that is ahead of its due is remembered after its last flow, so that an owner
+//! single flow. A share that is ahead of its due is remembered after its last flow, so that an owner
 //! gains nothing by one short flow after the other.
 
 use std::collections::HashMap;

@@ -115,13 +115,13 @@ fn clock_set_back_does_not_block_requests() {
 #[test]
 fn only_a_recovered_upstream_starts_slowly() {
     let mut breaker = Breaker::default();
-    assert_eq!(breaker.share(0, &SETTINGS), TrafficShare::FULL);
+    assert_eq!(breaker.share(0, &SETTINGS), SlowStartWeight::FULL);
     breaker = open_at(0);
     breaker.record_success(100_000);
     assert!(breaker.share(100_000, &SETTINGS) < breaker.share(115_000, &SETTINGS));
-    assert!(breaker.share(115_000, &SETTINGS) < TrafficShare::FULL);
-    assert_eq!(breaker.share(130_000, &SETTINGS), TrafficShare::FULL);
-    assert_eq!(breaker.share(99_999, &SETTINGS), TrafficShare::FULL, "the clock was set back");
+    assert!(breaker.share(115_000, &SETTINGS) < SlowStartWeight::FULL);
+    assert_eq!(breaker.share(130_000, &SETTINGS), SlowStartWeight::FULL);
+    assert_eq!(breaker.share(99_999, &SETTINGS), SlowStartWeight::FULL, "the clock was set back");
 }
 
 /// An event.
