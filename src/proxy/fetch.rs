@@ -271,9 +271,14 @@ impl Attempt {
             fill::FillResponse::Content(flow) => {
                 match representation::arriving(&proxy.cache, exchange, &fill, &flow, collapsed).await {
                     Ok(reply) => {
-                        let is_resumed = !collapsed && reply.bytes_on_hand() > 0;
-                        let partial = CacheStatus::Forwarded(ForwardReason::Partial, ForwardOutcome::Stored);
-                        let status = if is_resumed { partial } else { status(flow.kept()) };
+                        let status = match reply.bytes_on_hand() {
+                            // An unfinished fill had all that this client wants.
+                            _ if flow.is_from_disk() && reply.has_all_bytes_on_hand() => CacheStatus::Hit,
+                            1.. if !collapsed => {
+                                CacheStatus::Forwarded(ForwardReason::Partial, ForwardOutcome::Stored)
+                            }
+                            _ => status(flow.kept()),
+                        };
                         Followed::Reply(reply.annotate(status, exchange.classification(), None))
                     }
                     Err(error) => failed(error, private),

@@ -98,6 +98,11 @@ impl Reply {
         self.expected
     }
 
+    /// Returns true if the relay had all content bytes when the reply was made.
+    pub(crate) fn has_all_bytes_on_hand(&self) -> bool {
+        self.expected == Some(self.present)
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }

@@ -92,6 +92,12 @@ impl UnfinishedFill {
         (self.blocks.count() as u64 * BLOCK).min(self.len)
     }
 
+    /// Returns true if every byte of `range` is on disk.
+    pub fn has(&self, range: Range<u64>) -> bool {
+        let end = blocks_of(range.end);
+        self.blocks.find_next(block_of(range.start), end, false) >= end
+    }
+
     /// Returns the first missing range, from `position` on if any is missing there. If nothing is missing, the
     /// last chunk is invalidated and returned, so the range is never empty.
     pub fn first_gap(&mut self, position: u64) -> Range<u64> {

@@ -58,6 +58,7 @@ mod prefetch;
 mod profiles;
 mod proxies;
 mod queue;
+mod range_jobs;
 mod ranges;
 mod refresh;
 mod refusals;

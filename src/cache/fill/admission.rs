@@ -93,6 +93,11 @@ impl FillAdmission {
         Some(FillPermit { _permit: permit.ok()?, _client: share })
     }
 
+    /// Returns true if a permit is free that any fill may have.
+    pub(super) fn has_room(&self) -> bool {
+        self.common.available_permits() > 0
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<Semaphore>>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -17,7 +17,7 @@ use super::origin::ContentOrigin;
 use super::plan::{FetchPlan, NEAR, RunSpan};
 use super::resumption::Replacement;
 use gupd_http::UnstorableReason;
-use gupd_store::{BlockSnapshot, MemoryCharge, PartialBlob};
+use gupd_store::{BlockSnapshot, CHUNK, MemoryCharge, PartialBlob};
 
 /// Response on its way into the store.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ pub struct FillContent {
     pub(super) origin: ContentOrigin,
     pub(super) partial: Arc<PartialBlob>,
     from_peer: bool,
+    is_from_disk: bool,
     visibility: AtomicU8,
     /// Nothing proves the content: it is passed on and not kept.
     is_unproven: AtomicBool,
@@ -120,6 +121,7 @@ impl FillContent {
             leftover: partial.snapshot(),
             partial,
             from_peer,
+            is_from_disk: false,
             visibility: AtomicU8::new(HIDDEN),
             is_unproven: AtomicBool::new(false),
             accepts_ranges: AtomicBool::new(accepts_ranges && length.is_some()),
@@ -128,6 +130,16 @@ impl FillContent {
             background_followers: AtomicUsize::new(0),
             plan_changed: Notify::new(),
         }
+    }
+
+    /// Marks content of which the fill had all requested bytes before it asked an upstream.
+    pub(super) fn served_from_disk(self) -> Self {
+        Self { is_from_disk: true, ..self }
+    }
+
+    /// Returns true if the fill had all requested bytes before it asked an upstream.
+    pub fn is_from_disk(&self) -> bool {
+        self.is_from_disk
     }
 
     /// Returns true if a peer relay, not a manager, sent the head.
@@ -216,6 +228,14 @@ impl FillContent {
         for run in &mut self.lock_state().runs {
             run.span.until = run.span.position;
             run.is_held = false;
+        }
+        self.plan_changed.notify_waiters();
+    }
+
+    /// Ends every run at the end of the chunk that it is in.
+    pub(super) fn stop_at_chunks(&self) {
+        for run in &mut self.lock_state().runs {
+            run.span.until = run.span.until.min(run.span.position.next_multiple_of(CHUNK));
         }
         self.plan_changed.notify_waiters();
     }

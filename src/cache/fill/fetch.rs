@@ -1,6 +1,7 @@
 //! Brings every byte of one content into the store. It starts runs as the plan says, until no byte is missing or no
-//! follower wants the rest. The task publishes the end; this module only reports it. Before a fetch
-//! ends early, all running writes must finish, because the next fill continues from the stored bytes.
+//! follower wants the rest. The task publishes the end; this module only reports it. A fetch without followers ends
+//! early, but not within a chunk that is arriving, because the next range of a paused client begins there. All running
+//! writes must finish first, because the next fill continues from the stored bytes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::run::{RunOutcome, RunSource};
@@ -22,12 +23,16 @@ use gupd_net::shape::Purpose;
 use gupd_net::upstream::UpstreamResponse;
 use gupd_store::{BlobWriter, CHUNK, Store, StoreError};
 
-/// Content that is finished whatever share has arrived. A BITS job asks for a dozen ranges of 2 KiB and more: pauses
-/// between them made 14 % of 3 MB cross twice. Less than a chunk is not kept by half.
+/// Content that is finished whatever share has arrived. Its rest costs little more than the request for it, and less than
+/// a chunk is not kept by half.
 const SMALL_CONTENT: u64 = 4 * CHUNK;
 
 /// Interval at which the owner of a transfer is selected anew among its readers.
 const OWNER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Maximum time for the rest of a chunk after the last follower left: a line of 1 Mbit/s brings a chunk in 8 s. A client
+/// that pauses between ranges finds the chunk stored, and asks for no part of it again.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Fetch of one content.
 pub(super) struct ContentFetch<'a> {
@@ -63,6 +68,9 @@ pub(super) trait Followers {
 
     /// Closes the fill to new followers if it has none. Returns true if it did.
     fn close_if_unfollowed(&self) -> bool;
+
+    /// Returns true if the chunk that is arriving may be completed without followers.
+    fn can_linger(&self) -> bool;
 }
 
 impl ContentFetch<'_> {
@@ -71,13 +79,12 @@ impl ContentFetch<'_> {
         self.content.length == Some(self.source.arrived.load(Ordering::Relaxed))
     }
 
-    /// Fetches all bytes. `transfer` brings the range `first`. `check_limit` is called with the new total before each
-    /// piece of content without a length.
+    /// Fetches all bytes. A transfer brings the range `first` already. `check_limit` is called with the new total before
+    /// each piece of content without a length.
     pub(super) async fn run(
         &self,
         writer: &mut BlobWriter,
-        first: Range<u64>,
-        transfer: Transfer,
+        first: Option<(Range<u64>, Transfer)>,
         check_limit: impl Fn(u64) -> Result<(), FillError>,
         followers: &impl Followers,
     ) -> ContentFetchResult {
@@ -88,11 +95,13 @@ impl ContentFetch<'_> {
             self.source.run(buffer, transfer, self.phase, &check_limit)
         };
         let mut runs = FuturesUnordered::new();
-        runs.push(start_run(writer, first, Some(transfer)));
+        runs.extend(first.map(|(range, transfer)| start_run(writer, range, Some(transfer))));
         // Reason to end early, once the runs have written what has arrived.
         let mut ending = None;
+        let mut lingers_until = None;
         loop {
             self.set_purpose();
+            lingers_until = lingers_until.filter(|_| !is_wanted());
             while ending.is_none()
                 && let Some(range) = self.content.plan(self.fetches_unread())
             {
@@ -119,9 +128,15 @@ impl ContentFetch<'_> {
                 }
                 // Its owner may have started other fills, and the other readers would then have a part of its share.
                 () = sleep(OWNER_INTERVAL), if self.source.origin.outgoing.bandwidth.is_limited() => {}
+                () = sleep_until(lingers_until.unwrap_or_else(Instant::now)), if lingers_until.is_some() => {
+                    ending = ending.or((!is_wanted()).then_some(FillError::Abandoned));
+                }
                 () = self.content.wait_for_attention() => {
                     if (self.content.length.is_some() || self.is_background) && !is_wanted() {
-                        ending = ending.or(Some(FillError::Abandoned));
+                        match self.linger(lingers_until, followers) {
+                            Some(until) => lingers_until = Some(until),
+                            None => ending = ending.or(Some(FillError::Abandoned)),
+                        }
                     }
                 }
             }
@@ -133,6 +148,17 @@ impl ContentFetch<'_> {
                 return result;
             }
         }
+    }
+
+    /// Returns the time at which a fetch that has lost its followers ends, and lets its runs end with their chunks. `None`
+    /// if it ends at once.
+    fn linger(&self, until: Option<Instant>, followers: &impl Followers) -> Option<Instant> {
+        if self.content.length.is_none() || !followers.can_linger() {
+            return None;
+        }
+        self.content.stop_at_chunks();
+        let idle_timeout = self.source.origin.upstreams.settings().idle_timeout;
+        until.or_else(|| Instant::now().checked_add(LINGER.min(idle_timeout)))
     }
 
     /// Sets the priority of the bytes, and the client that they count against.

@@ -5,6 +5,7 @@
 mod body;
 mod proof;
 mod queue;
+mod unfinished;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -434,6 +435,14 @@ impl Followers for FillTask {
             self.remove_from(&mut running);
         }
         is_unfollowed
+    }
+
+    fn can_linger(&self) -> bool {
+        let context = &self.context;
+        self.request.background.is_none()
+            && !self.flags.is_detached()
+            && !context.store.is_released()
+            && context.admission.has_room()
     }
 }
 

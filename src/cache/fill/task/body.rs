@@ -1,5 +1,4 @@
-//! The content of a fill, from its first bytes to the committed object: a new response, or the continuation of an
-//! unfinished fill. The steps are fetch, verify, publish the end, commit. The end of content with an announced digest
+//! The content of a fill, from its first bytes to the committed object. The steps are fetch, verify, publish the end, commit. The end of content with an announced digest
 //! is not published before verification, so no client gets a clean end of wrong content.
 
 use std::ops::Range;
@@ -16,21 +15,19 @@ use crate::digest::DigestVerdict;
 use crate::fill::accept::AcceptedResponse;
 use crate::fill::delivered::ContentIdentity;
 use crate::fill::fetch::{ContentFetch, ContentFetchResult, Followers};
-use crate::fill::head::ContentHead;
 use crate::fill::origin::ContentOrigin;
-use crate::fill::resumption::{MAX_CHANGES, ResumeAttempt, ResumeOutcome, Resumption};
+use crate::fill::resumption::MAX_CHANGES;
 use crate::fill::run::RunSource;
 use crate::fill::transfer::Transfer;
 use crate::fill::{BackgroundFetch, FillContent, FillError, FillOutcome, Phase, UnsharedReason};
 use crate::negative;
 use gupd_config::{Class, FinishPolicy, UpstreamId};
-use gupd_http::internal;
+use gupd_http::UnstorableReason;
 use gupd_http::range::RequestedPart;
 use gupd_http::storable::check_length;
-use gupd_http::{UnstorableReason, VaryFields};
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::UpstreamResponse;
-use gupd_store::{BLOCK, BlobWriter, CHUNK, StoreError, UnfinishedFill};
+use gupd_store::{BLOCK, BlobWriter, CHUNK, StoreError};
 
 /// Maximum number of restarts with changed content before the fill fails. A middlebox may break off each transfer while
 /// the managers differ; without a limit, the content would cross the WAN for ever and for no client.
@@ -69,74 +66,16 @@ impl FillTask {
         let attention = self.attention.clone();
         let content = Arc::new(FillContent::new(head, length, origin, partial, accepts_ranges, attention));
         let transfer = Transfer::new(answer.response.into_body(), skip, end);
-        self.fetch(content, writer, range, transfer).await
+        self.fetch(content, writer, Some((range, transfer))).await
     }
 
-    /// Continues an unfinished fill if an upstream still has its content. `None` if no upstream can tell now.
-    pub(super) async fn resume_unfinished(&mut self, mut unfinished: UnfinishedFill) -> Option<StepOutcome> {
-        let metrics = &self.context.metrics;
-        let origin =
-            ContentOrigin::from_record(&self.request, &self.upstreams, &unfinished.object.upstream, metrics)?;
-        let requested = self.part().map_or(0..unfinished.len, |part| part.resolve(unfinished.len));
-        let missing = unfinished.first_gap(requested.start);
-        let enough = match missing.end > requested.start {
-            true => requested.end.next_multiple_of(CHUNK),
-            // Every requested byte is stored; one more chunk shows whether the content is still the same.
-            false => missing.start + CHUNK,
-        };
-        let first = missing.start..missing.end.min(enough);
-        let resumption = Resumption::new(origin.clone(), &unfinished.object.headers, Some(unfinished.len));
-        let attempt = tokio::select! {
-            attempt = resumption.try_each(&first) => attempt,
-            () = self.context.stopping.cancelled() => Err(FillError::Stopped),
-        };
-        let (transfer, is_whole) = match attempt {
-            Ok(ResumeAttempt::Answered(ResumeOutcome::Continues { transfer, is_whole })) => {
-                (transfer, is_whole)
-            }
-            Ok(ResumeAttempt::Answered(ResumeOutcome::Changed(answer))) => {
-                return Some(StepOutcome::Changed(Box::new(answer)));
-            }
-            Ok(ResumeAttempt::Failed(_, reason)) => {
-                tracing::info!(key = &*self.request.key, %reason, "cannot resume an unfinished fill");
-                self.context.store.return_unfinished(unfinished);
-                return None;
-            }
-            Err(error) => {
-                self.context.store.return_unfinished(unfinished);
-                return Some(StepOutcome::Done(self.fail(error)));
-            }
-        };
-        if !self.upstreams.are_authenticated(&self.request.upstream_order) {
-            unfinished.object.headers.remove(internal::PROOF);
-        }
-        let expected = self.expect(unfinished.object.status, &unfinished.object.headers);
-        let is_hidden = expected.is_hidden();
-        let head = ContentHead::from_unfinished(&unfinished, &self.request, &self.context.cache, expected);
-        let head = ContentHead { is_hidden, ..head };
-        let (length, written) = (unfinished.len, unfinished.written_bytes());
-        let writer = match self.context.store.resume_blob(unfinished).await {
-            Ok(writer) => writer,
-            Err(error) => {
-                tracing::warn!(%error, key = &*self.request.key, "cannot resume an unfinished fill");
-                return None;
-            }
-        };
-        tracing::info!(key = &*self.request.key, written, length, "resuming an unfinished fill");
-        self.context.metrics.resumes.inc();
-        let partial = writer.partial().clone();
-        let attention = self.attention.clone();
-        let content = Arc::new(FillContent::new(head, Some(length), origin, partial, !is_whole, attention));
-        Some(self.fetch(content, writer, first, transfer).await)
-    }
-
-    /// Fetches every byte of `content`, beginning with `transfer`, and turns them into an object.
-    async fn fetch(
+    /// Fetches every byte of `content`, beginning with the range that a transfer already brings, and turns them into an
+    /// object.
+    pub(super) async fn fetch(
         &mut self,
         content: Arc<FillContent>,
         mut writer: BlobWriter,
-        first: Range<u64>,
-        transfer: Transfer,
+        first: Option<(Range<u64>, Transfer)>,
     ) -> StepOutcome {
         if self.changes >= MAX_CHANGES {
             // Counts as revealed to a client: no other content may replace it.
@@ -149,7 +88,7 @@ impl FillTask {
         }
         let fetch = self.content_fetch(&content, arrived);
         let check_limit = |bytes| self.check_open_ended(bytes);
-        let run = fetch.run(&mut writer, first, transfer, check_limit, &*self);
+        let run = fetch.run(&mut writer, first, check_limit, &*self);
         let ((), fetched) = tokio::join!(biased; self.announce(&content, arrived), run);
         match fetched {
             ContentFetchResult::All { length } => self.finish_content(content, writer, length).await,
@@ -423,16 +362,6 @@ impl FillTask {
     /// Returns true if validators of an upstream disagree: parts from several connections would not fit together.
     pub(super) fn requires_whole(&self) -> bool {
         self.request.upstream_order.iter().any(|id| self.context.disagreeing.contains_key(id.name()))
-    }
-
-    pub(super) fn find_unfinished(&self) -> Option<UnfinishedFill> {
-        if self.request.stale.is_some() {
-            return None;
-        }
-        self.context.store.take_unfinished(&self.request.key, |selecting| {
-            let selecting = VaryFields::decode(selecting);
-            selecting.is_some_and(|selecting| selecting.matches(self.request.selecting()))
-        })
     }
 
     /// Checks content without a declared length before each piece. It may never end, so it must neither empty the store
