@@ -56,6 +56,7 @@ mod plan;
 mod poisoning;
 mod prefetch;
 mod profiles;
+mod proxied_tls;
 mod proxies;
 mod queue;
 mod range_jobs;

@@ -9,7 +9,11 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use crate::process::{PATIENCE, Relay, gupd};
-use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, WireClient, bytes};
+use crate::rollout::{CATALOG, post};
+use crate::support::http2::{Http2Client, TlsClient};
+use crate::support::{
+    Authority, Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, WireClient, bytes,
+};
 
 /// Address that HAProxy connects from.
 const PROXY: &str = "127.0.0.5";
@@ -30,12 +34,8 @@ struct HaProxy {
 impl HaProxy {
     /// Starts it with the shipped configuration; `header` is how it tells clients' addresses.
     fn start(relays: [&Relay; 2], header: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        // HAProxy inherits the socket, so no free port has to be guessed.
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
         let mut text = std::fs::read_to_string(deployed("haproxy/gupd-pair.cfg")).unwrap();
-        let bind = format!("bind fd@{}", listener.as_raw_fd());
+        let (listener, bind) = Self::listen();
         let [one, two] = relays.map(|relay| format!("{} check port {}", relay.address, relay.admin.port()));
         for (shipped, here) in [
             ("bind :2967", &bind),
@@ -49,6 +49,30 @@ impl HaProxy {
             assert!(text.contains(shipped), "{shipped}");
             text = text.replace(shipped, here);
         }
+        Self::run(&text, &listener)
+    }
+
+    /// Starts it before a TLS listener of a relay: it passes connections on and terminates nothing.
+    fn start_passing(relay: std::net::SocketAddr) -> Self {
+        let (listener, bind) = Self::listen();
+        let text = format!(
+            "defaults\n    mode tcp\n    timeout connect 2s\n    timeout client 60s\n    timeout server 60s\n\
+             frontend clients\n    {bind}\n    default_backend relay\n\
+             backend relay\n    source {PROXY}\n    server relay {relay} send-proxy-v2\n"
+        );
+        Self::run(&text, &listener)
+    }
+
+    /// Returns a socket and its `bind` line. HAProxy inherits the socket, so no free port has to be guessed.
+    fn listen() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+        let bind = format!("bind fd@{}", listener.as_raw_fd());
+        (listener, bind)
+    }
+
+    fn run(text: &str, listener: &TcpListener) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("haproxy.cfg");
         std::fs::write(&file, text).unwrap();
         let mut haproxy = Command::new("haproxy");
@@ -236,6 +260,67 @@ async fn clients_behind_haproxy_keep_groups_limits_and_identity() {
         }
         gate.open();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_behind_haproxy_keep_rings_and_the_client_table() {
+    let (manager, place) = (Manager::start(), RelayFolder::new());
+    let token = place.0.path().join("token");
+    crate::support::write_secret(&token, "s3cret-of-the-site\n");
+    let settings = format!(
+        "admin_token_file = {token:?}\n[site]\ntime_zone = \"UTC\"\n\
+         [[group]]\nname = \"pilot\"\nsubnets = \"127.0.7.0/24\"\n\
+         [[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
+         [[ring]]\nname = \"rest\"\ngroups = \"default\"\ngate = \"manual\"\n"
+    );
+    let file = place.configure_with(&settings, &manager, &[]);
+    let relay = Relay::start(gupd(["serve", "--config"]).arg(file));
+    let front = HaProxy::start([&relay, &relay], "send-proxy-v2");
+    front.wait_until_serving().await;
+    let (pilot, other) = ([127, 0, 7, 1], [127, 0, 8, 1]);
+    let deadline = Instant::now() + PATIENCE;
+    for version in ["1", "2"] {
+        manager.put(CATALOG, Resource::new(version));
+        if version == "2" {
+            assert_eq!(post("/api/v1/refresh", "").send(relay.admin).await.status, 200);
+        }
+        while get_as(pilot, &front, CATALOG).await.expect_body() != version.as_bytes() {
+            assert!(Instant::now() < deadline, "the pilot never sees {version}");
+        }
+    }
+    assert_eq!(get_as(other, &front, CATALOG).await.expect_body(), b"1", "the gate of its ring is shut");
+    let request =
+        Request::get("/api/v1/rollout/clients").header("Authorization", "Bearer s3cret-of-the-site");
+    loop {
+        let listed = String::from_utf8(request.send(relay.admin).await.expect_body()).unwrap();
+        assert!(!listed.contains(PROXY), "{listed}");
+        if listed.contains("127.0.7.1") && listed.contains("127.0.8.1") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{listed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_that_passes_tls_on_names_the_client() {
+    let (manager, place, authority) = (Manager::start(), RelayFolder::new(), Authority::new());
+    manager.put("/secars/x", Resource::new("report"));
+    let (cert, key) = authority.issue("localhost").write_files(place.0.path());
+    let settings = format!("tls_cert = {cert:?}\ntls_key = {key:?}\ndeny = [\"127.0.9.0/24\"]\n");
+    let file = place.configure_with(&settings, &manager, &[]);
+    let relay = Relay::start(gupd(["serve", "--config"]).arg(file));
+    let front = HaProxy::start_passing(relay.address);
+    let tls = TlsClient::new(authority.certificate());
+    let connect = async |client: [u8; 4]| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((client, 0).into()).unwrap();
+        tls.connect_over(socket.connect(front.address).await.unwrap()).await
+    };
+    let client = Http2Client::over(connect([127, 0, 6, 1]).await.unwrap(), front.address).await.unwrap();
+    assert_eq!(client.get("/secars/x").await.unwrap().status(), 200);
+    let seen = manager.requests_for("/secars/x").pop().unwrap();
+    assert_eq!(seen.header("x-forwarded-for"), Some("127.0.6.1"));
+    assert!(connect([127, 0, 9, 1]).await.is_err(), "the client is denied, not the proxy");
 }
 
 #[test]

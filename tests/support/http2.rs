@@ -46,6 +46,11 @@ impl<'a> TlsClient<'a> {
     }
 
     pub async fn connect(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+        self.connect_over(TcpStream::connect(address).await?).await
+    }
+
+    /// Makes the handshake on a connection that exists.
+    pub async fn connect_over(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.roots.clone()).unwrap();
         let config = rustls::ClientConfig::builder().with_root_certificates(roots);
@@ -56,7 +61,6 @@ impl<'a> TlsClient<'a> {
             }
         };
         config.alpn_protocols = self.protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(address).await?;
         let name = ServerName::try_from(self.name.to_owned()).unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
@@ -87,7 +91,11 @@ impl Http2Response {
 
 impl Http2Client {
     pub async fn connect(address: SocketAddr, tls: &TlsClient<'_>) -> io::Result<Self> {
-        let stream = tls.connect(address).await?;
+        Self::over(tls.connect(address).await?, address).await
+    }
+
+    /// Begins HTTP/2 on a connection that exists.
+    pub async fn over(stream: TlsStream<TcpStream>, address: SocketAddr) -> io::Result<Self> {
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         // A response that is not read must not hold up the others.
         let mut client = h2::client::Builder::new();
@@ -134,10 +142,16 @@ impl Http2Client {
         Ok(response.await?.into_parts())
     }
 
-    /// Waits until the relay has closed the connection.
+    /// Waits until the relay has closed the connection, also if the client writes at that moment.
     pub async fn wait_until_closed(self) -> Result<(), h2::Error> {
         drop(self.requests);
-        self.connection.await.unwrap()
+        let is_late = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+        };
+        match self.connection.await.unwrap() {
+            Err(error) if error.get_io().is_some_and(is_late) => Ok(()),
+            closed => closed,
+        }
     }
 }
 
