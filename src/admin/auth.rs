@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::token::{AdminTokens, TokenRole};
 use super::{AdminApi, ErrorMessage, problem};
 use gupd_config::PublicName;
+use gupd_net::log_limit::LogLimit;
 use gupd_net::metrics::NetMetrics;
 
 /// Time after which a wrong token is answered.
@@ -44,29 +45,21 @@ pub(super) async fn refuse_foreign_host(
 #[derive(Debug)]
 pub(super) struct TokenFailures {
     refused: IntCounter,
-    // Locked for a comparison, never across a wait.
-    unlogged: Mutex<UnloggedFailures>,
-}
-
-#[derive(Debug, Default)]
-struct UnloggedFailures {
-    count: u64,
-    logged: Option<Instant>,
+    lines: LogLimit,
 }
 
 impl TokenFailures {
     /// Counts wrong tokens among the refusals of the relay.
     pub(super) fn new(metrics: &NetMetrics) -> Self {
-        Self { refused: metrics.refused.with_label_values(&["admin-token"]), unlogged: Mutex::default() }
+        let refused = metrics.refused.with_label_values(&["admin-token"]);
+        Self { refused, lines: LogLimit::new(1, FAILURE_LOG_INTERVAL) }
     }
 
     fn record(&self, from: SocketAddr, now: Instant) {
         self.refused.inc();
-        let mut unlogged = self.unlogged.lock().unwrap_or_else(PoisonError::into_inner);
-        unlogged.count += 1;
-        if unlogged.logged.is_none_or(|logged| now.duration_since(logged) >= FAILURE_LOG_INTERVAL) {
-            tracing::warn!(from = %from.ip().to_canonical(), count = unlogged.count, "wrong admin token");
-            *unlogged = UnloggedFailures { count: 0, logged: Some(now) };
+        if let Some(suppressed) = self.lines.admit(now) {
+            let count = suppressed.saturating_add(1);
+            tracing::warn!(from = %from.ip().to_canonical(), count, "wrong admin token");
         }
     }
 }

@@ -18,6 +18,18 @@ pub fn client_network(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Maximum bytes of a name (RFC 1035 §2.3.4).
+const MAX_NAME: usize = 255;
+
+/// Returns the name that a client with these names in its certificate counts as: the first one. `None` if that could be
+/// taken for another client's identity: it reads like an address, or has characters that no name has.
+pub fn certificate_identity(names: &[Box<str>]) -> Option<&str> {
+    let name = names.first()?;
+    let is_printable = name.chars().all(|char| !char.is_control() && !char.is_whitespace());
+    let is_name = (1..=MAX_NAME).contains(&name.len()) && is_printable && name.parse::<IpAddr>().is_err();
+    is_name.then_some(name)
+}
+
 /// Returns the address by which a client with this hash of its certificate's name counts. It lies in `0100::/8`, which is
 /// assigned to nobody, so it is no other client's.
 pub fn certificate_network(name_hash: u64) -> IpAddr {
@@ -40,6 +52,23 @@ mod tests {
             ("::1", "::"),
         ] {
             assert_eq!(client_network(address.parse().unwrap()).to_string(), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn name_that_is_no_name_is_no_identity() {
+        let long = "a".repeat(MAX_NAME + 1);
+        for (names, expected) in [
+            (&["pc-1.example", "other"][..], Some("pc-1.example")),
+            (&[], None),
+            (&["10.0.0.2", "pc-1.example"], None),
+            (&["2001:db8::1"], None),
+            (&[""], None),
+            (&["a\nb"], None),
+            (&[&long], None),
+        ] {
+            let names: Vec<Box<str>> = names.iter().map(|&name| name.into()).collect();
+            assert_eq!(certificate_identity(&names), expected, "{names:?}");
         }
     }
 

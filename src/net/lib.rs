@@ -10,6 +10,7 @@ mod arrival_times;
 pub mod client_budgets;
 pub mod field_names;
 pub mod listen;
+pub mod log_limit;
 pub mod metrics;
 pub mod pem;
 pub mod redirect;

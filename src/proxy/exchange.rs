@@ -295,7 +295,7 @@ impl<'a> Exchange<'a> {
             part: if *self.method == Method::GET { Ranges::first_part(&self.headers) } else { None },
             background: None,
             bandwidth: BandwidthClass::default(),
-            client: Some(self.address()),
+            client: Some(self.client_network()),
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use gupd_config::{CertificateFiles, Config};
+use gupd_config::{CertificateFiles, ClientCertificates, Config, ListenerTls};
 use tokio::task::block_in_place;
 
 use crate::support::http2::{
     END_HEADERS, END_STREAM, FrameClient, Http2Client, TlsClient, block, frame, get_block, get_frame, kind,
 };
-use crate::support::{Authority, Gate, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Authority, Gate, Identity, PAYLOAD, Request, Resource, Site, bytes};
 
 const PROTOCOL_ERROR: [u8; 4] = [0, 0, 0, 1];
 
@@ -175,6 +175,54 @@ async fn concurrent_requests_count_like_connections() {
     gate.open();
     site.wait_for_fills().await;
     while client.get(&path(0)).await.unwrap().status() != 200 {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn extra_requests_count_for_the_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, clients) = (Authority::new(), Authority::new());
+    let (cert, key) = server.issue("localhost").write_files(folder.path());
+    let client_ca = folder.path().join("ca.pem");
+    std::fs::write(&client_ca, clients.pem()).unwrap();
+    let site = Site::with_config(|config| {
+        config.server.tls = Some(ListenerTls {
+            client_certificates: ClientCertificates::Required,
+            client_ca: Some(client_ca),
+            ..CertificateFiles { cert, key }.into()
+        });
+        // Six are plenty; of the last two no client gets one that has two.
+        config.server.max_connections = 8;
+        config.server.max_client_connections = 2;
+    });
+    let gate = Gate::default();
+    let path = |number: u64| PAYLOAD.replace("261121001", &format!("{}", 261_121_001 + number));
+    for number in 0..8 {
+        let resource = Resource::new(bytes(number, 2_000_000));
+        site.manager.put(&path(number), resource.stalled(1_000_000, &gate));
+    }
+    let [one, two] = [clients.issue("one.example"), clients.issue("two.example")];
+    let connect = async |identity: &Identity| {
+        let tls = TlsClient { identity: Some(identity), ..TlsClient::new(server.certificate()) };
+        Http2Client::connect(site.address(), &tls).await.unwrap()
+    };
+    let (greedy, modest) = (connect(&one).await, connect(&two).await);
+    let start = async |client: &Http2Client, number: u64| {
+        let started = client.start(client.request("GET", &path(number), &[]), b"").await.unwrap();
+        (started.0.status.as_u16(), started.1)
+    };
+    let mut held = Vec::new();
+    // Two connections and four more requests.
+    for number in 0..5 {
+        held.push(start(&greedy, number).await);
+    }
+    assert_eq!(start(&greedy, 5).await.0, 503, "the client of the certificate has its share");
+    // Both come from one address, as behind a NAT.
+    for number in 6..8 {
+        held.push(start(&modest, number).await);
+    }
+    assert!(held.iter().all(|(status, _)| *status == 200));
+    assert_eq!(site.metric("gupd_refused_total{reason=\"too-many-client-connections\"}").await, 1.0);
+    gate.open();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! The log of a running relay: the order of its lines under load, and the fields of access lines.
 
+use std::time::Instant;
+
 use serde_json::Value;
 
 use crate::process::{Relay, parse_line, serve};
@@ -126,4 +128,36 @@ async fn object_larger_than_quota_is_logged_once() {
     relay.process.signal("TERM");
     relay.process.wait_for_log("stopped");
     assert_eq!(relay.process.count_log("passing through uncached"), paths.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flood_of_refused_connections_gets_few_lines() {
+    const FLOOD: usize = 60;
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("gupd.toml");
+    std::fs::write(&file, "[server]\ndeny = [\"127.0.0.66\"]\n[store]\nmin_free = \"0B\"\n").unwrap();
+    let mut command = serve(&manager, &folder.path().join("store"));
+    let relay = Relay::start(command.arg("--config").arg(file));
+    let begin = Instant::now();
+    for _ in 0..FLOOD {
+        let mut denied = WireClient::connect_from([127, 0, 0, 66].into(), relay.address).await;
+        assert_eq!(denied.read_head().await.unwrap().status, 403);
+        let mut unlisted = WireClient::connect(relay.address).await;
+        unlisted.write(b"PROXY UNKNOWN\r\n\r\n").await.unwrap();
+        unlisted.read_to_end(&mut Vec::new()).await;
+    }
+    let reasons = ["client-denied", "unlisted-proxy"];
+    let metrics = relay.metrics().await;
+    for reason in reasons {
+        let counted = format!("gupd_refused_total{{reason=\"{reason}\"}} {FLOOD}\n");
+        assert!(metrics.contains(&counted), "{reason}: every refusal is counted");
+    }
+    // Ten lines in ten seconds, of each reason.
+    let intervals = usize::try_from(begin.elapsed().as_secs() / 10).unwrap() + 1;
+    relay.process.signal("TERM");
+    let lines: Vec<_> = relay.process.wait_for_exit().lines.iter().map(|line| parse_line(line)).collect();
+    for reason in reasons {
+        let count = lines.iter().filter(|line| line["reason"] == reason).count();
+        assert!((10..=10 * intervals).contains(&count), "{reason}: {count} lines in {intervals} intervals");
+    }
 }

@@ -3,10 +3,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::LifecycleStage;
@@ -14,9 +15,10 @@ use super::connection_limits::AdmittedConnection;
 use super::connection_rate::ConnectionRateLimiter;
 use super::keep_alive::close_gracefully;
 use super::listener::{ClientListener, ClientListeners};
-use super::refusal::ConnectionRefusal;
+use super::refusal::{ConnectionRefusal, RefusalLog};
 use super::sockets::ClientSocket;
 use super::worker::WorkerPool;
+use crate::log_limit::LogLimit;
 use crate::metrics::NetMetrics;
 
 /// Pause after `accept` failed for lack of a resource (file descriptors, memory), against a busy loop.
@@ -72,6 +74,7 @@ impl Acceptors {
                 workers: workers.clone(),
                 rate: rate.clone(),
                 lingering: lingering.clone(),
+                refusals: RefusalLog::default(),
                 metrics: metrics.clone(),
             };
             running.spawn(acceptor.run(workers.stage()));
@@ -92,12 +95,13 @@ struct Acceptor {
     workers: Arc<WorkerPool>,
     rate: Arc<ConnectionRateLimiter>,
     lingering: Arc<Semaphore>,
+    refusals: RefusalLog,
     metrics: Arc<NetMetrics>,
 }
 
 impl Acceptor {
     async fn run(self, mut stage: watch::Receiver<LifecycleStage>) {
-        let mut logged: Option<Instant> = None;
+        let failures = LogLimit::new(1, LOG_INTERVAL);
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
@@ -107,9 +111,8 @@ impl Acceptor {
                 Ok((stream, client)) => self.admit(stream, client, &stage).await,
                 Err(error) => {
                     self.metrics.accept_failures.inc();
-                    if logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
-                        logged = Some(Instant::now());
-                        tracing::error!(%error, "cannot accept connections; new clients wait");
+                    if let Some(suppressed) = failures.admit(Instant::now()) {
+                        tracing::error!(%error, suppressed, "cannot accept connections; new clients wait");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -126,7 +129,10 @@ impl Acceptor {
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(reason) => {
-                self.log_refusal(client.ip().to_canonical(), reason);
+                if reason == ConnectionRefusal::Denied {
+                    self.metrics.traffic.add_refused(client.ip().to_canonical());
+                }
+                self.refusals.write(reason, client.ip(), self.listener.name(), &remedy(reason));
                 return self.refuse(stream, reason, stage);
             }
         };
@@ -145,21 +151,6 @@ impl Acceptor {
         self.listener.limits.admit(client)
     }
 
-    fn log_refusal(&self, client: IpAddr, refusal: ConnectionRefusal) {
-        let (listener, reason) = (&**self.listener.name(), refusal.as_str());
-        match refusal {
-            ConnectionRefusal::Denied => {
-                self.metrics.traffic.add_refused(client);
-                tracing::info!(%client, listener, reason, "connection refused: address not served (allow, deny)");
-            }
-            // One client exceeds its rate; the relay itself has capacity.
-            ConnectionRefusal::TooManyNew => {
-                tracing::info!(%client, listener, reason, "connection refused: limit reached (lan.client_connections)");
-            }
-            _ => tracing::info!(%client, listener, reason, "connection refused: limit reached"),
-        }
-    }
-
     fn refuse(&self, stream: TcpStream, reason: ConnectionRefusal, stage: &watch::Receiver<LifecycleStage>) {
         self.metrics.refused.with_label_values(&[reason.as_str()]).inc();
         // The empty buffer of a new connection takes the whole response; otherwise the close says the same.
@@ -171,5 +162,15 @@ impl Acceptor {
                 drop(permit);
             });
         }
+    }
+}
+
+/// Returns the cause of a refusal as an administrator knows it.
+fn remedy(refusal: ConnectionRefusal) -> &'static str {
+    match refusal {
+        ConnectionRefusal::Denied => "address not served (allow, deny)",
+        // One client exceeds its rate; the relay itself has capacity.
+        ConnectionRefusal::TooManyNew => "limit reached (lan.client_connections)",
+        _ => "limit reached",
     }
 }

@@ -22,12 +22,12 @@ use super::connection_state::ConnectionState;
 use super::keep_alive::close_gracefully;
 use super::listener::{ClientListener, ClientListeners};
 use super::proxied::{ProxiedClient, begins_with_proxy_header};
-use super::refusal::ConnectionRefusal;
+use super::refusal::{ConnectionRefusal, RefusalLog};
 use super::tls;
 use crate::metrics::GaugeGuard;
 use crate::metrics::NetMetrics;
 use crate::upstream::ConnectionPin;
-use gupd_config::{certificate_network, client_network};
+use gupd_config::{certificate_identity, certificate_network, client_network};
 use gupd_http::client_address::InvalidAddressField;
 
 /// Advice for the administrator of a refused proxy.
@@ -109,7 +109,7 @@ impl ClientConnection {
 
     /// Returns the address by which the client counts in limits: that of its certificate, or else of its network.
     pub fn network(&self) -> IpAddr {
-        match self.certificate_names().first() {
+        match certificate_identity(self.certificate_names()) {
             Some(name) => certificate_network(xxh3_64(name.as_bytes())),
             None => client_network(self.address.ip()),
         }
@@ -147,6 +147,7 @@ pub struct HttpServer<A> {
     pub(super) handler: Arc<A>,
     pub(super) metrics: Arc<NetMetrics>,
     listeners: Arc<ClientListeners>,
+    refusals: RefusalLog,
     /// Rate of new connections, for clients that come through a proxy.
     pub(super) rate: Option<Arc<ConnectionRateLimiter>>,
     pub(super) keeps_alive: bool,
@@ -164,6 +165,7 @@ impl<A: RequestHandler> HttpServer<A> {
             handler,
             metrics,
             listeners,
+            refusals: RefusalLog::default(),
             rate: None,
             keeps_alive: true,
             is_closing: AtomicBool::new(false),
@@ -217,7 +219,7 @@ impl<A: RequestHandler> HttpServer<A> {
                     _counted = Some(counted);
                 }
                 Err(refused) => {
-                    self.refuse(refused.reason, refused.client, &refused);
+                    self.refuse(refused.reason, refused.client, &listener, &refused);
                     let _unsent = stream.try_write(refused.reason.response());
                     return Box::pin(close_gracefully(stream, stage)).await;
                 }
@@ -250,9 +252,11 @@ impl<A: RequestHandler> HttpServer<A> {
                 }
                 self.serve_http(Box::new(stream), connection, stage).await;
             }
-            Ok(Err(None)) => self.refuse(ConnectionRefusal::UnlistedProxy, client, &UNLISTED_PROXY),
-            Ok(Err(Some(error))) => self.refuse(ConnectionRefusal::Tls, client, &error),
-            Err(late) => self.refuse(ConnectionRefusal::Tls, client, &late),
+            Ok(Err(None)) => {
+                self.refuse(ConnectionRefusal::UnlistedProxy, client, &listener, &UNLISTED_PROXY);
+            }
+            Ok(Err(Some(error))) => self.refuse(ConnectionRefusal::Tls, client, &listener, &error),
+            Err(late) => self.refuse(ConnectionRefusal::Tls, client, &listener, &late),
         }
     }
 
@@ -260,21 +264,14 @@ impl<A: RequestHandler> HttpServer<A> {
         &self,
         reason: ConnectionRefusal,
         client: SocketAddr,
+        listener: &ClientListener,
         error: &dyn std::fmt::Display,
     ) {
-        let label = reason.as_str();
-        self.metrics.refused.with_label_values(&[label]).inc();
-        let client = client.ip().to_canonical();
+        self.metrics.refused.with_label_values(&[reason.as_str()]).inc();
         if reason == ConnectionRefusal::Denied {
-            self.metrics.traffic.add_refused(client);
+            self.metrics.traffic.add_refused(client.ip().to_canonical());
         }
-        match reason {
-            // The proxy's configuration, or that of the relay, is wrong.
-            ConnectionRefusal::UnlistedProxy | ConnectionRefusal::ProxyHeader => {
-                tracing::warn!(%client, reason = label, %error, "connection refused");
-            }
-            _ => tracing::info!(%client, reason = label, %error, "connection refused"),
-        }
+        self.refusals.write(reason, client.ip(), listener.name(), error);
     }
 }
 

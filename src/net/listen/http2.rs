@@ -6,7 +6,6 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +80,7 @@ impl<A: RequestHandler> HttpServer<A> {
         let connection = builder(&listener, tasks.clone()).serve_connection(stream, service);
         // Dropped before the wait: the tasks of its requests end then.
         let end = self.drive(connection, &client, &meter, &tasks, stage).await;
-        self.record_http2_end(end, &meter, client.address);
+        self.record_http2_end(end, &meter, &client);
         tasks.wait_until_ended().await;
     }
 
@@ -115,7 +114,7 @@ impl<A: RequestHandler> HttpServer<A> {
             };
             for _ in 0..tasks.take_stalled() {
                 let stall_text = "nothing of a response was read within stall_timeout";
-                self.refuse(ConnectionRefusal::SlowReader, client.address, &stall_text);
+                self.refuse(ConnectionRefusal::SlowReader, client.address, listener, &stall_text);
             }
             let is_late = |since: Instant| now.saturating_duration_since(since) >= listener.header_timeout;
             if meter.incomplete_since().is_some_and(is_late) {
@@ -142,15 +141,22 @@ impl<A: RequestHandler> HttpServer<A> {
     async fn respond_on_stream(
         self: Arc<Self>,
         request: Request<Incoming>,
-        client: ClientConnection,
+        mut client: ClientConnection,
     ) -> Result<Response<StreamBody<A::Body>>, Infallible> {
+        // A proxy's request counts for the client that it names. The handler refuses a malformed field.
+        let _malformed = client.identify_client(request.headers());
         let stream = CURRENT_STREAM.with(Arc::clone);
         let admitted = match stream.is_first() {
             true => None,
-            false => match client.state.listener.limits.admit(client.address.ip()) {
+            false => match client.listener().limits.admit(client.network()) {
                 Ok(admitted) => Some(admitted),
                 Err(reason) => {
-                    self.refuse(reason, client.address, &"too many concurrent requests on a connection");
+                    self.refuse(
+                        reason,
+                        client.address,
+                        client.listener(),
+                        &"too many concurrent requests on a connection",
+                    );
                     return Ok(too_many_requests());
                 }
             },
@@ -162,18 +168,21 @@ impl<A: RequestHandler> HttpServer<A> {
         Ok(response.map(|body| StreamBody::new(body, stream, admitted)))
     }
 
-    fn record_http2_end(&self, end: Http2End, meter: &SharedMeter, client: SocketAddr) {
+    fn record_http2_end(&self, end: Http2End, meter: &SharedMeter, client: &ClientConnection) {
+        let (client, listener) = (client.address, client.listener());
         if let Some(flood) = meter.flood() {
-            return self.refuse(ConnectionRefusal::Flood, client, &flood.as_str());
+            return self.refuse(ConnectionRefusal::Flood, client, listener, &flood.as_str());
         }
         match end {
             Http2End::SlowHead => {
                 let timeout_text = "a frame or head was incomplete after header_timeout";
-                self.refuse(ConnectionRefusal::SlowHead, client, &timeout_text);
+                self.refuse(ConnectionRefusal::SlowHead, client, listener, &timeout_text);
             }
             Http2End::Closed(Err(error)) => match reason(&error) {
-                Some(h2::Reason::ENHANCE_YOUR_CALM) => self.refuse(ConnectionRefusal::Flood, client, &error),
-                Some(_) => self.refuse(ConnectionRefusal::Malformed, client, &error),
+                Some(h2::Reason::ENHANCE_YOUR_CALM) => {
+                    self.refuse(ConnectionRefusal::Flood, client, listener, &error);
+                }
+                Some(_) => self.refuse(ConnectionRefusal::Malformed, client, listener, &error),
                 None => tracing::debug!(%client, %error, "connection broke off"),
             },
             Http2End::Closed(Ok(())) | Http2End::Idle => {}

@@ -171,14 +171,14 @@ impl<A: RequestHandler> HttpServer<A> {
             return false;
         }
         if is_proxy_header(unread) {
-            self.refuse(ConnectionRefusal::UnlistedProxy, client.address, &UNLISTED_PROXY);
+            self.refuse(ConnectionRefusal::UnlistedProxy, client.address, client.listener(), &UNLISTED_PROXY);
             return true;
         }
         let reason = match error.is_parse_too_large() {
             true => ConnectionRefusal::HeadTooLarge,
             false => ConnectionRefusal::Malformed,
         };
-        self.refuse(reason, client.address, &error);
+        self.refuse(reason, client.address, client.listener(), &error);
         true
     }
 
@@ -189,7 +189,7 @@ impl<A: RequestHandler> HttpServer<A> {
         stage: &watch::Receiver<LifecycleStage>,
     ) {
         let timeout_text = "the head was incomplete after server.header_timeout";
-        self.refuse(ConnectionRefusal::SlowHead, client.address, &timeout_text);
+        self.refuse(ConnectionRefusal::SlowHead, client.address, client.listener(), &timeout_text);
         let sent = stream.write_all(ConnectionRefusal::SlowHead.response());
         // The client may be gone.
         drop(timeout(client.state.listener.header_timeout, sent).await);

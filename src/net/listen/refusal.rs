@@ -1,7 +1,21 @@
 //! Refusals of connections, with their labels and responses. [`Refusal`](gupd_http::refusal::Refusal) has those of
 //! requests.
 
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::time::Duration;
+
 use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::log_limit::LogLimit;
+
+/// Maximum of log lines for each reason within [`LOG_INTERVAL`]. Ten clients with a wrong configuration are all named; a
+/// flood of connections is not a flood of lines.
+const MAX_LINES: u32 = 10;
+
+/// Interval of [`MAX_LINES`].
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The reason for which a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +105,38 @@ impl ConnectionRefusal {
                 b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n\
                   Connection: close\r\n\r\n"
             }
+        }
+    }
+}
+
+/// Log lines about refused connections, limited for each reason.
+#[derive(Debug)]
+pub(super) struct RefusalLog([LogLimit; ConnectionRefusal::ALL.len()]);
+
+impl Default for RefusalLog {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| LogLimit::new(MAX_LINES, LOG_INTERVAL)))
+    }
+}
+
+impl RefusalLog {
+    /// Logs a refused connection to `listener`, if its reason has a line left.
+    pub(super) fn write(
+        &self,
+        reason: ConnectionRefusal,
+        client: IpAddr,
+        listener: &str,
+        error: &dyn Display,
+    ) {
+        let of_reason = ConnectionRefusal::ALL.iter().zip(&self.0).find(|(own, _)| **own == reason);
+        let Some(suppressed) = of_reason.and_then(|(_, limit)| limit.admit(Instant::now())) else { return };
+        let (client, label) = (client.to_canonical(), reason.as_str());
+        match reason {
+            // The proxy's configuration, or that of the relay, is wrong.
+            ConnectionRefusal::UnlistedProxy | ConnectionRefusal::ProxyHeader => {
+                tracing::warn!(%client, listener, reason = label, %error, suppressed, "connection refused");
+            }
+            _ => tracing::info!(%client, listener, reason = label, %error, suppressed, "connection refused"),
         }
     }
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use gupd_config::client_network;
+use gupd_config::{certificate_identity, client_network};
 
-/// Maximum bytes of a name (RFC 1035 §2.3.4).
+/// Maximum characters of a refused text in an error.
 const MAX_NAME: usize = 255;
 
 /// A client. Ordered by address, then by name.
@@ -34,21 +34,12 @@ impl ClientId {
     /// Returns the identity of a client at this address with these names in its certificate. A name that reads like an
     /// address would be another client's, and is ignored.
     pub fn of(address: IpAddr, names: &[Box<str>]) -> Self {
-        let named = names.first().and_then(|name| Self::named(name));
+        let named = certificate_identity(names).map(Self::named);
         named.unwrap_or_else(|| Self(ClientName::Address(client_network(address))))
     }
 
-    fn named(name: &str) -> Option<Self> {
-        let is_printable = name.chars().all(|char| !char.is_control() && !char.is_whitespace());
-        let fits = (1..=MAX_NAME).contains(&name.len());
-        if !fits || !is_printable || name.parse::<IpAddr>().is_ok() {
-            return None;
-        }
-        let mut name: Arc<str> = name.into();
-        if let Some(name) = Arc::get_mut(&mut name) {
-            name.make_ascii_lowercase();
-        }
-        Some(Self(ClientName::Host(name)))
+    fn named(name: &str) -> Self {
+        Self(ClientName::Host(name.to_ascii_lowercase().into()))
     }
 }
 
@@ -59,7 +50,9 @@ impl FromStr for ClientId {
         let text = text.trim();
         match text.parse::<IpAddr>() {
             Ok(address) => Ok(Self(ClientName::Address(client_network(address)))),
-            Err(_) => Self::named(text).ok_or_else(|| InvalidClientId(text.chars().take(MAX_NAME).collect())),
+            Err(_) => certificate_identity(&[text.into()])
+                .map(Self::named)
+                .ok_or_else(|| InvalidClientId(text.chars().take(MAX_NAME).collect())),
         }
     }
 }
