@@ -81,6 +81,8 @@ pub(crate) enum Repeat {
     NotInCatalog,
     /// The stored bytes were damaged, and were removed.
     Damaged,
+    /// A catalog lists the held payload by now, and it was released.
+    Released,
     /// The fill brought a variant for other requests.
     OtherVariant,
     /// The fill ended because the content changed, or because its last follower left.

@@ -95,7 +95,11 @@ impl Attempt {
         let mut failure_of_others = None;
         self.stale = None;
         let mut is_new = false;
+        let digests = proxy.fills.digests();
         match exchange.lookup(proxy).await.clone() {
+            Lookup::Missing if digests.release_listed(exchange.key(), exchange.classification()).await => {
+                return Continue(Repeat::Released);
+            }
             Lookup::Missing => is_new = true,
             Lookup::Failed => {
                 return Break(self.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed).await);
@@ -105,7 +109,7 @@ impl Attempt {
                 self.forward = ForwardReason::VaryMiss;
             }
             // Unproven content is not served: the fill replaces it.
-            Lookup::Found(entry) if !proxy.fills.digests().prove_stored(&entry).await => {
+            Lookup::Found(entry) if !digests.prove_stored(&entry).await => {
                 self.variant.clone_from(&entry.object.selecting);
             }
             Lookup::Found(entry) if exchange.is_failure_of_other_upstreams(&entry) => {

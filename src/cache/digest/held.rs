@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::proof::Unproven;
-use super::{ContentProof, Digests};
+use super::{ContentProof, Digests, ListedPayload};
 use gupd_config::Class;
 use gupd_config::clock::UnixMillis;
+use gupd_config::policy::Classification;
 use gupd_http::field::composed;
 use gupd_http::internal::HELD;
 use gupd_http::key;
@@ -214,20 +215,62 @@ impl Digests {
     /// Returns an error if the index cannot be written.
     pub async fn decide_held(&self, held: &Object, decision: HoldDecision) -> Result<bool, StoreError> {
         let Some(key) = held.held_key() else { return Ok(false) };
-        let store = self.cache.store();
         let is_done = match decision {
-            HoldDecision::Reject => store.remove(&held.key).await?.objects > 0,
-            HoldDecision::Release => {
-                let mut headers = held.headers.clone();
-                headers.remove(HELD);
-                ContentProof::Released.set(&mut headers);
-                store.release_held(held, headers).await?
-            }
+            HoldDecision::Reject => self.cache.store().remove(&held.key).await?.objects > 0,
+            HoldDecision::Release => self.release(held, Some(ContentProof::Released)).await?,
         };
-        self.cache.forget_evicted();
-        self.holds.invalidate(&*key);
-        self.mismatched.invalidate(&*key);
+        self.forget_hold(&key);
         Ok(is_done)
+    }
+
+    /// Releases a held payload whose SHA-256 a catalog lists by now, so that it does not cross the line again. Returns
+    /// true if clients can have it.
+    pub async fn release_listed(&self, key: &ObjectKey, classification: &Classification) -> bool {
+        let Classification { class, verification, .. } = *classification;
+        if class != Class::Payload || !verification.refuses_changes() {
+            return false;
+        }
+        if verification.needs_proof() && !self.is_listed(key, verification) {
+            self.read_proven_catalogs().await;
+        }
+        let is_enough = |listed: &ListedPayload| listed.is_signed || !verification.needs_proof();
+        let Some(listed) = self.listed.get(&**key).filter(is_enough) else { return false };
+        let released = match self.cache.store().lookup(&key.to_held()).await {
+            Ok(held) => match held.iter().find(|held| held.blob == listed.blob) {
+                // An unsigned list is no proof for a route that needs one later.
+                Some(held) => self.release(held, listed.is_signed.then_some(ContentProof::Listed)).await,
+                None => return false,
+            },
+            Err(error) => Err(error),
+        };
+        match released {
+            Ok(true) => {
+                tracing::info!(key = &**key, sha256 = %listed.blob, "held content released: a catalog lists it");
+                self.forget_hold(key);
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::error!(%error, key = &**key, "held content could not be released");
+                false
+            }
+        }
+    }
+
+    /// Gives a held object its own key, with this proof. Returns false if it is no longer held.
+    async fn release(&self, held: &Object, proof: Option<ContentProof>) -> Result<bool, StoreError> {
+        let mut headers = held.headers.clone();
+        headers.remove(HELD);
+        if let Some(proof) = proof {
+            proof.set(&mut headers);
+        }
+        self.cache.store().release_held(held, headers).await
+    }
+
+    fn forget_hold(&self, key: &ObjectKey) {
+        self.cache.forget_evicted();
+        self.holds.invalidate(&**key);
+        self.mismatched.invalidate(&**key);
     }
 
     /// Finds the held objects with a SHA-256 that begins with `prefix`.

@@ -80,13 +80,44 @@ async fn unlisted_payload_is_held_or_passed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn held_payload_is_fetched_again_once_a_catalog_lists_it() {
+async fn held_payload_is_released_once_a_catalog_lists_it() {
+    for (length, range, is_restarted) in
+        [(100_000, None, false), (100_000, Some("5-9"), true), (3 << 20, None, true)]
+    {
+        let (mut trust, body) = (TrustSite::new(Verification::Hold), bytes(5, length));
+        trust.publish(STATED, &body);
+        assert_eq!(trust.site.get(LISTED).await.status, 503);
+        trust.site.wait_for_fills().await;
+        assert_eq!(trust.held().await.len(), 1);
+        trust.site.wait_until_stored(CATALOG).await;
+        if is_restarted {
+            trust.site.restart();
+        }
+        let request = range.into_iter().fold(Request::get(LISTED), |request, range| request.range(range));
+        let response = trust.site.send(request).await;
+        assert_eq!(response.cache_status(), "gupd; hit");
+        assert!(response.expect_body() == if range.is_some() { &body[5..10] } else { &body[..] });
+        assert!(trust.held().await.is_empty());
+        // The list is its proof from now on.
+        trust.site.restart();
+        assert!(trust.site.get(LISTED).await.expect_body() == body);
+        assert_eq!(trust.site.manager.request_count(LISTED), 1, "it crossed the line once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn held_payload_with_unlisted_bytes_stays_held() {
     let (trust, body) = (TrustSite::new(Verification::Hold), bytes(5, 100_000));
     trust.publish(STATED, &body);
+    trust.site.manager.put(LISTED, Resource::new(bytes(6, 100_000)));
     assert_eq!(trust.site.get(LISTED).await.status, 503);
+    trust.site.wait_for_fills().await;
+    trust.site.manager.put(LISTED, Resource::new(body.clone()));
     trust.site.wait_until_stored(CATALOG).await;
-    trust.site.wait_until_stored(LISTED).await;
+    assert_eq!(trust.site.get(LISTED).await.cache_status(), "gupd; fwd=uri-miss; stored");
     assert!(trust.site.get(LISTED).await.expect_body() == body);
+    assert_eq!(trust.held().await.len(), 1);
+    assert_eq!(trust.site.manager.request_count(LISTED), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
