@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
 pub type FuzzTarget = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [FuzzTarget; 13] = [
+pub const TARGETS: [FuzzTarget; 15] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("range", range),
@@ -34,6 +34,8 @@ pub const TARGETS: [FuzzTarget; 13] = [
     ("blob_trailer", blob_trailer),
     ("index_record", index_record),
     ("rollout_command", rollout_command),
+    ("proxy_header", proxy_header),
+    ("http2_frames", http2_frames),
 ];
 
 /// 2026-11-21, when the corpora were made.
@@ -235,4 +237,14 @@ pub fn rollout_command(data: &[u8]) {
         let written = serde_json::to_vec(&command).expect("a command can be written");
         assert_eq!(serde_json::from_slice::<RolloutCommand>(&written).ok(), Some(command));
     }
+}
+
+/// The length of pieces, then a connection that may begin with a PROXY header.
+pub fn proxy_header(data: &[u8]) {
+    gupd_net::listen::fuzzing::read_proxied_connection(data);
+}
+
+/// The length of pieces, then frames of an HTTP/2 client.
+pub fn http2_frames(data: &[u8]) {
+    gupd_net::listen::fuzzing::meter_http2_frames(data);
 }

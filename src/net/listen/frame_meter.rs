@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Bytes of a frame's header (RFC 9113 §4.1).
-const FRAME_HEADER: usize = 9;
+pub(super) const FRAME_HEADER: usize = 9;
 
 /// Bytes that a client sends before its first frame (§3.4).
-const PREFACE: usize = 24;
+pub(super) const PREFACE: usize = 24;
 
 /// Frames that carry no request content and may come at once: SETTINGS, PING, PRIORITY, WINDOW_UPDATE, unknown ones,
 /// and DATA with next to nothing in it. Clients open a connection with a handful.
-const CONTROL_BURST: u32 = 1_000;
+pub(super) const CONTROL_BURST: u32 = 1_000;
 
 /// Further ones each second. A client answers pings and grants windows; none does so a hundred times a second without
 /// receiving anything.
@@ -25,17 +25,17 @@ const CONTROL_RATE: u32 = 100;
 const BYTES_PER_CONTROL_FRAME: usize = 1 << 10;
 
 /// Requests that a client may cancel at once. An updater cancels when it is stopped, a browser when it leaves a page.
-const RESET_BURST: u32 = 100;
+pub(super) const RESET_BURST: u32 = 100;
 
 /// Further ones each second.
 const RESET_RATE: u32 = 10;
 
 /// Maximum of CONTINUATION frames of one request head. The largest head fits into 64 frames, those of updaters into
 /// none.
-const MAX_CONTINUATIONS: u32 = 64;
+pub(super) const MAX_CONTINUATIONS: u32 = 64;
 
 /// Bytes of content below which a DATA frame that does not end its request counts as a control frame.
-const SMALL_DATA: usize = 64;
+pub(super) const SMALL_DATA: usize = 64;
 
 /// Reason for which a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,17 +182,17 @@ impl FrameMeter {
 }
 
 /// Types of frames that are counted in their own way (RFC 9113 §6).
-mod kind {
-    pub(super) const DATA: u8 = 0;
-    pub(super) const HEADERS: u8 = 1;
-    pub(super) const RST_STREAM: u8 = 3;
-    pub(super) const CONTINUATION: u8 = 9;
+pub(super) mod kind {
+    pub(in crate::listen) const DATA: u8 = 0;
+    pub(in crate::listen) const HEADERS: u8 = 1;
+    pub(in crate::listen) const RST_STREAM: u8 = 3;
+    pub(in crate::listen) const CONTINUATION: u8 = 9;
 }
 
-mod flag {
-    pub(super) const END_STREAM: u8 = 1;
-    pub(super) const END_HEADERS: u8 = 4;
-    pub(super) const PADDED: u8 = 8;
+pub(super) mod flag {
+    pub(in crate::listen) const END_STREAM: u8 = 1;
+    pub(in crate::listen) const END_HEADERS: u8 = 4;
+    pub(in crate::listen) const PADDED: u8 = 8;
 }
 
 impl FrameAllowance {

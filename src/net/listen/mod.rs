@@ -14,6 +14,8 @@ mod connection_limits;
 mod connection_rate;
 mod connection_state;
 mod frame_meter;
+#[doc(hidden)]
+pub mod fuzzing;
 mod half_close;
 mod http2;
 mod http2_stream;

@@ -58,10 +58,29 @@ pub(super) struct ProxiedAddresses {
     pub(super) local: SocketAddr,
 }
 
+/// Bytes of a connection, which can be looked at before they are taken. Fuzzing has another one than TCP.
+pub(super) trait HeaderSource: Send {
+    /// Reads the next bytes.
+    fn read_some(&mut self, buffer: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
+
+    /// Returns the next bytes and leaves them.
+    fn peek_some(&mut self, buffer: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
+}
+
+impl HeaderSource for TcpStream {
+    async fn read_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read(buffer).await
+    }
+
+    async fn peek_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.peek(buffer).await
+    }
+}
+
 /// Reads the header. `None` for a connection of the proxy's own, such as a health check, and for one that came to the
 /// proxy by other means than TCP.
 pub(super) async fn read_proxy_header(
-    stream: &mut TcpStream,
+    stream: &mut impl HeaderSource,
 ) -> Result<Option<ProxiedAddresses>, ProxyHeaderError> {
     let mut header = vec![0; MIN_V1];
     read_begin(stream, &mut header).await?;
@@ -83,11 +102,11 @@ pub(super) fn is_proxy_header(begin: &[u8]) -> bool {
 }
 
 /// Reads the first bytes, as long as they can be those of a header.
-async fn read_begin(stream: &mut TcpStream, header: &mut [u8]) -> Result<(), ProxyHeaderError> {
+async fn read_begin(stream: &mut impl HeaderSource, header: &mut [u8]) -> Result<(), ProxyHeaderError> {
     let mut length = 0;
     while let Some(rest) = header.get_mut(length..).filter(|rest| !rest.is_empty()) {
-        let read = stream.read(rest).await?;
-        length += read;
+        let read = stream.read_some(rest).await?;
+        length = length.saturating_add(read);
         let begin = header.get(..length).unwrap_or_default();
         let is_possible = SIGNATURES.iter().any(|signature| {
             let compared = signature.len().min(begin.len());
@@ -104,36 +123,48 @@ async fn read_begin(stream: &mut TcpStream, header: &mut [u8]) -> Result<(), Pro
 }
 
 /// Reads the rest of a line, and nothing behind it.
-async fn read_line(stream: &mut TcpStream, header: &mut Vec<u8>) -> Result<(), ProxyHeaderError> {
+async fn read_line(stream: &mut impl HeaderSource, header: &mut Vec<u8>) -> Result<(), ProxyHeaderError> {
     while !header.ends_with(b"\n") {
         let mut next = [0; MAX_V1];
         let room = next.get_mut(..MAX_V1.saturating_sub(header.len())).unwrap_or_default();
         if room.is_empty() {
             return Err(ProxyHeaderError::Invalid);
         }
-        let seen = stream.peek(room).await?;
+        let seen = stream.peek_some(room).await?;
         let seen = room.get(..seen).unwrap_or_default();
-        let length = seen.iter().position(|byte| *byte == b'\n').map_or(seen.len(), |end| end + 1);
+        let length =
+            seen.iter().position(|byte| *byte == b'\n').map_or(seen.len(), |end| end.saturating_add(1));
         if length == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         let begin = header.len();
-        header.resize(begin + length, 0);
-        stream.read_exact(header.get_mut(begin..).unwrap_or_default()).await?;
+        header.resize(begin.saturating_add(length), 0);
+        read_exact(stream, header.get_mut(begin..).unwrap_or_default()).await?;
     }
     Ok(())
 }
 
-async fn read_v2(stream: &mut TcpStream, header: &mut Vec<u8>) -> Result<(), ProxyHeaderError> {
+async fn read_v2(stream: &mut impl HeaderSource, header: &mut Vec<u8>) -> Result<(), ProxyHeaderError> {
     header.resize(FIXED_V2, 0);
-    stream.read_exact(header.get_mut(MIN_V1..).unwrap_or_default()).await?;
+    read_exact(stream, header.get_mut(MIN_V1..).unwrap_or_default()).await?;
     let &[.., high, low] = header.as_slice() else { return Err(ProxyHeaderError::Invalid) };
-    let length = FIXED_V2 + usize::from(u16::from_be_bytes([high, low]));
+    let length = FIXED_V2.saturating_add(usize::from(u16::from_be_bytes([high, low])));
     if length > MAX_V2 {
         return Err(ProxyHeaderError::TooLong(length));
     }
     header.resize(length, 0);
-    stream.read_exact(header.get_mut(FIXED_V2..).unwrap_or_default()).await?;
+    read_exact(stream, header.get_mut(FIXED_V2..).unwrap_or_default()).await?;
+    Ok(())
+}
+
+async fn read_exact(stream: &mut impl HeaderSource, mut buffer: &mut [u8]) -> io::Result<()> {
+    while !buffer.is_empty() {
+        let read = stream.read_some(buffer).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        buffer = std::mem::take(&mut buffer).get_mut(read..).unwrap_or_default();
+    }
     Ok(())
 }
 
