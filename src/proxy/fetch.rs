@@ -105,6 +105,8 @@ impl Attempt {
                 return Break(self.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed).await);
             }
             Lookup::OtherVariant { variant } => {
+                // A client makes up as many selecting fields as names.
+                is_new = true;
                 self.variant = variant;
                 self.forward = ForwardReason::VaryMiss;
             }
@@ -136,9 +138,11 @@ impl Attempt {
         if exchange.control.has(Directive::OnlyIfCached) {
             return self.follow_offered(proxy, exchange).await;
         }
-        // Validations are few, and a stale response is better than a refusal.
-        if self.stale.is_none() && proxy.fills.find_running(exchange.key(), &self.variant).is_none() {
-            spend_upstream_request(proxy, exchange, is_new)?;
+        if proxy.fills.find_running(exchange.key(), &self.variant).is_none()
+            && let Break(refused) = spend_upstream_request(proxy, exchange, is_new)
+        {
+            // A stale response is better than a refusal.
+            return Break(self.serve_stale(proxy, exchange, None).await.unwrap_or(refused));
         }
         if let Some(why) = self.unshared_reason(proxy, exchange) {
             return Break(self.forward_alone(proxy, exchange, ForwardOutcome::NotStored(why)).await);
@@ -328,14 +332,8 @@ impl Attempt {
             FillError::ServerError { status, .. } => Some(*status),
             _ => None,
         };
-        let now = proxy.cache.clock().now();
-        let usable =
-            self.stale.as_ref().filter(|entry| entry.freshness.is_usable_on_error(now, &exchange.control));
-        if let Some(entry) = usable
-            && let Ok(reply) = representation::stored(proxy, exchange, entry).await
-        {
-            let status = CacheStatus::StaleIfError(upstream_status);
-            return reply.annotate(status, exchange.classification(), Some(entry.object.blob));
+        if let Some(reply) = self.serve_stale(proxy, exchange, upstream_status).await {
+            return reply;
         }
         // The client that started the fill gets the manager's own error.
         let answer = match (upstream_status, private) {
@@ -347,6 +345,24 @@ impl Attempt {
             None => passthrough::fill_failed(exchange, error),
         };
         reply.annotate(CacheStatus::Failed, exchange.classification(), None)
+    }
+
+    /// Answers with the stale response, if it may be used although it was not validated (RFC 5861 §4). `upstream_status` is
+    /// the reason, if an upstream answered.
+    async fn serve_stale(
+        &self,
+        proxy: &Proxy,
+        exchange: &Exchange<'_>,
+        upstream_status: Option<StatusCode>,
+    ) -> Option<Reply> {
+        let now = proxy.cache.clock().now();
+        let entry = self.stale.as_ref()?;
+        if !entry.freshness.is_usable_on_error(now, &exchange.control) {
+            return None;
+        }
+        let reply = representation::stored(proxy, exchange, entry).await.ok()?;
+        let status = CacheStatus::StaleIfError(upstream_status);
+        Some(reply.annotate(status, exchange.classification(), Some(entry.object.blob)))
     }
 
     /// Asks the upstream for this request alone.

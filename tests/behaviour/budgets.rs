@@ -174,3 +174,76 @@ async fn body_of_a_get_does_not_lead_past_the_store() {
     assert_eq!(response.expect_body(), PAYLOAD.as_bytes());
     assert_eq!(site.manager.request_count("/content/1/smuggled.dax"), 0);
 }
+
+/// Sends these requests of the greedy client, each when the fill before has ended, and returns their statuses.
+async fn ask_each(site: &Site, requests: impl IntoIterator<Item = Request>) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for request in requests {
+        statuses.push(ask(GREEDY, site, request).await.status);
+        site.wait_for_fills().await;
+    }
+    statuses
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn validations_of_one_client_are_bounded() {
+    let generic = |target: &str| Request::get(target).header("Cache-Control", "max-age=0");
+    for (content, request, answer) in [
+        ("no-cache", Request::get("/files/a.msi"), 503),
+        ("max-age=0, must-revalidate", Request::get("/files/a.msi"), 503),
+        ("max-age=60", generic("/files/a.msi"), 200),
+        ("max-age=60", Request::get("/files/a.msi").header("Pragma", "no-cache"), 200),
+    ] {
+        let site = Site::with_config(|config| config.clients.upstream_requests = Some(5));
+        let resource = Resource::tagged("content", "\"1\"").header("Cache-Control", content);
+        site.manager.put("/files/a.msi", resource);
+        assert_eq!(ask(OTHER, &site, Request::get("/files/a.msi")).await.status, 200);
+        site.wait_for_fills().await;
+        let begun = std::time::Instant::now();
+        let statuses = ask_each(&site, std::iter::repeat_n(request, 60)).await;
+        let most = 1 + 5 * (2 + usize::try_from(begun.elapsed().as_secs()).unwrap());
+        let sent = site.manager.request_count("/files/a.msi");
+        assert!(sent <= most, "{content}: {sent} requests");
+        // A stale response is better than a refusal, where it may be used.
+        assert!(statuses.iter().all(|status| [200, answer].contains(status)), "{content}: {statuses:?}");
+        assert_eq!(ask(OTHER, &site, Request::get("/files/a.msi")).await.status, 200, "{content}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variants_of_one_client_count_as_new_content() {
+    let respond = |request: &RecordedRequest| {
+        let agent = request.header("user-agent").unwrap_or_default();
+        let seed = agent.bytes().fold(1, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+        let content = Resource::new(bytes(seed, 1 << 20)).header("Vary", "User-Agent");
+        Some(content.header("Cache-Control", "max-age=600"))
+    };
+    let manager = Manager::with_origin(OriginServer::computed(respond)).unwrap();
+    let site = Site::for_manager(manager, |config| config.clients.new_bytes = Some(4 << 20));
+    let request = |agent: &str| Request::get("/files/a.msi").header("User-Agent", agent);
+    let statuses = ask_each(&site, (0..20).map(|number| request(&format!("agent{number}")))).await;
+    // The budget may be exceeded once.
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    assert!((4..=5).contains(&served), "{statuses:?}");
+    assert!(site.manager.body_bytes() <= 5 << 20);
+    assert_eq!(ask(OTHER, &site, request("updater")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_content_of_one_client_counts_as_new_bytes() {
+    const CHUNK: usize = 1 << 20;
+    let site = Site::with_config(|config| config.clients.new_bytes = Some(8 << 20));
+    let mut requests = Vec::new();
+    for number in 0..3 {
+        let path = PAYLOAD.replace("full.zip", &format!("{number}.zip"));
+        site.manager.put(&path, Resource::new(bytes(number, 20 * CHUNK)));
+        let byte = |chunk: usize| Request::get(&path).range(&format!("{0}-{0}", chunk * CHUNK));
+        requests.extend((0..9).map(byte));
+    }
+    let statuses = ask_each(&site, requests).await;
+    let served = statuses.iter().filter(|status| **status == 206).count();
+    assert!((8..=9).contains(&served), "{statuses:?}");
+    assert!(site.upstream_bytes().await <= 10.0 * CHUNK as f64);
+    let other = Request::get(&PAYLOAD.replace("full.zip", "2.zip")).range("0-0");
+    assert_eq!(ask(OTHER, &site, other).await.status, 206);
+}

@@ -270,8 +270,7 @@ impl FillTask {
         let CommittedObject { object, source, deduplicated } = committed;
         tracing::debug!(key = &*self.request.key, blob = %object.blob, len = object.len, "stored");
         if let Some(client) = self.request.client {
-            let bytes = self.request.key.len() as u64 + if deduplicated { 0 } else { object.len };
-            self.context.budgets.spend(BudgetKind::NewBytes, client, bytes);
+            self.context.budgets.spend(BudgetKind::NewBytes, client, self.request.key.len() as u64);
         }
         match self.publish((object, source), &content.head.selecting, &content.head.classification).await {
             Some(entry) => self.set_phase(Phase::Stored { entry }),

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header;
 use http_body::Body;
@@ -24,6 +24,7 @@ use crate::negative;
 use gupd_config::{Class, FinishPolicy, UpstreamId};
 use gupd_http::UnstorableReason;
 use gupd_http::range::RequestedPart;
+use gupd_http::refusal::BudgetKind;
 use gupd_http::storable::check_length;
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::UpstreamResponse;
@@ -90,6 +91,11 @@ impl FillTask {
         let check_limit = |bytes| self.check_open_ended(bytes);
         let run = fetch.run(&mut writer, first, check_limit, &*self);
         let ((), fetched) = tokio::join!(biased; self.announce(&content, arrived), run);
+        // Also those of a fill that ends early: a client may ask for a byte of each chunk.
+        let received = fetch.source.arrived.load(Ordering::Relaxed).saturating_sub(arrived);
+        if let Some(client) = self.request.client {
+            self.context.budgets.spend(BudgetKind::NewBytes, client, received);
+        }
         match fetched {
             ContentFetchResult::All { length } => self.finish_content(content, writer, length).await,
             ContentFetchResult::Changed(answer) => {
