@@ -8,6 +8,7 @@
 
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{check, migrate};
@@ -233,7 +234,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, IndexFault> {
         return Err(IndexFault::Missing);
     }
     let mut connection = Connection::open_with_flags(path, write_flags())?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    prepare(&connection)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "cache_size", -8192)?; // KiB
@@ -265,7 +266,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, IndexFault> {
 /// Creates an index to be filled and then [`finish`]ed. It need not survive a crash; the caller syncs it.
 pub(super) fn create(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, write_flags())?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    prepare(&connection)?;
     connection.pragma_update(None, "journal_mode", "OFF")?;
     connection.pragma_update(None, "synchronous", "OFF")?;
     connection.pragma_update(None, "cache_size", -(64 << 10))?; // KiB: keys and hashes come in no order
@@ -301,10 +302,17 @@ pub(super) fn recount(connection: &Connection) -> rusqlite::Result<()> {
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    prepare(&connection)?;
     connection.pragma_update(None, "cache_size", -1024)?; // KiB
     connection.pragma_update(None, "temp_store", TEMPORARY)?;
     Ok(connection)
+}
+
+/// Keeps statements prepared. Without the stability guarantee SQLite prepares a statement again for each value that it
+/// compares with the condition of a partial index: an eighth of the index thread's time.
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 fn write_flags() -> OpenFlags {
