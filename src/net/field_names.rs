@@ -2,6 +2,8 @@
 //! keeps the received spelling in an extension of a private type. It therefore travels as what is left of a message's
 //! extensions without those that are known. A name without a received spelling is sent as `Title-Case`.
 
+use std::sync::Arc;
+
 use http::Extensions;
 use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
@@ -9,9 +11,9 @@ use hyper_util::client::legacy::connect::HttpInfo;
 
 use crate::upstream::LineHandle;
 
-/// Spelling of the field names of one message. The default knows none.
+/// Spelling of the field names of one message. The default knows none. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct FieldNames(Extensions);
+pub struct FieldNames(Option<Arc<Extensions>>);
 
 impl FieldNames {
     /// Returns the spelling in a received message with these extensions.
@@ -26,11 +28,11 @@ impl FieldNames {
         extensions.remove::<HttpInfo>();
         extensions.remove::<LineHandle>();
         extensions.remove::<ReasonPhrase>();
-        Self(extensions)
+        Self((!extensions.is_empty()).then(|| Arc::new(extensions)))
     }
 
     /// Returns the extensions of a message to be sent in this spelling.
     pub fn into_extensions(self) -> Extensions {
-        self.0
+        self.0.map(Arc::unwrap_or_clone).unwrap_or_default()
     }
 }

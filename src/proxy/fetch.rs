@@ -1,6 +1,7 @@
 //! The last step: the store, or a fill that any number of requests share, or the upstream for this request alone. Owns
-//! the order of these choices and their `Cache-Status` (RFC 9211). A fill may end without a response
-//! for this request; the object is then looked up once more, each time for a named reason.
+//! the order of these choices and their `Cache-Status` (RFC 9211). A fill may end without a response for this request; the
+//! object is then looked up once more, each time for a named reason. Rare ways box their futures, so that a miss does not
+//! pay for their size.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -81,7 +82,7 @@ pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) ->
                 }
             }
         }
-        Break(attempt.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed).await)
+        Break(Box::pin(attempt.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed)).await)
     })
     .await
 }
@@ -102,7 +103,9 @@ impl Attempt {
             }
             Lookup::Missing => is_new = true,
             Lookup::Failed => {
-                return Break(self.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed).await);
+                return Break(
+                    Box::pin(self.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed)).await,
+                );
             }
             Lookup::OtherVariant { variant } => {
                 // A client makes up as many selecting fields as names.
@@ -128,7 +131,9 @@ impl Attempt {
                     Served::Reply(reply) => return Break(reply),
                     Served::Damaged => return Continue(Repeat::Damaged),
                     Served::Unreadable => {
-                        return Break(self.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed).await);
+                        return Break(
+                            Box::pin(self.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed)).await,
+                        );
                     }
                     Served::Stale(why) => self.forward = why.into(),
                 }
@@ -136,16 +141,18 @@ impl Attempt {
             }
         }
         if exchange.control.has(Directive::OnlyIfCached) {
-            return self.follow_offered(proxy, exchange).await;
+            return Box::pin(self.follow_offered(proxy, exchange)).await;
         }
         if proxy.fills.find_running(exchange.key(), &self.variant).is_none()
             && let Break(refused) = spend_upstream_request(proxy, exchange, is_new)
         {
             // A stale response is better than a refusal.
-            return Break(self.serve_stale(proxy, exchange, None).await.unwrap_or(refused));
+            return Break(Box::pin(self.serve_stale(proxy, exchange, None)).await.unwrap_or(refused));
         }
         if let Some(why) = self.unshared_reason(proxy, exchange) {
-            return Break(self.forward_alone(proxy, exchange, ForwardOutcome::NotStored(why)).await);
+            return Break(
+                Box::pin(self.forward_alone(proxy, exchange, ForwardOutcome::NotStored(why))).await,
+            );
         }
         let before = self.stale.clone().or(failure_of_others);
         let joined = proxy
@@ -164,9 +171,9 @@ impl Attempt {
         match self.follow(proxy, exchange, joined).await {
             Followed::Reply(reply) => Break(reply),
             Followed::Repeat(repeat) => Continue(repeat),
-            Followed::Alone(outcome) => Break(self.forward_alone(proxy, exchange, outcome).await),
+            Followed::Alone(outcome) => Break(Box::pin(self.forward_alone(proxy, exchange, outcome)).await),
             Followed::Failed(error, private) => {
-                Break(self.serve_after_failure(proxy, exchange, &error, private).await)
+                Break(Box::pin(self.serve_after_failure(proxy, exchange, &error, private)).await)
             }
         }
     }
@@ -311,7 +318,7 @@ impl Attempt {
                     _ => None,
                 };
                 let Some(answer) = answer else { return Followed::Alone(outcome) };
-                let reply = passthrough::pass_on(proxy, exchange, answer).await;
+                let reply = Box::pin(passthrough::pass_on(proxy, exchange, answer)).await;
                 let status = CacheStatus::Forwarded(self.forward, outcome);
                 Followed::Reply(reply.annotate(status, exchange.classification(), None))
             }

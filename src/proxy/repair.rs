@@ -72,7 +72,7 @@ impl ReadRepair {
                 Err(error) => error,
             };
             let Some(repair) = &mut self.0 else { return Some(Err(error)) };
-            match repair.repair(error, reader.remaining()).await {
+            match Box::pin(repair.repair(error, reader.remaining())).await {
                 Ok(None) => {}
                 Ok(Some(other)) => *reader = other,
                 Err(error) => return Some(Err(error)),

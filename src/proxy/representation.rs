@@ -250,13 +250,12 @@ impl Delivery<'_> {
         if range.is_empty() || self.exchange.is_head() {
             return Ok(BodyContent::Empty);
         }
-        if let ContentSource::Stored { store, source } = &self.source {
-            let wanted = range.end - range.start;
-            if let Some(piece) = store.read_cached(source, range.start)
-                && piece.len() as u64 >= wanted
-            {
-                return Ok(BodyContent::Whole(piece.slice(..usize::try_from(wanted).unwrap_or(piece.len()))));
-            }
+        let wanted = range.end - range.start;
+        if let ContentSource::Stored { store, source } = &self.source
+            && let Some(piece) = store.read_cached(source, range.start)
+            && piece.len() as u64 >= wanted
+        {
+            return Ok(BodyContent::Whole(piece.slice(..usize::try_from(wanted).unwrap_or(piece.len()))));
         }
         let mut reader = self.source.reader(range);
         let mut repair = self.read_repair();
@@ -266,6 +265,7 @@ impl Delivery<'_> {
         reader.wait_for(self.held_back).await?;
         match repair.next(&mut reader).await {
             None => Ok(BodyContent::Empty),
+            Some(Ok(whole)) if whole.len() as u64 == wanted => Ok(BodyContent::Whole(whole)),
             Some(first) => Ok(BodyContent::read(Some(first?), reader, repair)),
         }
     }

@@ -112,9 +112,14 @@ impl Store {
     /// # Errors
     /// When nothing is readable at `position`, or the bytes are damaged, missing or unreadable.
     pub async fn read(&self, source: &BodySource, position: u64) -> Result<Bytes, ReadError> {
-        if let Some(bytes) = self.read_cached(source, position) {
-            return Ok(bytes);
+        match self.read_cached(source, position) {
+            Some(bytes) => Ok(bytes),
+            // Boxed, because every fill and response has room for it and few read from disk.
+            None => Box::pin(self.read_uncached(source, position)).await,
         }
+    }
+
+    async fn read_uncached(&self, source: &BodySource, position: u64) -> Result<Bytes, ReadError> {
         let readable = source.readable_end(position);
         if position >= readable {
             return Err(ReadError::OutOfRange { subject: source.describe(), position, readable });

@@ -237,7 +237,8 @@ impl BlobWriter {
     /// When bytes are missing, the head is too large, or the file or index cannot be written.
     pub async fn commit(self, object: NewObject) -> Result<CommittedObject, StoreError> {
         let store = Arc::clone(&self.draft.store);
-        store.health.observe(self.store_object(object).await)
+        // Boxed, because every fill would have room for it from its start.
+        store.health.observe(Box::pin(self.store_object(object)).await)
     }
 
     /// Ends a fill whose content stays in memory: it gets no row and no room on disk. The source of the returned object

@@ -21,7 +21,7 @@ use gupd_store::BLOCK;
 
 /// Response with content that may be shared.
 pub(super) struct AcceptedResponse {
-    pub(super) answer: UpstreamResponse,
+    pub(super) answer: Box<UpstreamResponse>,
     pub(super) head: ContentHead,
     /// Complete length of the content, if known.
     pub(super) length: Option<u64>,
@@ -59,12 +59,12 @@ impl AcceptedResponse {
     /// Judges the response to `request`, which asked for `part` or for the complete content. `are_authenticated`: TLS
     /// proves the bytes of every upstream that may send the rest.
     pub(super) fn from_response(
-        answer: UpstreamResponse,
+        answer: Box<UpstreamResponse>,
         request: &FillRequest,
         part: Option<RequestedPart>,
         (cache, are_authenticated): (&Cache, bool),
         expect: impl Fn(StatusCode, &HeaderMap) -> Expectation,
-    ) -> Result<Self, RejectedResponse> {
+    ) -> Result<Box<Self>, RejectedResponse> {
         let body = BodyRange::parse(&answer, part).ok_or(RejectedResponse::Unusable)?;
         let BodyRange { status, mut headers, length, range, skip, end } = body;
         let class = request.classification.class;
@@ -72,7 +72,7 @@ impl AcceptedResponse {
         match kept {
             // Followers may have an empty payload; it is not kept.
             Ok(()) | Err(UnstorableReason::EmptyPayload) => {}
-            Err(why) => return Err(RejectedResponse::Unstorable(Box::new(answer), why)),
+            Err(why) => return Err(RejectedResponse::Unstorable(answer, why)),
         }
         // An upstream that answers a range request with the complete content does not serve ranges.
         let accepts_ranges = status == StatusCode::OK
@@ -82,7 +82,7 @@ impl AcceptedResponse {
         let (client, fields) = (&request.client_headers, request.classification.key_fields());
         let selecting = VaryFields::from_response(status, &headers, request.selecting(), class);
         let Some(selecting) = selecting.and_then(|selecting| selecting.with_fields(fields, client)) else {
-            return Err(RejectedResponse::Unstorable(Box::new(answer), UnstorableReason::Vary));
+            return Err(RejectedResponse::Unstorable(answer, UnstorableReason::Vary));
         };
         let cookies = match class {
             Class::Generic if !cache.stores_cookies() => update::take_cookies(&mut headers),
@@ -116,7 +116,7 @@ impl AcceptedResponse {
             is_hidden: false,
             replaced: None,
         };
-        Ok(Self { answer, head, length, range, skip, end, accepts_ranges, cookies })
+        Ok(Box::new(Self { answer, head, length, range, skip, end, accepts_ranges, cookies }))
     }
 }
 

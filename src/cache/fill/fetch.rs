@@ -127,7 +127,7 @@ impl ContentFetch<'_> {
                     ending = (!self.has_arrived()).then_some(FillError::Stopped);
                 }
                 // Its owner may have started other fills, and the other readers would then have a part of its share.
-                () = sleep(OWNER_INTERVAL), if self.source.origin.outgoing.bandwidth.is_limited() => {}
+                () = sleep(OWNER_INTERVAL), if self.source.origin.bandwidth().is_limited() => {}
                 () = sleep_until(lingers_until.unwrap_or_else(Instant::now)), if lingers_until.is_some() => {
                     ending = ending.or((!is_wanted()).then_some(FillError::Abandoned));
                 }
@@ -164,7 +164,7 @@ impl ContentFetch<'_> {
     /// Sets the priority of the bytes, and the client that they count against.
     fn set_purpose(&self) {
         let purpose = if self.content.has_readers() { Purpose::Client } else { self.unread_purpose };
-        let bandwidth = &self.source.origin.outgoing.bandwidth;
+        let bandwidth = self.source.origin.bandwidth();
         bandwidth.set_purpose(purpose);
         if bandwidth.is_limited() {
             bandwidth.set_clients(self.content.reading_clients());

@@ -1,49 +1,47 @@
 //! Upstreams of one content, and the request for it. One upstream sent the stored head; one is the current source of
 //! bytes. All runs of a fill share this state, so that a failover in one run applies to the others.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
 use prometheus::IntCounter;
 
 use super::FillRequest;
 use super::metrics::FillMetrics;
-use gupd_config::UpstreamId;
+use gupd_net::shape::BandwidthClass;
 use gupd_net::upstream::{Upstream, UpstreamRequest, Upstreams};
 
 /// Upstreams of one content, and the request for it.
 #[derive(Clone, Debug)]
 pub(super) struct ContentOrigin {
     pub(super) upstreams: Arc<Upstreams>,
-    pub(super) outgoing: UpstreamRequest,
+    request: Arc<FillRequest>,
     /// Name of the upstream that sent the head.
     head_upstream: Arc<str>,
-    upstream_order: Arc<[UpstreamId]>,
-    current: Arc<ArcSwap<Upstream>>,
+    // Held to copy or to replace.
+    current: Arc<Mutex<Arc<Upstream>>>,
     failovers: IntCounter,
 }
 
 impl ContentOrigin {
     /// Creates the origin of content whose head `upstream` has just sent.
     pub(super) fn new(
-        request: &FillRequest,
+        request: &Arc<FillRequest>,
         upstreams: &Arc<Upstreams>,
         upstream: Arc<Upstream>,
         metrics: &FillMetrics,
     ) -> Self {
         Self {
             upstreams: upstreams.clone(),
-            outgoing: request.to_upstream(request.headers.clone()),
+            request: request.clone(),
             head_upstream: upstream.name.clone(),
-            upstream_order: request.upstream_order.clone(),
-            current: Arc::new(ArcSwap::new(upstream)),
+            current: Arc::new(Mutex::new(upstream)),
             failovers: metrics.failovers.clone(),
         }
     }
 
     /// Creates the origin of content with a stored head. `None` if the route of `request` has no upstream now.
     pub(super) fn from_record(
-        request: &FillRequest,
+        request: &Arc<FillRequest>,
         upstreams: &Arc<Upstreams>,
         head_upstream: &Arc<str>,
         metrics: &FillMetrics,
@@ -60,13 +58,27 @@ impl ContentOrigin {
         *upstream.name == *self.head_upstream
     }
 
+    /// Returns the request for the complete content.
+    pub(super) fn outgoing(&self) -> UpstreamRequest {
+        self.request.to_upstream(self.request.headers.clone())
+    }
+
+    /// Bandwidth class of the bytes.
+    pub(super) fn bandwidth(&self) -> &BandwidthClass {
+        &self.request.bandwidth
+    }
+
     /// Current source of bytes.
     pub(super) fn current(&self) -> Arc<Upstream> {
-        self.current.load_full()
+        self.lock_current().clone()
     }
 
     pub(super) fn is_current(&self, upstream: &Arc<Upstream>) -> bool {
-        Arc::ptr_eq(&self.current.load(), upstream)
+        Arc::ptr_eq(&self.lock_current(), upstream)
+    }
+
+    fn lock_current(&self) -> MutexGuard<'_, Arc<Upstream>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes `upstream` the current source, and counts a failover if it was not.
@@ -78,20 +90,20 @@ impl ContentOrigin {
                 "transfer continued from another upstream"
             );
             self.failovers.inc();
-            self.current.store(upstream.clone());
+            *self.lock_current() = upstream.clone();
         }
     }
 
     /// Upstreams that may have the content: the current source, then the others by preference.
     pub(super) fn candidates(&self) -> Vec<Arc<Upstream>> {
         let current = self.current();
-        let others = self.upstreams.order_by_preference(&self.upstream_order).into_iter();
+        let others = self.upstreams.order_by_preference(&self.request.upstream_order).into_iter();
         let others = others.filter(|other| !Arc::ptr_eq(other, &current));
         std::iter::once(current.clone()).chain(others).collect()
     }
 
     /// Returns true if the circuit of every upstream is open.
     pub(super) fn are_all_unavailable(&self) -> bool {
-        self.upstreams.time_to_probe(&self.upstream_order).is_some()
+        self.upstreams.time_to_probe(&self.request.upstream_order).is_some()
     }
 }

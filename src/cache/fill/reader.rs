@@ -115,7 +115,8 @@ impl ContentReader {
         metrics: &FillMetrics,
         range: Range<u64>,
     ) -> Option<Self> {
-        let origin = ContentOrigin::from_record(request, upstreams, &object.upstream, metrics)?;
+        let origin =
+            ContentOrigin::from_record(&Arc::new(request.clone()), upstreams, &object.upstream, metrics)?;
         let source = ReadSource::Direct(Box::new(DirectReader::for_object(origin, object, range.end)));
         Some(Self::new(store, source, range.start, Some(range.end)))
     }
@@ -184,7 +185,7 @@ impl ContentReader {
                         None => Ok(Some(self.store.read(source, self.position).await?)),
                     };
                 }
-                ReadSource::Direct(direct) => return Ok(direct.next(self.position).await?),
+                ReadSource::Direct(direct) => return Ok(Box::pin(direct.next(self.position)).await?),
                 ReadSource::Arriving(source) => source.next(&self.store, self.position).await?,
             };
             match step {

@@ -200,7 +200,7 @@ impl Resumption {
         let answer = match answer {
             // A backend with another validator for the same content ignored `If-Range`. Ask it for the complete content.
             Ok(answer) if self.is_part_under_another_validator(&answer) => {
-                self.origin.upstreams.send_to(upstream, &self.origin.outgoing).await
+                self.origin.upstreams.send_to(upstream, &self.origin.outgoing()).await
             }
             answer => answer,
         };
@@ -246,7 +246,7 @@ impl Resumption {
     }
 
     fn request(&self, upstream: &Upstream, range: &Range<u64>) -> UpstreamRequest {
-        let mut outgoing = self.origin.outgoing.clone();
+        let mut outgoing = self.origin.outgoing();
         let part = if self.length.is_none_or(|length| range.end >= length) {
             (range.start > 0).then(|| format!("bytes={}-", range.start))
         } else {

@@ -49,8 +49,8 @@ impl RunSource {
         check_limit: impl Fn(u64) -> Result<(), FillError>,
     ) -> RunOutcome {
         let content = buffer.content().clone();
-        let resumption = Resumption::new(self.origin.clone(), &content.head.headers, content.length);
-        let mut resumption = resumption.after_changes(self.changes);
+        // Most runs need no second request.
+        let mut resumption = None;
         let mut last_failure = None;
         loop {
             let mut current = match transfer.take() {
@@ -58,8 +58,9 @@ impl RunSource {
                 None => {
                     let rest = buffer.position()..buffer.limit().until;
                     let is_resumed = last_failure.is_some();
+                    let resumption = resumption.get_or_insert_with(|| self.resumption(&content));
                     let resumed = tokio::select! {
-                        resumed = resumption.resume(rest, last_failure.take(), &*content) => resumed,
+                        resumed = Box::pin(resumption.resume(rest, last_failure.take(), &*content)) => resumed,
                         () = content.wait_until_stopped(buffer.run()) => break,
                     };
                     match resumed {
@@ -86,6 +87,11 @@ impl RunSource {
             Ok(segment) => RunOutcome::Complete(segment),
             Err(error) => RunOutcome::Failed(error.into()),
         }
+    }
+
+    fn resumption(&self, content: &FillContent) -> Box<Resumption> {
+        let resumption = Resumption::new(self.origin.clone(), &content.head.headers, content.length);
+        Box::new(resumption.after_changes(self.changes))
     }
 
     /// Writes the bytes that have arrived: followers may read them, and the next fill continues from them.

@@ -30,13 +30,13 @@ use gupd_http::refusal::BudgetKind;
 use gupd_http::validator::{add_validators, matches_stored};
 use gupd_http::{VaryFields, update};
 use gupd_net::upstream::{CurrentUpstream, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
-use gupd_store::{BodySource, CHUNK, CommittedObject, Object};
+use gupd_store::{BodySource, CHUNK, CommittedObject, Object, UnfinishedFill};
 
 /// Task of one fill.
 pub(super) struct FillTask {
     context: Arc<FillContext>,
     upstreams: Arc<Upstreams>,
-    request: FillRequest,
+    request: Arc<FillRequest>,
     register_key: FillKey,
     phase: watch::Sender<Phase>,
     /// `None` while the fill is queued.
@@ -73,18 +73,19 @@ impl FillTask {
         upstreams: Arc<Upstreams>,
         request: FillRequest,
         register_key: FillKey,
-    ) -> (Self, FillHandle, PrivateResponse) {
+    ) -> (Box<Self>, FillHandle, PrivateResponse) {
         let (phase, phases) = watch::channel(Phase::Asking);
         let (sender, private_response) = PrivateResponse::channel();
         let (attention, current_upstream) = (Arc::new(Notify::new()), CurrentUpstream::default());
         let flags = FillFlags::new(&request, request.background.is_none());
         let fill =
             FillHandle::new(phases, &request, flags.clone(), current_upstream.clone(), attention.clone());
-        let task = Self {
+        // Boxed, because the future of the task would have room for it more than once.
+        let task = Box::new(Self {
             context,
             upstreams,
             replaced: request.stale.clone(),
-            request,
+            request: Arc::new(request),
             register_key,
             phase,
             permit: None,
@@ -95,7 +96,7 @@ impl FillTask {
             distrusted: Vec::new(),
             unrequested: 0,
             changes: 0,
-        };
+        });
         (task, fill, private_response)
     }
 
@@ -103,41 +104,52 @@ impl FillTask {
         if let Some(unproven) = self.find_hold().await {
             return self.refuse(&unproven);
         }
-        if self.requires_whole() {
-            self.request.part = None;
+        if self.request.part.is_some() && self.requires_whole() {
+            Arc::make_mut(&mut self.request).part = None;
         }
         if let Some(unfinished) = self.find_unfinished()
-            && let Some(step) = self.resume_unfinished(unfinished).await
-            && let Some(outcome) = self.follow_changes(step).await
+            && let Some(outcome) = Box::pin(self.continue_unfinished(unfinished)).await
         {
             return outcome;
         }
         // Peers are asked only at the start: a fill with followers must not wait for a peer that waits for this fill.
         let mut can_ask_peers = self.can_ask_peers();
         loop {
-            let mut headers = self.request.headers.clone();
-            if let Some(stale) = &self.request.stale {
-                add_validators(&mut headers, &stale.object.headers);
-            } else if let Some(part) = self.part().and_then(|part| part.to_field(CHUNK)) {
-                headers.insert(header::RANGE, part);
-            }
-            let outgoing = self.upstream_request(headers);
-            let can_ask_peers = std::mem::take(&mut can_ask_peers);
-            let answer = tokio::select! {
-                answer = self.send_request(&outgoing, can_ask_peers) => answer,
-                () = self.context.stopping.cancelled() => return self.fail(FillError::Stopped),
+            let answer = {
+                let outgoing = self.next_request();
+                let can_ask_peers = std::mem::take(&mut can_ask_peers);
+                tokio::select! {
+                    answer = self.send_request(&outgoing, can_ask_peers) => answer.map(Box::new),
+                    () = self.context.stopping.cancelled() => return self.fail(FillError::Stopped),
+                }
             };
-            let answer = match answer {
-                Ok(answer) => answer,
+            let step = match answer {
+                Ok(answer) => self.handle_response(answer).await,
                 Err(error) => return self.fail(error.into()),
             };
-            let step = self.handle_response(answer).await;
             if let Some(outcome) = self.follow_changes(step).await {
                 return outcome;
             }
-            self.request.stale = None;
-            self.request.part = None;
+            let request = Arc::make_mut(&mut self.request);
+            (request.stale, request.part) = (None, None);
         }
+    }
+
+    /// Builds the request for the content, or for the part or the validation that the fill begins with.
+    fn next_request(&self) -> UpstreamRequest {
+        let mut headers = self.request.headers.clone();
+        if let Some(stale) = &self.request.stale {
+            add_validators(&mut headers, &stale.object.headers);
+        } else if let Some(part) = self.part().and_then(|part| part.to_field(CHUNK)) {
+            headers.insert(header::RANGE, part);
+        }
+        self.upstream_request(headers)
+    }
+
+    /// Continues an unfinished fill. `None` if the fill must ask for the content.
+    async fn continue_unfinished(&mut self, unfinished: Box<UnfinishedFill>) -> Option<FillOutcome> {
+        let step = self.resume_unfinished(*unfinished).await?;
+        self.follow_changes(step).await
     }
 
     /// Handles responses until the content stops changing. `None` if the fill must ask again without conditions.
@@ -145,7 +157,7 @@ impl FillTask {
         loop {
             match step {
                 StepOutcome::Done(outcome) => return Some(outcome),
-                StepOutcome::Changed(changed) => step = self.handle_response(*changed).await,
+                StepOutcome::Changed(changed) => step = Box::pin(self.handle_response(changed)).await,
                 StepOutcome::RetryUnconditionally => return None,
             }
         }
@@ -204,7 +216,7 @@ impl FillTask {
     }
 
     /// Judges one response, and stores its content if it may be shared.
-    async fn handle_response(&mut self, answer: UpstreamResponse) -> StepOutcome {
+    async fn handle_response(&mut self, answer: Box<UpstreamResponse>) -> StepOutcome {
         let status = answer.response.status();
         let is_requested = match status {
             StatusCode::NOT_MODIFIED => self.request.stale.is_some(),
@@ -215,11 +227,11 @@ impl FillTask {
             return self.refuse_unrequested(&answer);
         }
         if let (StatusCode::NOT_MODIFIED, Some(stale)) = (status, self.request.stale.clone()) {
-            return self.apply_not_modified(&stale, &answer).await;
+            return Box::pin(self.apply_not_modified(&stale, &answer)).await;
         }
         if status.is_server_error() && !self.can_store_error(&answer) {
             let error = FillError::ServerError { upstream: answer.upstream.name.clone(), status };
-            self.hand_over(answer);
+            self.hand_over(*answer);
             return StepOutcome::Done(self.fail(error));
         }
         let is_content = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
@@ -258,7 +270,7 @@ impl FillTask {
     /// Returns true if the upstream permits to store this server error. It never replaces stored content, which is worth
     /// more while the upstream fails.
     fn can_store_error(&self, answer: &UpstreamResponse) -> bool {
-        let FillRequest { client_headers, classification, stale, .. } = &self.request;
+        let FillRequest { client_headers, classification, stale, .. } = &*self.request;
         let (status, headers) = (answer.response.status(), answer.response.headers());
         classification.class == Class::Generic
             && stale.as_ref().is_none_or(|stale| stale.object.status.is_server_error())
@@ -395,7 +407,7 @@ impl FillTask {
             })
         };
         if entry.is_none()
-            && let Err(error) = self.context.cache.invalidate(&self.request.key).await
+            && let Err(error) = Box::pin(self.context.cache.invalidate(&self.request.key)).await
         {
             tracing::error!(%error, key = &*self.request.key, "cannot invalidate an object that changed during its fill");
         }

@@ -1,9 +1,8 @@
 //! Requests to upstreams and their responses.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwapOption;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Response};
 
@@ -52,17 +51,22 @@ pub struct UpstreamResponse {
 }
 
 /// The upstream that a request is waiting for. Clones share the value.
+// Locked to copy or to replace.
 #[derive(Clone, Debug, Default)]
-pub struct CurrentUpstream(Arc<ArcSwapOption<Upstream>>);
+pub struct CurrentUpstream(Arc<Mutex<Option<Arc<Upstream>>>>);
 
 impl CurrentUpstream {
     /// Returns the last upstream that got the request.
     pub fn get(&self) -> Option<Arc<Upstream>> {
-        self.0.load_full()
+        self.lock().clone()
     }
 
     pub(super) fn set(&self, upstream: &Arc<Upstream>) {
-        self.0.store(Some(upstream.clone()));
+        *self.lock() = Some(upstream.clone());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Upstream>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

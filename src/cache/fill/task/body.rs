@@ -36,7 +36,7 @@ const MAX_RESTARTS: u32 = 8;
 
 impl FillTask {
     /// Stores the content of an accepted response.
-    pub(super) async fn store_response(&mut self, accepted: AcceptedResponse) -> StepOutcome {
+    pub(super) async fn store_response(&mut self, accepted: Box<AcceptedResponse>) -> StepOutcome {
         let writer = self.context.store.begin_blob(accepted.length).await;
         self.context.cache.forget_evicted();
         let writer = match writer {
@@ -46,7 +46,7 @@ impl FillTask {
                 if self.is_withheld(&accepted.answer) {
                     return StepOutcome::Done(self.refuse_unseen(&accepted.answer));
                 }
-                self.hand_over(accepted.answer);
+                self.hand_over(*accepted.answer);
                 return StepOutcome::Done(self.end_unshared(UnsharedReason::NoRoom));
             }
         };
@@ -55,6 +55,16 @@ impl FillTask {
         {
             tracing::warn!(%error, key = &*self.request.key, "cannot start a journal; an interrupted fill will start over");
         }
+        let (content, range, transfer) = self.begin_content(*accepted, &writer);
+        self.fetch(content, writer, Some((range, transfer))).await
+    }
+
+    /// Returns the content of an accepted response, with the range that the response brings and its transfer.
+    fn begin_content(
+        &mut self,
+        accepted: AcceptedResponse,
+        writer: &BlobWriter,
+    ) -> (Arc<FillContent>, Range<u64>, Transfer) {
         let AcceptedResponse { answer, mut head, length, range, skip, end, accepts_ranges, cookies } =
             accepted;
         self.hand_over_cookies(cookies);
@@ -66,8 +76,7 @@ impl FillTask {
         let partial = writer.partial().clone();
         let attention = self.attention.clone();
         let content = Arc::new(FillContent::new(head, length, origin, partial, accepts_ranges, attention));
-        let transfer = Transfer::new(answer.response.into_body(), skip, end);
-        self.fetch(content, writer, Some((range, transfer))).await
+        (content, range, Transfer::new(answer.response.into_body(), skip, end))
     }
 
     /// Fetches every byte of `content`, beginning with the range that a transfer already brings, and turns them into an
@@ -190,7 +199,7 @@ impl FillTask {
         length: u64,
     ) -> StepOutcome {
         if content.head.expected.must_verify_first() {
-            let verdict = self.verify(&content, length, &writer).await;
+            let verdict = Box::pin(self.verify(&content, length, &writer)).await;
             if !matches!(verdict, Ok(DigestVerdict::Keep)) {
                 writer.discard();
                 return self.reject(content, length, verdict);
@@ -199,7 +208,7 @@ impl FillTask {
         let proof = match self.prove(&content, length, &writer).await {
             Ok(Ok(proof)) => proof,
             Ok(Err(unproven)) if content.head.expected.is_held() => {
-                return StepOutcome::Done(self.hold(&content, writer, &unproven).await);
+                return StepOutcome::Done(Box::pin(self.hold(&content, writer, &unproven)).await);
             }
             Ok(Err(unproven)) => return self.pass_on_unproven(content, length, writer, &unproven),
             Err(error) => {
@@ -225,7 +234,9 @@ impl FillTask {
         }
         let accepted = match self.judge_change(&content, &writer, proof) {
             Ok(accepted) => accepted,
-            Err(unproven) => return StepOutcome::Done(self.hold(&content, writer, &unproven).await),
+            Err(unproven) => {
+                return StepOutcome::Done(Box::pin(self.hold(&content, writer, &unproven)).await);
+            }
         };
         content.head.mark_replaced();
         if self.flags.is_detached() {
@@ -287,7 +298,9 @@ impl FillTask {
         // A background fetch may not know the stored content.
         let has_content =
             self.replaced.as_ref().map_or(self.request.background.is_some(), |old| !old.is_negative());
-        if has_content && let Err(error) = self.context.cache.remove_content(&self.request.key).await {
+        if has_content
+            && let Err(error) = Box::pin(self.context.cache.remove_content(&self.request.key)).await
+        {
             tracing::debug!(%error, key = &*self.request.key, "cannot remove content that its manager lacks");
         }
         outcome

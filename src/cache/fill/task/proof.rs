@@ -93,7 +93,7 @@ impl FillTask {
         let (key, digests) = (&self.request.key, &self.context.digests);
         let Classification { class, verification, .. } = self.request.classification;
         if class == Class::Payload && verification.needs_proof() && !digests.is_listed(key, verification) {
-            digests.read_proven_catalogs().await;
+            Box::pin(digests.read_proven_catalogs()).await;
         }
         digests.remembered_hold(key)
     }

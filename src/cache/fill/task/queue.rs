@@ -12,7 +12,7 @@ use gupd_net::metrics::GaugeGuard;
 
 impl FillTask {
     /// Runs the fill to its end.
-    pub(in crate::fill) async fn run(mut self) {
+    pub(in crate::fill) async fn run(mut self: Box<Self>) {
         let context = self.context.clone();
         let outcome = match self.wait_for_permit().await {
             Ok(permit) => {
@@ -23,9 +23,12 @@ impl FillTask {
             Err(Some(error)) => self.fail(error),
             Err(None) => FillOutcome::Abandoned,
         };
-        if let Some(upstream) = self.current_upstream.get() {
+        let followers = self.flags.joined();
+        if followers > 0
+            && let Some(upstream) = self.current_upstream.get()
+        {
             let outgoing = self.request.to_upstream(HeaderMap::new());
-            self.upstreams.record_followers(&upstream, &outgoing, self.flags.joined());
+            self.upstreams.record_followers(&upstream, &outgoing, followers);
         }
         context.metrics.ended.with_label_values(&[outcome.as_str()]).inc();
     }

@@ -24,14 +24,15 @@ struct Continuation {
 
 impl FillTask {
     /// Takes the unfinished fill of the requested object, if there is one.
-    pub(super) fn find_unfinished(&self) -> Option<UnfinishedFill> {
+    pub(super) fn find_unfinished(&self) -> Option<Box<UnfinishedFill>> {
         if self.request.stale.is_some() {
             return None;
         }
-        self.context.store.take_unfinished(&self.request.key, |selecting| {
+        let unfinished = self.context.store.take_unfinished(&self.request.key, |selecting| {
             let selecting = VaryFields::decode(selecting);
             selecting.is_some_and(|selecting| selecting.matches(self.request.selecting()))
-        })
+        });
+        unfinished.map(Box::new)
     }
 
     /// Continues an unfinished fill if the request needs no upstream, or an upstream still has its content. `None` if no
