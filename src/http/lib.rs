@@ -21,6 +21,7 @@
 pub mod authentication;
 pub mod client_address;
 mod coding;
+mod compact;
 pub mod conditional;
 pub mod control;
 pub mod date;
@@ -47,6 +48,7 @@ pub mod update;
 pub mod validator;
 pub mod vary;
 
+pub use self::compact::compact;
 pub use self::control::CacheControl;
 pub use self::freshness::{Freshness, Verdict};
 pub use self::unstorable::UnstorableReason;

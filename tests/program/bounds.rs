@@ -118,6 +118,46 @@ async fn hundreds_of_stalled_fills_stay_within_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn small_object_takes_little_memory_beside_its_body() {
+    /// Objects in each of two batches. The first one fills the memory for bodies.
+    const BATCH: usize = 4_000;
+    /// Resident memory of the head of an object, in bytes. The buffer that it was read into has 8 KiB.
+    const EACH: u64 = 6 << 10;
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let mut command = serve(&manager, folder.path());
+    command.env("GUPD_STORE_MEMORY", (16 << 20).to_string());
+    let relay = Relay::start(&mut command);
+    let mut before = 0;
+    for batch in 0..2 {
+        let mut clients = JoinSet::new();
+        for client in 0..16 {
+            let first = batch * BATCH + client * (BATCH / 16);
+            let numbers = first..first + BATCH / 16;
+            for number in numbers.clone() {
+                manager.put(&path(number), Resource::new(format!("{number:4096}")));
+            }
+            let address = relay.address;
+            // No client may ask for all names.
+            let own = Ipv4Addr::new(127, 0, 1, u8::try_from(client).unwrap() + 1);
+            clients.spawn(async move {
+                let mut client = WireClient::connect_from(own.into(), address).await;
+                for number in numbers {
+                    let response = client.send(&Request::get(&path(number))).await.unwrap();
+                    assert_eq!(response.expect_body().len(), 4096);
+                }
+            });
+        }
+        clients.join_all().await;
+        if batch == 0 {
+            before = relay.process.resident_memory();
+        }
+    }
+    let each = relay.process.resident_memory().saturating_sub(before) / BATCH as u64;
+    println!("resident memory of the head of a small object: {each} bytes");
+    assert!(each < EACH, "{each} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_hold_little_memory() {
     const BATCH: usize = 500;
     /// Resident memory of an idle connection, in bytes: its task and its stream.

@@ -15,7 +15,7 @@ use crate::digest::{ContentProof, Expectation};
 use gupd_config::Class;
 use gupd_http::range::RequestedPart;
 use gupd_http::validator::strong_validator;
-use gupd_http::{UnstorableReason, VaryFields, spelling, update};
+use gupd_http::{UnstorableReason, VaryFields, compact, spelling, update};
 use gupd_net::upstream::UpstreamResponse;
 use gupd_store::BLOCK;
 
@@ -124,7 +124,7 @@ impl BodyRange {
     /// `None` if the response does not fit the range request.
     fn parse(answer: &UpstreamResponse, part: Option<RequestedPart>) -> Option<Self> {
         let status = answer.response.status();
-        let mut headers = answer.response.headers().clone();
+        let mut headers = compact(answer.response.headers());
         match (status, part) {
             (StatusCode::PARTIAL_CONTENT, Some(_)) => {
                 let ContentRange { bytes, complete } = ContentRange::parse(&headers)?;

@@ -28,7 +28,7 @@ use gupd_config::{Class, UpstreamId};
 use gupd_http::key;
 use gupd_http::refusal::BudgetKind;
 use gupd_http::validator::{add_validators, matches_stored};
-use gupd_http::{VaryFields, update};
+use gupd_http::{VaryFields, compact, update};
 use gupd_net::upstream::{CurrentUpstream, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
 use gupd_store::{BodySource, CHUNK, CommittedObject, Object, UnfinishedFill};
 
@@ -301,6 +301,7 @@ impl FillTask {
         let class = stale.classification.class;
         update::apply_not_modified(&mut updated, fields.clone(), class);
         update::add_date(&mut updated, answer.response_time);
+        let updated = compact(&updated);
         let cache = &self.context.cache;
         let client_headers = &self.request.client_headers;
         let storable = cache.check_storable(client_headers, stale.object.status, &updated, class);
