@@ -47,6 +47,20 @@ impl From<String> for GroupId {
 
 impl fmt::Display for GroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        // Honours a width: tables align names.
+        f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn displayed_name_is_padded_to_the_width_of_a_column() {
+        assert_eq!(
+            format!("{:<8}|{}", GroupId::from("pilot".to_owned()), GroupId::from("all".to_owned())),
+            "pilot   |all"
+        );
     }
 }
