@@ -8,6 +8,7 @@
 //! stops a [`relay::Relay`].
 
 mod admin_client;
+mod chart;
 mod check;
 mod clients_config;
 mod config_file;
@@ -31,7 +32,6 @@ mod store;
 mod table;
 mod why;
 
-use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -112,14 +112,7 @@ enum Command {
         command: store::StoreCommand,
     },
     /// Run a demo on this machine: a manager behind a slow line, the relay, and clients.
-    Demo {
-        /// Number of clients.
-        #[arg(long, default_value_t = demo::DEFAULT_CLIENTS)]
-        clients: NonZeroU16,
-        /// Exit after the table instead of keeping the relay running.
-        #[arg(long)]
-        exit: bool,
-    },
+    Demo(demo::DemoFlags),
 }
 
 /// Flags of commands that use all settings. They override the environment (`GUPD_…`), which overrides the file.
@@ -260,7 +253,7 @@ pub fn main() -> ExitCode {
         Command::Policy { command } => policy::run(&command),
         Command::Rollout { command } => rollout::run(*command),
         Command::Store { command } => store::run(command),
-        Command::Demo { clients, exit } => demo::run(clients, exit),
+        Command::Demo(flags) => demo::run(flags),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

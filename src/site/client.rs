@@ -123,9 +123,14 @@ impl WireClient {
 
     /// Connects from an address of this machine, as another client does.
     pub async fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
-        let socket = or_panic(TcpSocket::new_v4());
-        or_panic(socket.bind((source, 0).into()));
-        Self { stream: BufReader::new(or_panic(socket.connect(address).await)), address }
+        or_panic(Self::try_connect_from(source, address).await)
+    }
+
+    /// Connects from an address of this machine, as another client does.
+    pub async fn try_connect_from(source: IpAddr, address: SocketAddr) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        Ok(Self { stream: BufReader::new(socket.connect(address).await?), address })
     }
 
     /// Connects.

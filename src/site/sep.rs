@@ -138,18 +138,26 @@ impl SepContent {
     /// Publishes everything on an origin.
     pub fn publish_on(&self, origin: &OriginServer) {
         origin.put(UNPUBLISHED_CATALOG, Resource::empty(404));
-        for object in &self.all {
-            let media_type = if object.path.ends_with(".zip") { "zip" } else { "octet-stream" };
-            let resource = Resource::tagged(object.content.clone(), &object.etag())
-                .header("Last-Modified", &httpdate::fmt_http_date(object.published))
-                .header("Accept-Ranges", "bytes")
-                .header("Content-Type", &format!("application/{media_type}"));
-            origin.put(&object.path, resource);
-        }
+        self.all.iter().for_each(|object| object.publish_on(origin));
     }
 }
 
 impl SepObject {
+    /// A file with these bytes.
+    pub fn new(path: String, content: Content, published: SystemTime) -> Self {
+        Self { path, sha256: content.sha256(), content, published }
+    }
+
+    /// Publishes the file on an origin.
+    pub fn publish_on(&self, origin: &OriginServer) {
+        let media_type = if self.path.ends_with(".zip") { "zip" } else { "octet-stream" };
+        let resource = Resource::tagged(self.content.clone(), &self.etag())
+            .header("Last-Modified", &httpdate::fmt_http_date(self.published))
+            .header("Accept-Ranges", "bytes")
+            .header("Content-Type", &format!("application/{media_type}"));
+        origin.put(&self.path, resource);
+    }
+
     /// Strong validator: the first bytes of the SHA-256.
     fn etag(&self) -> String {
         let [a, b, c, d, ..] = self.sha256;
@@ -194,7 +202,7 @@ impl Shelf {
     fn add(&mut self, path: String, revision: usize, content: impl FnOnce(u64) -> Content) -> Arc<SepObject> {
         let content = content(mix(self.seed ^ mix(self.all.len() as u64)));
         let published = UNIX_EPOCH + FIRST_PUBLISHED + REVISION_INTERVAL * revision as u32;
-        let object = Arc::new(SepObject { path, sha256: content.sha256(), content, published });
+        let object = Arc::new(SepObject::new(path, content, published));
         self.all.push(object.clone());
         object
     }

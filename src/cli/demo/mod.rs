@@ -1,16 +1,23 @@
 //! `gupd demo`: a manager, a slow line, a relay and the clients of a site in one process on loopback. Manager, line and
 //! clients are those of the crate `site`; the relay is a real one. `run` has the course of the demo, `report` its
-//! output.
+//! output, `record` its HTML page. For the `tour` the relay is a process of its own.
 
+mod downloads;
 mod folder;
+mod process;
+mod record;
 mod report;
 mod run;
+mod tour;
 
 use std::num::NonZeroU16;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub(super) use self::run::DEFAULT_CLIENTS;
+use clap::Args;
+
+use self::process::RelayProcess;
+use self::run::DEFAULT_CLIENTS;
 use self::run::{DemoError, DemoOptions, DemoRelay, RelayAddresses};
 use super::CommandError;
 use crate::relay::Relay;
@@ -20,8 +27,28 @@ use gupd_config::{Clock, Config};
 /// All clients have their content when the demo stops its relay.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) fn run(clients: NonZeroU16, exit: bool) -> Result<(), CommandError> {
-    run::run(DemoOptions { clients, exit }, start_relay).map_err(|error| match error {
+/// Flags of `gupd demo`.
+#[derive(Debug, Args)]
+pub(super) struct DemoFlags {
+    /// Number of clients.
+    #[arg(long, default_value_t = DEFAULT_CLIENTS)]
+    clients: NonZeroU16,
+    /// Exit after the table instead of keeping the relay running.
+    #[arg(long)]
+    exit: bool,
+    /// Then show failures and what clients see of them: manager, relay, limit, bad revision.
+    #[arg(long)]
+    tour: bool,
+    /// Write the measurements with charts to this HTML file.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+pub(super) fn run(flags: DemoFlags) -> Result<(), CommandError> {
+    let DemoFlags { clients, exit, tour, record } = flags;
+    let options = DemoOptions { clients, exit, record };
+    let ended = if tour { run::run(options, RelayProcess::start) } else { run::run(options, start_relay) };
+    ended.map_err(|error| match error {
         DemoError::TooManyClients(_) => CommandError::Configuration(error.to_string()),
         _ => CommandError::Failed(error.to_string()),
     })

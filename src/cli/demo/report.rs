@@ -142,6 +142,53 @@ impl DemoReport {
         })
     }
 
+    /// Returns the rate of the line in Mbit/s.
+    pub(super) fn megabits(&self) -> u64 {
+        self.line.bits_per_second / 1_000_000
+    }
+
+    /// Returns the measurements: name, value, remark.
+    pub(super) fn rows(&self) -> Vec<(&'static str, String, String)> {
+        let Snapshot { elapsed, received: got, crossed, .. } = self.end;
+        let right = self.outcomes.len() - self.failures().count();
+        let (rate, answers) = (self.megabits(), self.answers());
+        let ratio = got as f64 / crossed.max(1) as f64;
+        let up = bytes(self.crossed_up);
+        let mut rows = vec![
+            (
+                "clients updated",
+                format!("{right} of {}", self.goal.clients),
+                "every byte checked by SHA-256".to_owned(),
+            ),
+            ("clients got", bytes(got), format!("in {} responses", HumanCount(answers.total() as u64))),
+            ("crossed the WAN", bytes(crossed), format!("and {up} up, HTTP heads included")),
+            ("each object once", bytes(self.goal.distinct_bytes), "the least that could cross".to_owned()),
+            ("ratio", format!("{ratio:.1} x"), "received / crossed".to_owned()),
+            ("all clients done after", time(elapsed), format!("behind {rate} Mbit/s")),
+        ];
+        let mut by_time: Vec<_> = self.outcomes.iter().collect();
+        by_time.sort_by_key(|outcome| outcome.took);
+        if let (Some(median), Some(slowest)) = (by_time.get(by_time.len() / 2), by_time.last()) {
+            rows.push(("median client", time(median.took), String::new()));
+            rows.push(("slowest client", time(slowest.took), slowest.name.clone()));
+        }
+        let note = format!("computed: all bytes at {rate} Mbit/s");
+        rows.push(("without the relay", time(self.line.time_for(got)), note));
+        if let Some(control) = &self.control {
+            let note = match &control.result {
+                Ok(()) => format!("measured: {} over the idle line", bytes(control.bytes)),
+                Err(_) => "failed".to_owned(),
+            };
+            rows.push(("one client without it", time(control.took), note));
+        }
+        if answers.silent < answers.total() {
+            let Answers { hit, collapsed, forwarded, .. } = answers;
+            let others = format!("{collapsed} joined a fill, {forwarded} forwarded");
+            rows.push(("reported by the relay", format!("{} hits", HumanCount(hit as u64)), others));
+        }
+        rows
+    }
+
     fn answers(&self) -> Answers {
         self.outcomes.iter().fold(Answers::default(), |sum, outcome| sum.plus(outcome.answers))
     }
@@ -149,51 +196,8 @@ impl DemoReport {
 
 impl fmt::Display for DemoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut row = |name: &str, value: String, note: String| {
-            writeln!(f, "{}", format!("  {name:<23}{value:>12}   {note}").trim_end())
-        };
-        let Snapshot { elapsed, received: got, crossed, .. } = self.end;
-        let right = self.outcomes.len() - self.failures().count();
-        let rate = self.line.bits_per_second / 1_000_000;
-        let answers = self.answers();
-
-        row(
-            "clients updated",
-            format!("{right} of {}", self.goal.clients),
-            "every byte checked by SHA-256".into(),
-        )?;
-        row("clients got", bytes(got), format!("in {} responses", HumanCount(answers.total() as u64)))?;
-        row(
-            "crossed the WAN",
-            bytes(crossed),
-            format!("and {} up, HTTP heads included", bytes(self.crossed_up)),
-        )?;
-        row("each object once", bytes(self.goal.distinct_bytes), "the least that could cross".into())?;
-        let ratio = got as f64 / crossed.max(1) as f64;
-        row("ratio", format!("{ratio:.1} x"), "received / crossed".into())?;
-        row("all clients done after", time(elapsed), format!("behind {rate} Mbit/s"))?;
-        let mut by_time: Vec<_> = self.outcomes.iter().collect();
-        by_time.sort_by_key(|outcome| outcome.took);
-        if let (Some(median), Some(slowest)) = (by_time.get(by_time.len() / 2), by_time.last()) {
-            row("median client", time(median.took), String::new())?;
-            row("slowest client", time(slowest.took), slowest.name.clone())?;
-        }
-        row(
-            "without the relay",
-            time(self.line.time_for(got)),
-            format!("computed: all bytes at {rate} Mbit/s"),
-        )?;
-        if let Some(control) = &self.control {
-            let note = match &control.result {
-                Ok(()) => format!("measured: {} over the idle line", bytes(control.bytes)),
-                Err(_) => "failed".to_owned(),
-            };
-            row("one client without it", time(control.took), note)?;
-        }
-        if answers.silent < answers.total() {
-            let Answers { hit, collapsed, forwarded, .. } = answers;
-            let others = format!("{collapsed} joined a fill, {forwarded} forwarded");
-            row("reported by the relay", format!("{} hits", HumanCount(hit as u64)), others)?;
+        for (name, value, note) in self.rows() {
+            writeln!(f, "{}", format!("  {name:<23}{value:>12}   {note}").trim_end())?;
         }
         for (name, failure) in self.failures().take(MAX_FAILURES) {
             writeln!(f, "  failed: {name}: {failure}")?;

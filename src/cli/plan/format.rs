@@ -12,7 +12,7 @@ pub(super) const LAN: RateSelector = lan;
 pub(super) const MINUTE: f64 = 60.0;
 
 /// Formats seconds in the two largest units.
-pub(super) fn span(seconds: f64) -> String {
+pub(crate) fn span(seconds: f64) -> String {
     // Rounded first: 59.99 s are a minute.
     let whole = if seconds < 10.0 { seconds } else { seconds.round() };
     let (days, hours, minutes) = ((whole / 86_400.0) as u64, (whole / 3_600.0) as u64, (whole / 60.0) as u64);

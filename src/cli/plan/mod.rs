@@ -13,7 +13,7 @@ use clap::Args;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, civil};
 
-pub(super) use self::format::rate;
+pub(super) use self::format::{rate, span};
 use self::stored_sizes::StoredSizes;
 use super::config_file::ConfigFile;
 use super::{CommandError, print_line};
