@@ -41,7 +41,7 @@ fn site(folder: &Path, manager: &Manager) -> String {
     write_secret(folder.join("admin-token"), "s3cret-of-the-site\n");
     format!(
         "[server]\nlisten = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nadmin_token_file = {:?}\n\n\
-         [site]\ntime_zone = \"UTC\"\n\n[store]\ndir = {:?}\nmin_free = \"0B\"\n\n[wan]\nlimit = \"80Mbit/s\"\n\n\
+         [site]\ntime_zone = \"UTC\"\n\n[store]\ndir = {:?}\nmin_free = \"0B\"\n\n[wan]\nlimit = \"10Gbit/s\"\n\n\
          [lan]\nmax_downloads = 200\n\n[[upstream]]\nname = \"sepm\"\nurl = \"{}\"\n\n\
          [[group]]\nname = \"pilot\"\nsubnets = [\"127.0.0.1\"]\n\n\
          [[group]]\nname = \"branch\"\nsubnets = [\"10.1.0.0/16\"]\nwindows = [\"{}\"]\nspread = \"4h\"\n\n\
