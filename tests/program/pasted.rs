@@ -60,8 +60,14 @@ fn with_tls_files(folder: &Path, text: &str) -> String {
     let (ca, list) = (folder.join("ca.pem"), folder.join("ca.crl"));
     fs::write(&ca, authority.pem()).unwrap();
     fs::write(&list, authority.revoke(&[], 2100)).unwrap();
-    let files =
-        [("internet.pem", cert), ("internet.key", key), ("roaming-ca.pem", ca), ("roaming-ca.crl", list)];
+    let files = [
+        ("admin.pem", cert.clone()),
+        ("admin.key", key.clone()),
+        ("internet.pem", cert),
+        ("internet.key", key),
+        ("roaming-ca.pem", ca),
+        ("roaming-ca.crl", list),
+    ];
     files.iter().fold(text.to_owned(), |text, (name, path)| {
         text.replace(&format!("/etc/gupd/{name}"), &path.display().to_string())
     })
