@@ -40,7 +40,7 @@ pub(super) async fn report(_: Reader, State(api): State<AdminApi>, uri: Uri) -> 
 
 /// A report, with what is known of the client that it is about.
 #[derive(Debug, Serialize)]
-struct ClientTraffic {
+pub(super) struct ClientTraffic {
     #[serde(flatten)]
     report: TrafficReport,
     /// The client, where clients are tracked.
@@ -68,9 +68,10 @@ pub(super) fn parse_query(query: Option<&str>, now: UnixMillis) -> Result<Traffi
             "client" => {
                 parsed.client = Some(value.parse().map_or_else(|_| value.clone().into_owned(), canonical));
             }
+            "group" => parsed.group = Some(value.into_owned()),
             "object" => parsed.object = Some(value.into_owned()),
             "top" => parsed.top = value.parse().map_err(|_| format!("top: {value:?} is not a number"))?,
-            _ => return Err(format!("{name:?} is not a parameter: use since, client, object or top")),
+            _ => return Err(format!("{name:?} is not a parameter: use since, client, group, object or top")),
         }
     }
     Ok(parsed)
@@ -91,10 +92,11 @@ mod tests {
     fn query_selects_time_client_and_object() {
         let default = parse_query(None, NOW).unwrap();
         assert_eq!(default, TrafficQuery { since: NOW - 86_400_000, top: 20, ..TrafficQuery::default() });
-        let text = "since=30d&client=::ffff:10.0.0.1&object=%7BA%7D%2Ffull.zip&top=5";
+        let text = "since=30d&client=::ffff:10.0.0.1&group=branch-a&object=%7BA%7D%2Ffull.zip&top=5";
         let expected = TrafficQuery {
             since: NOW - 30 * 86_400_000,
             client: Some("10.0.0.1".to_owned()),
+            group: Some("branch-a".to_owned()),
             object: Some("{A}/full.zip".to_owned()),
             top: 5,
         };

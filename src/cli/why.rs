@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::admin_client::{AdminClient, AdminRequest};
 use super::table::{self, bytes, printable, span};
 use super::{AdminFlags, CommandError, print_line, to_json};
+use gupd_config::GroupSettings;
 use gupd_config::units::Time;
 use gupd_ledger::{CauseRow, SiteSums, TrafficReport, TrafficSums};
 
@@ -22,7 +23,7 @@ const MAX_RESPONSE: usize = 8 << 20;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  gupd why\n  gupd why --since 7d --top 50\n  gupd why --client 10.1.2.3\n  \
-                        gupd why --object full.zip --json"
+                        gupd why --group branch-a\n  gupd why --object full.zip --json"
 )]
 pub(super) struct WhyFlags {
     /// Time to look back.
@@ -31,8 +32,11 @@ pub(super) struct WhyFlags {
     /// Only what this client caused; also its waits.
     #[arg(long, value_name = "ADDR")]
     client: Option<String>,
+    /// Only what the clients of this group caused.
+    #[arg(long, value_name = "NAME", conflicts_with = "client")]
+    group: Option<String>,
     /// Only objects with this text in their path.
-    #[arg(long, value_name = "TEXT", conflicts_with = "client")]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["client", "group"])]
     object: Option<String>,
     /// Number of rows of each table, at most 1000.
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -107,7 +111,7 @@ impl TrackedClient {
 
 fn path(flags: &WhyFlags) -> String {
     let mut path = format!("/api/v1/traffic?since={}&top={}", flags.since, flags.top);
-    for (name, value) in [("client", &flags.client), ("object", &flags.object)] {
+    for (name, value) in [("client", &flags.client), ("group", &flags.group), ("object", &flags.object)] {
         if let Some(value) = value {
             // Writing to a string cannot fail.
             let _ = write!(path, "&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
@@ -130,6 +134,12 @@ fn explanation(report: &TrafficReport, client: Option<&str>) -> String {
     if client.is_none() && !report.clients.is_empty() {
         let rows = report.clients.iter().map(|row| (printable(&row.client), "", row.sums));
         parts.push(names(&["WAN BYTES", "TRANSFERS", "SERVED", "CLIENT"], rows));
+    }
+    let has_groups =
+        report.groups.iter().any(|row| row.group != GroupSettings::DEFAULT && row.group != "relay");
+    if has_groups {
+        let rows = report.groups.iter().map(|row| (printable(&row.group), &*row.cause, row.sums));
+        parts.push(names(&["WAN BYTES", "TRANSFERS", "SERVED", "GROUP", "MOSTLY"], rows));
     }
     if !report.objects.is_empty() {
         let rows = report.objects.iter().map(|row| (printable(&row.object), &*row.cause, row.sums));

@@ -35,7 +35,7 @@ struct Table {
 
 const TRAFFIC: &[&str] = &["transfers", "received", "sent", "followers"];
 
-const TABLES: [Table; 6] = [
+const TABLES: [Table; 7] = [
     Table { name: "line", key: "peer, upstream, cause, content_type, form", sums: TRAFFIC, names: None },
     Table { name: "site", key: "content_type", sums: &["sent", "saved", "requests", "hits"], names: None },
     Table {
@@ -43,6 +43,12 @@ const TABLES: [Table; 6] = [
         key: "client, cause, content_type, from_revision",
         sums: TRAFFIC,
         names: Some("client"),
+    },
+    Table {
+        name: "client_groups",
+        key: "client_group, cause, content_type",
+        sums: TRAFFIC,
+        names: Some("client_group"),
     },
     Table { name: "objects", key: "object, cause, from_revision", sums: TRAFFIC, names: Some("object") },
     Table { name: "waits", key: "client, reason", sums: &["waits", "millis"], names: Some("client") },

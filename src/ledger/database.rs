@@ -72,6 +72,12 @@ const LATER_TABLES: &str = "
         times INTEGER NOT NULL, bytes INTEGER NOT NULL,
         PRIMARY KEY (step, at, client, incident, content_type)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS client_groups (
+        step INTEGER NOT NULL, at INTEGER NOT NULL, client_group TEXT NOT NULL, cause TEXT NOT NULL,
+        content_type TEXT NOT NULL,
+        transfers INTEGER NOT NULL, received INTEGER NOT NULL, sent INTEGER NOT NULL, followers INTEGER NOT NULL,
+        PRIMARY KEY (step, at, client_group, cause, content_type)
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// Error of the ledger's file.
@@ -227,6 +233,7 @@ impl Database {
             self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         add_line(&transaction, batch)?;
         add_clients(&transaction, batch)?;
+        add_groups(&transaction, batch)?;
         add_objects(&transaction, batch)?;
         add_waits(&transaction, batch)?;
         add_incidents(&transaction, batch, now - now.rem_euclid(3_600))?;
@@ -291,6 +298,18 @@ fn add_clients(transaction: &Transaction<'_>, batch: &TrafficBatch) -> rusqlite:
             sent,
             followers
         ])?;
+    }
+    Ok(())
+}
+
+fn add_groups(transaction: &Transaction<'_>, batch: &TrafficBatch) -> rusqlite::Result<()> {
+    let mut add =
+        transaction.prepare_cached(&upsert("client_groups VALUES (3600, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"))?;
+    for (key, counts) in &batch.groups {
+        let group = key.group.as_ref().map_or(RELAY, |group| &**group);
+        let (at, [transfers, received, sent, followers]) = (key.at.div_euclid(1_000), sums(counts));
+        let (cause, content_type) = (key.cause.as_str(), &*key.content_type);
+        add.execute(params![at, group, cause, content_type, transfers, received, sent, followers])?;
     }
     Ok(())
 }

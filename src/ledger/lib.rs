@@ -24,6 +24,7 @@ pub use self::event::{
 };
 pub use self::incidents::{FullSetClients, IncidentReport, RefusedClients};
 pub use self::report::{
-    CauseRow, ClientRow, ObjectRow, SiteSums, TrafficPoint, TrafficQuery, TrafficReport, TrafficSums, WaitRow,
+    CauseRow, ClientRow, GroupRow, ObjectRow, SiteSums, TrafficPoint, TrafficQuery, TrafficReport,
+    TrafficSums, WaitRow,
 };
 pub use self::task::{Ledger, LedgerTask, QueryError, SiteSample, SiteSampler};

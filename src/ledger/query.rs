@@ -4,7 +4,7 @@
 use rusqlite::{Connection, Row, params};
 
 use crate::report::{
-    CauseRow, ClientRow, MAX_ROWS, ObjectRow, SiteSums, TrafficPoint, TrafficQuery, TrafficReport,
+    CauseRow, ClientRow, GroupRow, MAX_ROWS, ObjectRow, SiteSums, TrafficPoint, TrafficQuery, TrafficReport,
     TrafficSums, WaitRow, timestamp,
 };
 use gupd_config::clock::UnixMillis;
@@ -24,7 +24,7 @@ pub(crate) fn report(
     let since = query.since.div_euclid(1_000);
     let top = query.top.clamp(1, MAX_ROWS);
     let client = query.client.as_deref();
-    let object = query.object.as_deref();
+    let (group, object) = (query.group.as_deref(), query.object.as_deref());
     let interval_seconds = if now.div_euclid(1_000) - since > HOURS_UP_TO { 86_400 } else { 3_600 };
     Ok(TrafficReport {
         since: timestamp(query.since),
@@ -32,14 +32,26 @@ pub(crate) fn report(
         wan: line_sums(connection, since, false)?,
         peers: line_sums(connection, since, true)?,
         clients_total: site_sums(connection, since)?,
-        causes: match (client, object) {
-            (Some(client), _) => client_causes(connection, since, client, top)?,
-            (None, Some(object)) => object_causes(connection, since, object, top)?,
-            (None, None) => line_causes(connection, since, top)?,
+        causes: match (client, group, object) {
+            (Some(client), ..) => client_causes(connection, since, client, top)?,
+            (None, Some(group), _) => group_causes(connection, since, group, top)?,
+            (None, None, Some(object)) => object_causes(connection, since, object, top)?,
+            (None, None, None) => line_causes(connection, since, top)?,
         },
-        clients: if object.is_some() { Vec::new() } else { clients(connection, since, client, top)? },
-        objects: if client.is_some() { Vec::new() } else { objects(connection, since, object, top)? },
-        waits: waits(connection, since, client, top)?,
+        // Clients, groups and objects are counted each for itself.
+        clients: match group.or(object) {
+            None => clients(connection, since, client, top)?,
+            Some(_) => Vec::new(),
+        },
+        groups: match client.or(object) {
+            None => groups(connection, since, group, top)?,
+            Some(_) => Vec::new(),
+        },
+        objects: match client.or(group) {
+            None => objects(connection, since, object, top)?,
+            Some(_) => Vec::new(),
+        },
+        waits: if group.is_some() { Vec::new() } else { waits(connection, since, client, top)? },
         points: points(connection, since, interval_seconds)?,
         interval_seconds,
         process_received: 0,
@@ -91,6 +103,21 @@ fn client_causes(
     statement.query_map(params![floor_of_hour(since), client, top as i64], cause_row)?.collect()
 }
 
+fn group_causes(
+    connection: &Connection,
+    since: i64,
+    group: &str,
+    top: usize,
+) -> rusqlite::Result<Vec<CauseRow>> {
+    let sql = format!(
+        "SELECT cause, '', 0, content_type, '', '', {SUMS} FROM client_groups
+         WHERE step IN (3600, 86400) AND at >= ?1 AND client_group = ?2
+         GROUP BY 1, 4 ORDER BY 8 DESC, 7 DESC LIMIT ?3"
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    statement.query_map(params![floor_of_hour(since), group, top as i64], cause_row)?.collect()
+}
+
 fn object_causes(
     connection: &Connection,
     since: i64,
@@ -120,6 +147,24 @@ fn clients(
     let mut statement = connection.prepare_cached(&sql)?;
     let row = |row: &Row<'_>| Ok(ClientRow { client: row.get(0)?, sums: sums(row, 1)? });
     statement.query_map(params![floor_of_hour(since), client, top as i64], row)?.collect()
+}
+
+fn groups(
+    connection: &Connection,
+    since: i64,
+    group: Option<&str>,
+    top: usize,
+) -> rusqlite::Result<Vec<GroupRow>> {
+    // As for objects.
+    let mut statement = connection.prepare_cached(
+        "SELECT client_group, cause, sum(t), sum(r), sum(s), sum(f), max(r) FROM (
+             SELECT client_group, cause, sum(transfers) AS t, sum(received) AS r, sum(sent) AS s, sum(followers) AS f
+             FROM client_groups WHERE step IN (3600, 86400) AND at >= ?1 AND (?2 IS NULL OR client_group = ?2)
+             GROUP BY 1, 2)
+         GROUP BY 1 ORDER BY 4 DESC, 1 LIMIT ?3",
+    )?;
+    let row = |row: &Row<'_>| Ok(GroupRow { group: row.get(0)?, cause: row.get(1)?, sums: sums(row, 2)? });
+    statement.query_map(params![floor_of_hour(since), group, top as i64], row)?.collect()
 }
 
 fn objects(

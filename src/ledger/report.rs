@@ -14,6 +14,8 @@ pub struct TrafficQuery {
     pub since: UnixMillis,
     /// Only traffic that this client caused.
     pub client: Option<String>,
+    /// Only traffic that clients of this group caused.
+    pub group: Option<String>,
     /// Only objects with this text in their path.
     pub object: Option<String>,
     /// Maximum number of rows of each kind, at most 1,000.
@@ -37,6 +39,9 @@ pub struct TrafficReport {
     pub causes: Vec<CauseRow>,
     /// Traffic by client, the largest first.
     pub clients: Vec<ClientRow>,
+    /// Traffic by group of the clients, the largest first.
+    #[serde(default)]
+    pub groups: Vec<GroupRow>,
     /// Traffic by object, the largest first.
     pub objects: Vec<ObjectRow>,
     /// Waits by client, the longest first.
@@ -102,6 +107,18 @@ pub struct CauseRow {
 pub struct ClientRow {
     /// Its address; `relay` for the relay itself, `others` for clients without a row of their own.
     pub client: String,
+    /// The sums.
+    #[serde(flatten)]
+    pub sums: TrafficSums,
+}
+
+/// Traffic that the clients of one group caused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRow {
+    /// Its name; `relay` for the relay itself, `others` for groups without a row of their own.
+    pub group: String,
+    /// The cause of most of it.
+    pub cause: String,
     /// The sums.
     #[serde(flatten)]
     pub sums: TrafficSums,

@@ -298,6 +298,7 @@ impl<'a> Exchange<'a> {
             background: None,
             bandwidth: BandwidthClass::default(),
             client: Some(self.client_network()),
+            group: Some(self.group.name.clone()),
         }
     }
 }

@@ -127,6 +127,7 @@ async fn send_alone(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -
             cause: TransferCause::PassThrough,
             content_type: Some(exchange.classification().content_type.clone()),
             form: Some(exchange.classification().form),
+            group: Some(exchange.group.name.clone()),
         },
     };
     match upstreams.send(exchange.target.upstreams(), &outgoing).await {

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use gupd_config::GroupSettings;
 use gupd_net::traffic::Incident;
 use serde_json::Value;
 
@@ -45,9 +46,8 @@ async fn conserved(site: &Site) -> Value {
             let rows = report[table].as_array().unwrap().iter();
             rows.map(|row| row["received"].as_u64().unwrap()).sum()
         };
-        if [report["wan"]["received"].as_u64().unwrap(), rows("causes"), rows("clients"), rows("objects")]
-            == [metric; 4]
-            && report["process_received"] == metric
+        let sums = ["causes", "clients", "groups", "objects"].map(rows);
+        if sums == [metric; 4] && report["wan"]["received"] == metric && report["process_received"] == metric
         {
             return report;
         }
@@ -161,6 +161,27 @@ async fn followers_of_a_transfer_are_counted() {
     site.wait_for_fills().await;
     let report = wait_for_report(&site, "", |report| report["wan"]["followers"] == 2).await;
     assert_eq!(report["wan"]["received"], 1 << 20, "{report:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_attributed_to_the_group_of_the_client() {
+    let site = Site::with_config(|config| {
+        let subnets = vec!["127.0.0.1/32".parse().unwrap()];
+        config.groups.insert(0, GroupSettings { subnets, ..GroupSettings::catch_all("branch-a") });
+    });
+    let full = format!("{FOLDER}/full.zip");
+    for (path, length) in [(&*full, 90_000), (PAYLOAD, 5_000), ("/secars/secars.dll", 300)] {
+        site.manager.put(path, Resource::new(bytes(1, length)));
+        site.get(path).await.expect_body();
+    }
+    let report = wait_for_report(&site, "", |report| report["groups"][0]["received"] == 95_300).await;
+    assert_eq!(report["groups"][0]["group"], "branch-a", "{report:#}");
+    assert_eq!(report["groups"][0]["cause"], "full-set", "{report:#}");
+    let of_group = self::report(&site, "&group=branch-a").await;
+    for (cause, bytes) in [("full-set", 90_000), ("client-miss", 5_000), ("pass-through", 300)] {
+        assert_eq!(by_cause(&of_group, cause), bytes, "{cause}: {of_group:#}");
+    }
+    assert!(self::report(&site, "&group=default").await["causes"].as_array().unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -153,6 +153,7 @@ impl Site {
             background: None,
             bandwidth,
             client: None,
+            group: None,
         }
     }
 }

@@ -7,8 +7,8 @@ use http::HeaderMap;
 use http::uri::PathAndQuery;
 
 use crate::CacheEntry;
-use gupd_config::UpstreamId;
 use gupd_config::policy::{Classification, PayloadForm};
+use gupd_config::{GroupId, UpstreamId};
 use gupd_http::SelectingRequest;
 use gupd_http::range::RequestedPart;
 use gupd_net::field_names::FieldNames;
@@ -47,6 +47,8 @@ pub struct FillRequest {
     pub bandwidth: BandwidthClass,
     /// Client whose request starts the fill; `None` for the relay itself.
     pub client: Option<IpAddr>,
+    /// Its group.
+    pub group: Option<GroupId>,
 }
 
 impl FillRequest {
@@ -73,7 +75,8 @@ impl FillRequest {
             (None, None) if *form == PayloadForm::Full => TransferCause::FullSet,
             (None, None) => TransferCause::Miss,
         };
-        TransferLabels { cause, content_type: Some(content_type.clone()), form: Some(*form) }
+        let (content_type, group) = (Some(content_type.clone()), self.group.clone());
+        TransferLabels { cause, content_type, form: Some(*form), group }
     }
 
     /// Returns the parts that select a response.

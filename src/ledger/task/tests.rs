@@ -23,6 +23,11 @@ fn record(client: u32, object: &str) -> TransferRecord {
     }
 }
 
+fn of_group(record: TransferRecord, group: &str) -> TransferRecord {
+    let labels = TransferLabels { group: Some(group.into()), ..record.labels };
+    TransferRecord { labels, ..record }
+}
+
 fn received(received: u64) -> TrafficCounts {
     TrafficCounts { transfers: 1, received, ..TrafficCounts::default() }
 }
@@ -93,6 +98,7 @@ fn sums_stay_exact_while_history_ages() {
     assert_eq!(report.clients.iter().map(|row| row.sums.received).sum::<u64>(), expected);
     assert_eq!(report.process_received, expected);
     assert_eq!(report.clients[0].client, "others");
+    assert_eq!(report.groups.iter().map(|row| row.sums.received).sum::<u64>(), expected);
     // Clients and objects of past days are the largest hundred.
     let names: i64 = writer
         .database
@@ -116,7 +122,9 @@ fn ten_thousand_clients_fit_the_default_size() {
     let mut writer = bed.writer();
     for hour in 0..12_u32 {
         for client in 0..10_000 {
-            bed.add(&record(client, &format!("/content/{{A}}/{hour}/{client}.dax")), TransferCause::Miss, 1);
+            let record = record(client, &format!("/content/{{A}}/{hour}/{client}.dax"));
+            let record = of_group(record, &format!("branch-{}", client % 1_000));
+            bed.add(&record, TransferCause::Miss, 1);
             bed.traffic.add_wait(
                 bed.clock.now(),
                 IpAddr::from(client.to_be_bytes()),
@@ -127,8 +135,54 @@ fn ten_thousand_clients_fit_the_default_size() {
         writer.write().unwrap();
         bed.clock.advance(Duration::from_secs(60 * MINUTE));
     }
+    println!("10,000 clients in 1,000 groups, 12 hours: {} bytes", bed.size());
     assert!(bed.size() <= bed.max_size, "{}", bed.size());
-    assert_eq!(writer.answer(&all()).unwrap().wan.received, 120_000);
+    let report = writer.answer(&all()).unwrap();
+    assert_eq!(report.wan.received, 120_000);
+    assert_eq!((report.groups.len(), report.groups[0].sums.received), (1_000, 120));
+}
+
+#[test]
+fn report_attributes_causes_to_groups() {
+    let bed = Bed::new();
+    let mut writer = bed.writer();
+    for (client, group, cause, bytes) in [
+        (1, Some("branch-a"), TransferCause::Miss, 5),
+        (2, Some("branch-a"), TransferCause::FullSet, 90),
+        (3, Some("branch-b"), TransferCause::Miss, 7),
+        (4, None, TransferCause::Prefetch, 3),
+    ] {
+        let record = record(client, "/a");
+        let record = group.map_or_else(|| record.clone(), |group| of_group(record.clone(), group));
+        bed.add(&record, cause, bytes);
+    }
+    writer.write().unwrap();
+    let report = writer.answer(&all()).unwrap();
+    let groups: Vec<_> =
+        report.groups.iter().map(|row| (&*row.group, &*row.cause, row.sums.received)).collect();
+    let expected = [("branch-a", "full-set", 95), ("branch-b", "client-miss", 7), ("relay", "prefetch", 3)];
+    assert_eq!(groups, expected);
+    let of_one = writer.answer(&TrafficQuery { group: Some("branch-a".to_owned()), ..all() }).unwrap();
+    let causes: Vec<_> = of_one.causes.iter().map(|row| (&*row.cause, row.sums.received)).collect();
+    assert_eq!(causes, [("full-set", 90), ("client-miss", 5)]);
+    assert_eq!((of_one.groups.len(), of_one.clients.len(), of_one.objects.len()), (1, 0, 0));
+    let absent = writer.answer(&TrafficQuery { group: Some("none".to_owned()), ..all() }).unwrap();
+    assert!(absent.causes.is_empty() && absent.groups.is_empty());
+}
+
+#[test]
+fn file_without_groups_is_continued() {
+    let bed = Bed::new();
+    let mut writer = bed.writer();
+    bed.add(&record(1, "/a"), TransferCause::Miss, 5);
+    writer.write().unwrap();
+    let database = writer.database.take().unwrap();
+    database.connection.execute_batch("DROP TABLE client_groups").unwrap();
+    drop(database);
+    bed.add(&of_group(record(1, "/a"), "branch-a"), TransferCause::Miss, 6);
+    writer.write().unwrap();
+    let report = writer.answer(&all()).unwrap();
+    assert_eq!((report.wan.received, report.groups[0].sums.received), (11, 6));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use super::{Incident, TransferCause, TransferRecord, WaitReason, form_label};
+use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 
 /// Maximum number of keys in one map: a site of 10,000 clients that all request something new within a minute.
@@ -53,6 +54,19 @@ pub struct ClientTrafficKey {
     pub content_type: Arc<str>,
     /// Revision that the client updates from; empty if unknown.
     pub from_revision: Arc<str>,
+}
+
+/// Key of the traffic that a group of clients caused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GroupTrafficKey {
+    /// Beginning of the hour.
+    pub at: UnixMillis,
+    /// The group; `None` for the relay itself and for groups beyond the bound.
+    pub group: Option<GroupId>,
+    /// The cause.
+    pub cause: TransferCause,
+    /// Content type; empty if unknown.
+    pub content_type: Arc<str>,
 }
 
 /// Key of the traffic of an object.
@@ -128,6 +142,8 @@ pub struct TrafficBatch {
     pub line: HashMap<LineKey, TrafficCounts>,
     /// By hour and client.
     pub clients: HashMap<ClientTrafficKey, TrafficCounts>,
+    /// By hour and group.
+    pub groups: HashMap<GroupTrafficKey, TrafficCounts>,
     /// By hour and object.
     pub objects: HashMap<ObjectTrafficKey, TrafficCounts>,
     /// By hour and client.
@@ -182,6 +198,11 @@ impl TrafficBatch {
             },
             counts,
         );
+        let group = labels.group.clone();
+        self.add_group(
+            GroupTrafficKey { at: hour, group, cause, content_type: content_type.clone() },
+            counts,
+        );
         let client = record.client.map(|client| client.to_canonical());
         self.add_client(
             ClientTrafficKey { at: hour, client, cause, content_type, from_revision: from_revision.clone() },
@@ -213,6 +234,7 @@ impl TrafficBatch {
     pub fn merge(&mut self, other: Self) {
         other.line.into_iter().for_each(|(key, counts)| self.add_line(key, counts));
         other.clients.into_iter().for_each(|(key, counts)| self.add_client(key, counts));
+        other.groups.into_iter().for_each(|(key, counts)| self.add_group(key, counts));
         other.objects.into_iter().for_each(|(key, counts)| self.add_object(key, counts));
         other.waits.into_iter().for_each(|(key, counts)| self.add_wait_counts(key, counts));
         other.incidents.into_iter().for_each(|(key, counts)| self.add_incident_counts(key, counts));
@@ -242,6 +264,15 @@ impl TrafficBatch {
             client: None,
             content_type: Arc::default(),
             from_revision: Arc::default(),
+            ..key
+        });
+    }
+
+    fn add_group(&mut self, key: GroupTrafficKey, counts: TrafficCounts) {
+        add_bounded(&mut self.groups, key, counts, |key| GroupTrafficKey {
+            at: key.at - key.at.rem_euclid(DAY),
+            group: None,
+            content_type: Arc::default(),
             ..key
         });
     }
@@ -332,7 +363,11 @@ mod tests {
             );
         }
         let sum = u64::from(many) * 3;
-        assert_eq!([received(&batch.line), received(&batch.clients), received(&batch.objects)], [sum; 3]);
+        let groups = received(&batch.groups);
+        assert_eq!(
+            [received(&batch.line), received(&batch.clients), received(&batch.objects), groups],
+            [sum; 4]
+        );
         assert_eq!(batch.waits.values().map(|counts| counts.millis).sum::<u64>(), u64::from(many) * 2);
         assert_eq!(batch.incidents.values().map(|counts| counts.count).sum::<u64>(), u64::from(many));
         let lengths = [batch.line.len(), batch.clients.len(), batch.objects.len(), batch.waits.len()];

@@ -11,10 +11,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use self::batch::{
-    ClientTrafficKey, IncidentCounts, IncidentKey, LineKey, ObjectTrafficKey, TrafficBatch, TrafficCounts,
-    WaitCounts, WaitKey,
+    ClientTrafficKey, GroupTrafficKey, IncidentCounts, IncidentKey, LineKey, ObjectTrafficKey, TrafficBatch,
+    TrafficCounts, WaitCounts, WaitKey,
 };
 pub use self::recorder::TrafficRecorder;
+use gupd_config::GroupId;
 use gupd_config::policy::PayloadForm;
 
 /// Reason why bytes crossed the line.
@@ -68,6 +69,8 @@ pub struct TransferLabels {
     pub content_type: Option<Arc<str>>,
     /// Form of the payload.
     pub form: Option<PayloadForm>,
+    /// Group of the client that caused it; `None` for the relay itself.
+    pub group: Option<GroupId>,
 }
 
 /// One transfer as it is recorded.

@@ -151,7 +151,7 @@ mod tests {
         TransferRecord {
             upstream: "manager".into(),
             is_peer: false,
-            labels: TransferLabels { cause, content_type: None, form: Some(form) },
+            labels: TransferLabels { cause, content_type: None, form: Some(form), group: None },
             client: None,
             object: object.into(),
             from_revision: None,

@@ -149,6 +149,7 @@ impl Generation {
             background: Some(BackgroundFetch::Revalidation),
             bandwidth,
             client: None,
+            group: None,
         })
     }
 }
