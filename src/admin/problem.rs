@@ -48,7 +48,7 @@ pub(super) async fn describe_routing_error(request: Request, next: Next) -> Resp
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
     let detail = match response.status() {
-        StatusCode::NOT_FOUND => format!("{path}: no such resource: see /api/v1/openapi.json"),
+        StatusCode::NOT_FOUND => format!("{path}: no such resource"),
         StatusCode::METHOD_NOT_ALLOWED => format!("{path}: does not support {method}: see the Allow field"),
         _ => return response,
     };

@@ -11,16 +11,23 @@ const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
 pub(crate) fn new(headings: &[&str], numbers: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(headings.to_vec());
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+    if !headings.is_empty() {
+        table.set_header(headings.to_vec());
     }
+    pad(&mut table);
     for &number in numbers {
         if let Some(column) = table.column_mut(number) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     table
+}
+
+/// Separates the columns. A table without headings has them only when its rows are there.
+pub(crate) fn pad(table: &mut Table) {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
 }
 
 /// Returns the lines of a table without trailing space.

@@ -344,6 +344,38 @@ async fn clients_are_listed_in_status_and_dry_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn client_list_has_pages_that_name_the_next() {
+    let (_place, relay) = Place::published().await;
+    views(&relay).await;
+    let deadline = Instant::now() + PATIENCE;
+    // The tracker takes observations a moment after the response.
+    let mut page = "/api/v1/rollout/clients?limit=1".to_owned();
+    loop {
+        let first = get(relay.admin, &page).await;
+        let Some(link) = first.header("link") else {
+            assert!(Instant::now() < deadline, "{first:?}");
+            continue;
+        };
+        let next = link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap().to_owned();
+        let list: Value = serde_json::from_slice(&first.expect_body()).unwrap();
+        assert_eq!((list.as_array().unwrap().len(), &list[0]["client"]), (1, &json!("127.0.0.2")));
+        page = next;
+        break;
+    }
+    let last = get(relay.admin, &page).await;
+    assert_eq!(last.header("link"), None);
+    let list: Value = serde_json::from_slice(&last.expect_body()).unwrap();
+    assert_eq!((list.as_array().unwrap().len(), &list[0]["client"]), (1, &json!("127.0.0.3")));
+    for query in ["limit=0", "limit=1001", "limit=x", "after="] {
+        assert_eq!(
+            get(relay.admin, &format!("/api/v1/rollout/clients?{query}")).await.status,
+            400,
+            "{query}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn relay_without_rings_names_the_missing_setting() {
     let place = Place::new("");
     let relay = place.serve();

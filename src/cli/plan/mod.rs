@@ -17,6 +17,7 @@ pub(super) use self::format::{rate, span};
 use self::stored_sizes::StoredSizes;
 use super::config_file::ConfigFile;
 use super::{CommandError, print_line};
+use crate::screen::spinner;
 use gupd_config as config;
 use gupd_config::clock::Clock;
 use gupd_config::units::{Rate, Size, Time};
@@ -123,7 +124,10 @@ struct DeadlineReport {
 }
 
 pub(super) fn run(plan: &PlanFlags) -> Result<(), CommandError> {
-    let report = plan.report()?;
+    let spinner = spinner("simulating");
+    let report = plan.report();
+    spinner.finish_and_clear();
+    let report = report?;
     if let Some(path) = &plan.chart {
         std::fs::write(path, chart::svg(&report)).map_err(|error| {
             CommandError::Failed(format!("--chart {}: {error}: choose another file", path.display()))

@@ -6,6 +6,7 @@ use indicatif::{BinaryBytes, HumanCount};
 
 use super::format::{LAN, MINUTE, WAN, clock, rate, share, span, times};
 use super::{DeadlineReport, PlanReport};
+use crate::table;
 use gupd_plan::{Curve, Deadline, LineResult, MARKS, Scenario, SpreadResult};
 
 /// Label of the row for all clients that come online.
@@ -47,15 +48,20 @@ fn write_heading(report: &PlanReport, out: &mut String) -> std::fmt::Result {
 
 fn write_current(report: &PlanReport, out: &mut String) -> std::fmt::Result {
     let PlanReport { scenario, rollout, .. } = report;
-    writeln!(out, "{:<13}  {:>8}  AT", "CURRENT", "AFTER")?;
+    let mut table = table::new(&["CURRENT", "AFTER", "AT"], &[1]);
     let names = MARKS.iter().map(|mark| share(*mark)).chain([ALL_ONLINE.to_owned()]);
     for (name, time) in names.zip(times(scenario, rollout)) {
         match time {
             Some(_) if name == ALL_ONLINE && do_all_come_online(report) => {}
-            Some(seconds) => writeln!(out, "{name:<13}  {:>8}  {}", span(seconds), clock(report, seconds))?,
-            None => writeln!(out, "{name:<13}  {:>8}", "never")?,
+            Some(seconds) => {
+                table.add_row([name, span(seconds), clock(report, seconds)]);
+            }
+            None => {
+                table.add_row([name, "never".to_owned()]);
+            }
         }
     }
+    writeln!(out, "{}", table::text(&table))?;
     let horizon = span(scenario.horizon);
     let (clients, appeared) = (scenario.clients(), rollout.appeared);
     if !do_all_come_online(report) {
@@ -75,7 +81,7 @@ fn write_current(report: &PlanReport, out: &mut String) -> std::fmt::Result {
 
 fn write_bytes(report: &PlanReport, out: &mut String) -> std::fmt::Result {
     let rollout = &report.rollout;
-    writeln!(out, "{:<5}{:>12}{:>16}{:>13}", "", "PEAK", "BUSIEST MINUTE", "BYTES")?;
+    let mut table = table::new(&["", "PEAK", "BUSIEST MINUTE", "BYTES", ""], &[1, 2, 3]);
     let times = HumanCount((rollout.lan_bytes / rollout.wan_bytes.max(1.0)).round() as u64);
     let without = format!("{} without the relay ({times} times)", BinaryBytes(rollout.lan_bytes as u64));
     let downloads = format!("{} concurrent downloads", HumanCount(rollout.timeline.max_downloads().into()));
@@ -84,8 +90,9 @@ fn write_bytes(report: &PlanReport, out: &mut String) -> std::fmt::Result {
     {
         let (peak, busiest) = (rollout.timeline.peak(of), rollout.timeline.busiest_mean(of, MINUTE));
         let bytes = BinaryBytes(bytes.round() as u64).to_string();
-        writeln!(out, "{name:<5}{:>12}{:>16}{bytes:>13}  {note}", rate(peak), rate(busiest))?;
+        table.add_row([name.to_owned(), rate(peak), rate(busiest), bytes, note]);
     }
+    writeln!(out, "{}", table::text(&table))?;
     if rollout.refused > 0 {
         writeln!(
             out,
@@ -106,23 +113,19 @@ fn write_limits(report: &PlanReport, out: &mut String) -> std::fmt::Result {
             if scenario.limits().is_empty() { "No limit is set" } else { "No single limit costs time" };
         return writeln!(out, "{summary}.\n");
     }
-    let names: Vec<String> = costs.iter().map(|cost| scenario.limit_name(cost.limit)).collect();
-    let width = names.iter().map(String::len).max().unwrap_or(0).max("WITHOUT".len());
     let skipped = usize::from(do_all_come_online(report));
     let marks = MARKS.iter().map(|mark| share(*mark)).chain([ALL_ONLINE.to_uppercase()]);
-    let columns: Vec<String> = marks.take(MARKS.len() + 1 - skipped).collect();
-    write!(out, "{:<width$}", "WITHOUT")?;
-    for column in &columns {
-        write!(out, "  {column:>8}")?;
+    let columns = MARKS.len() + 1 - skipped;
+    let headings: Vec<String> = ["WITHOUT".to_owned()].into_iter().chain(marks.take(columns)).collect();
+    let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+    let numbers: Vec<usize> = (1..=columns).collect();
+    let mut table = table::new(&headings, &numbers);
+    for cost in costs {
+        let times = times(scenario, &cost.lifted).into_iter().take(columns);
+        let times = times.map(|time| time.map_or_else(|| "never".to_owned(), span));
+        table.add_row([scenario.limit_name(cost.limit)].into_iter().chain(times));
     }
-    for (name, cost) in names.iter().zip(costs) {
-        write!(out, "\n{name:<width$}")?;
-        for (column, time) in columns.iter().zip(times(scenario, &cost.lifted)) {
-            let column = column.len().max(8);
-            write!(out, "  {:>column$}", time.map_or_else(|| "never".to_owned(), span))?;
-        }
-    }
-    writeln!(out, "\n")
+    writeln!(out, "{}\n", table::text(&table))
 }
 
 fn write_deadline(report: &PlanReport, reverse: &DeadlineReport, out: &mut String) -> std::fmt::Result {
@@ -130,18 +133,19 @@ fn write_deadline(report: &PlanReport, reverse: &DeadlineReport, out: &mut Strin
     let scenario = &report.scenario;
     let met = if deadline.is_met_by(scenario, &report.rollout) { "met" } else { "not met" };
     let goal = share(deadline.share);
-    writeln!(out, "{:<17}{} for {goal} of clients: {met}", "deadline", span(deadline.within))?;
+    let mut table = table::new(&[], &[]);
+    table.add_row(["deadline".to_owned(), format!("{} for {goal} of clients: {met}", span(deadline.within))]);
     let coming = scenario.appearance.share_at(deadline.within);
     if coming < deadline.share {
         let coming = share(coming);
-        return writeln!(
-            out,
-            "{:<17}none, and no spread: only {coming} of clients come online by then",
-            "smallest line"
-        );
+        let reason = format!("none, and no spread: only {coming} of clients come online by then");
+        table.add_row(["smallest line".to_owned(), reason]);
+    } else {
+        table.add_row(["smallest line".to_owned(), line_answer(scenario, deadline, line)]);
+        table.add_rows(spread_answer(scenario, deadline, spread));
     }
-    write_line_answer(scenario, deadline, line, out)?;
-    write_spread_answer(scenario, deadline, spread, out)
+    table::pad(&mut table);
+    writeln!(out, "{}", table::text(&table))
 }
 
 fn current_text(scenario: &Scenario, time: Option<f64>) -> String {
@@ -151,16 +155,11 @@ fn current_text(scenario: &Scenario, time: Option<f64>) -> String {
     }
 }
 
-fn write_line_answer(
-    scenario: &Scenario,
-    deadline: &Deadline,
-    line: &LineResult,
-    out: &mut String,
-) -> std::fmt::Result {
+fn line_answer(scenario: &Scenario, deadline: &Deadline, line: &LineResult) -> String {
     match line {
         LineResult::Smallest(bytes) => {
             let note = if scenario.wan.is_limited() { ", replacing wan.limit" } else { "" };
-            writeln!(out, "{:<17}{}{note}", "smallest line", rate(*bytes))
+            format!("{}{note}", rate(*bytes))
         }
         LineResult::None { best_time, because, unlimited } => {
             let names: Vec<String> = because.iter().map(|limit| scenario.limit_name(*limit)).collect();
@@ -173,29 +172,24 @@ fn write_line_answer(
                 names => format!("{} prevents it", names.join(" or ")),
             };
             let best = current_text(scenario, *best_time);
-            writeln!(out, "{:<17}none: {best} with the fastest line, {reason}", "smallest line")
+            format!("none: {best} with the fastest line, {reason}")
         }
     }
 }
 
-fn write_spread_answer(
-    scenario: &Scenario,
-    deadline: &Deadline,
-    spread: &SpreadResult,
-    out: &mut String,
-) -> std::fmt::Result {
+fn spread_answer(scenario: &Scenario, deadline: &Deadline, spread: &SpreadResult) -> Vec<[String; 2]> {
+    let row = |name: &str, text: String| [name.to_owned(), text];
     match spread {
         SpreadResult::Between(shortest, longest) => {
-            writeln!(out, "{:<17}{}", "shortest spread", spread_text(*shortest))?;
-            writeln!(out, "{:<17}{}", "longest spread", spread_text(*longest))
+            vec![row("shortest spread", spread_text(*shortest)), row("longest spread", spread_text(*longest))]
         }
         SpreadResult::None { calm_from: None, .. } => {
             let busiest = rate(deadline.busiest);
-            writeln!(out, "{:<17}none: the busiest minute exceeds {busiest}", "shortest spread")
+            vec![row("shortest spread", format!("none: the busiest minute exceeds {busiest}"))]
         }
         SpreadResult::None { calm_from: Some(spread), current_at } => {
             let (spread, current) = (spread_text(*spread), current_text(scenario, *current_at));
-            writeln!(out, "{:<17}none: with {spread} clients are {current}", "shortest spread")
+            vec![row("shortest spread", format!("none: with {spread} clients are {current}"))]
         }
     }
 }

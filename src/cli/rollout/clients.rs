@@ -1,12 +1,13 @@
 //! The table of clients, the latest seen first.
 
-use std::fmt::Write;
+use std::cmp::Reverse;
 
 use indicatif::{BinaryBytes, HumanCount};
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use super::table::time;
+use crate::table::{self, printable};
 use gupd_rollout::revision::RevisionNumber;
 use gupd_rollout::status::UtcTime;
 
@@ -24,24 +25,16 @@ pub(super) struct ListedClient {
     trouble: Vec<String>,
 }
 
-pub(super) fn table(clients: &[ListedClient], zone: &TimeZone) -> String {
-    let width = |heading: &str, of: fn(&ListedClient) -> &str| {
-        clients.iter().map(|client| of(client).chars().count()).chain([heading.len()]).max().unwrap_or(0)
-    };
-    let (names, groups) = (width("CLIENT", |client| &client.client), width("GROUP", |client| &client.group));
-    let mut out = String::new();
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        out,
-        "{:<names$}  {:<groups$}  {:<6}  {:>4}  {:>4}  {:<11}  {:>10}  {:>6}  TROUBLE",
-        "CLIENT", "GROUP", "LIGHT", "SEES", "HAS", "LAST SEEN", "BYTES", "ERRORS"
-    );
+/// Formats the clients. The relay lists them in another order.
+pub(super) fn table(mut clients: Vec<ListedClient>, zone: &TimeZone) -> String {
+    clients.sort_by_key(|client| Reverse(client.last_seen));
+    let headings = ["CLIENT", "GROUP", "LIGHT", "SEES", "HAS", "LAST SEEN", "BYTES", "ERRORS", "TROUBLE"];
+    let mut table = table::new(&headings, &[3, 4, 6, 7]);
     let number =
         |number: Option<RevisionNumber>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     for client in clients {
-        let line = format!(
-            "{:<names$}  {:<groups$}  {:<6}  {:>4}  {:>4}  {:<11}  {:>10}  {:>6}  {}",
-            client.client,
+        table.add_row([
+            printable(&client.client),
             client.group,
             client.light,
             number(client.sees),
@@ -50,9 +43,7 @@ pub(super) fn table(clients: &[ListedClient], zone: &TimeZone) -> String {
             BinaryBytes(client.bytes).to_string(),
             HumanCount(client.errors.into()).to_string(),
             client.trouble.join(", "),
-        );
-        let _ = writeln!(out, "{}", line.trim_end());
+        ]);
     }
-    out.truncate(out.trim_end().len());
-    out
+    table::text(&table)
 }

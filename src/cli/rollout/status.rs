@@ -4,13 +4,18 @@ use bytes::Bytes;
 use clap::Args;
 use http::Method;
 use jiff::tz::TimeZone;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::super::admin_client::{AdminClient, AdminRequest};
 use super::clients::{self, ListedClient};
 use super::{AdminFlags, CommandError, MAX_RESPONSE, parse, print_line, table};
 use crate::{screen, to_json};
+use gupd_rollout::clients::MAX_LISTED;
 use gupd_rollout::status::Status;
+
+/// Clients of one response.
+const PAGE: usize = 1_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusFlags {
@@ -45,9 +50,10 @@ fn status_text(admin: &AdminClient, with_clients: bool, zone: &TimeZone) -> Resu
     let status: Status = parse(admin, &get(admin, "/api/v1/rollout")?)?;
     let mut text = table::table(&status, zone);
     if with_clients {
-        let clients: Vec<ListedClient> = parse(admin, &get(admin, "/api/v1/rollout/clients")?)?;
+        let clients: Vec<ListedClient> = serde_json::from_value(all_clients(admin)?.into())
+            .map_err(|error| admin.invalid_response(&error))?;
         text.push_str("\n\n");
-        text.push_str(&clients::table(&clients, zone));
+        text.push_str(&clients::table(clients, zone));
     }
     Ok(text)
 }
@@ -55,13 +61,30 @@ fn status_text(admin: &AdminClient, with_clients: bool, zone: &TimeZone) -> Resu
 fn print_json(admin: &AdminClient, with_clients: bool) -> Result<(), CommandError> {
     let mut status: Value = parse(admin, &get(admin, "/api/v1/rollout?catalogs=true")?)?;
     if with_clients {
-        let clients: Value = parse(admin, &get(admin, "/api/v1/rollout/clients")?)?;
+        let clients = all_clients(admin)?.into();
         if let Value::Object(status) = &mut status {
             status.insert("client_list".to_owned(), clients);
         }
     }
     print_line(&to_json(&status)?);
     Ok(())
+}
+
+/// Returns every client, page by page.
+fn all_clients(admin: &AdminClient) -> Result<Vec<Value>, CommandError> {
+    let mut clients: Vec<Value> = Vec::new();
+    loop {
+        let last = clients.last().and_then(|last| last.get("client")?.as_str()).unwrap_or_default();
+        let after = utf8_percent_encode(last, NON_ALPHANUMERIC);
+        let next = if last.is_empty() { String::new() } else { format!("&after={after}") };
+        let page: Vec<Value> =
+            parse(admin, &get(admin, &format!("/api/v1/rollout/clients?limit={PAGE}{next}"))?)?;
+        let is_last = page.len() < PAGE;
+        clients.extend(page);
+        if is_last || clients.len() >= MAX_LISTED {
+            return Ok(clients);
+        }
+    }
 }
 
 fn get(admin: &AdminClient, path: &str) -> Result<Bytes, CommandError> {

@@ -7,6 +7,7 @@ use indicatif::HumanCount;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::table::{self, printable};
 use gupd_config::clock::UnixMillis;
 use gupd_rollout::status::{
     ClientCounts, GroupStatus, RevisionStatus, RingStatus, Status, UpcomingStep, UtcTime,
@@ -38,9 +39,9 @@ fn write(status: &Status, zone: &TimeZone, out: &mut String) -> std::fmt::Result
     if status.revisions.is_empty() {
         return writeln!(out, "No revision yet: clients must request catalogs first, or run gupd refresh.");
     }
-    write_revisions(&status.revisions, &time, out)?;
-    write_rings(&status.rings, &time, out)?;
-    write_groups(&status.groups, out)?;
+    writeln!(out, "\n{}\n", revisions_text(&status.revisions, &time))?;
+    writeln!(out, "{}\n", rings_text(&status.rings, &time))?;
+    writeln!(out, "{}\n", groups_text(&status.groups))?;
     write_next(&status.next, &time, out)
 }
 
@@ -54,52 +55,35 @@ fn client_counts(clients: &ClientCounts) -> String {
     format!("{} clients known{of}", HumanCount(clients.known))
 }
 
-fn write_revisions(
-    status: &[RevisionStatus],
-    time: &impl Fn(UtcTime) -> String,
-    out: &mut String,
-) -> std::fmt::Result {
-    writeln!(
-        out,
-        "\n{:>8}  {:<16}  {:>8}  {:>8}  {:>7}  {:>8}  FOR",
-        "REVISION", "PUBLISHED", "CLIENTS", "CATALOGS", "CHANGED", "PAYLOADS"
-    )?;
+fn revisions_text(status: &[RevisionStatus], time: &impl Fn(UtcTime) -> String) -> String {
+    let headings = ["REVISION", "PUBLISHED", "CLIENTS", "CATALOGS", "CHANGED", "PAYLOADS", "FOR"];
+    let mut table = table::new(&headings, &[0, 2, 3, 4, 5]);
     for revision in status {
         let changed =
             revision.changed.zip(revision.announced).map(|(catalogs, contents)| catalogs + contents);
-        writeln!(
-            out,
-            "{:>8}  {:<16}  {:>8}  {:>8}  {:>7}  {:>8}  {}",
-            revision.number,
+        let mut notes = vec![if revision.everyone { "everyone" } else { "rings" }.to_owned()];
+        if !revision.names.is_empty() {
+            notes.push(format!("named {}", revision.names.join(", ")));
+        }
+        if revision.gone > 0 {
+            notes.push(format!("{} payloads evicted: raise store.quota", HumanCount(revision.gone)));
+        }
+        table.add_row([
+            revision.number.to_string(),
             time(revision.published),
             HumanCount(revision.clients).to_string(),
             HumanCount(revision.present as u64).to_string(),
             changed.map_or_else(|| "-".to_owned(), |changed| HumanCount(changed as u64).to_string()),
             HumanCount(revision.kept).to_string(),
-            if revision.everyone { "everyone" } else { "rings" },
-        )?;
-        if !revision.names.is_empty() {
-            writeln!(out, "{:>8}  named {}", "", revision.names.join(", "))?;
-        }
-        if revision.gone > 0 {
-            let gone = HumanCount(revision.gone);
-            writeln!(out, "{:>8}  {gone} payloads evicted: raise store.quota", "")?;
-        }
+            printable(&notes.join("; ")),
+        ]);
     }
-    writeln!(out)
+    table::text(&table)
 }
 
-fn write_rings(
-    status: &[RingStatus],
-    time: &impl Fn(UtcTime) -> String,
-    out: &mut String,
-) -> std::fmt::Result {
-    let width = width("RING", status.iter().map(|ring| ring.name.as_str()));
-    writeln!(
-        out,
-        "{:<width$}  {:>9}  {:>8}  {:>5}  {:>5}  {:<16}  GATE",
-        "RING", "CLIENTS", "REVISION", "STEPS", "MOVED", "COMPLETE"
-    )?;
+fn rings_text(status: &[RingStatus], time: &impl Fn(UtcTime) -> String) -> String {
+    let headings = ["RING", "CLIENTS", "REVISION", "STEPS", "MOVED", "COMPLETE", "GATE"];
+    let mut table = table::new(&headings, &[1, 2, 3, 4]);
     for ring in status {
         for (line, seen) in ring.sees.iter().enumerate() {
             let (name, clients, gate) = match line {
@@ -111,41 +95,38 @@ fn write_rings(
                 None if seen.moved >= 1.0 => "yes".to_owned(),
                 None => "-".to_owned(),
             };
-            let steps = format!("{}/{}", seen.open, seen.steps);
             // Rounded down: 100 % means every client.
             let moved = format!("{}%", (seen.moved * 100.0).floor());
-            let line = format!(
-                "{name:<width$}  {clients:>9}  {:>8}  {steps:>5}  {moved:>5}  {complete:<16}  {gate}",
-                seen.revision
-            );
-            writeln!(out, "{}", line.trim_end())?;
+            let (revision, steps) = (seen.revision.to_string(), format!("{}/{}", seen.open, seen.steps));
+            table.add_row([name, &clients, &revision, &steps, &moved, &complete, gate]);
         }
     }
-    writeln!(out)
+    table::text(&table)
 }
 
-fn write_groups(status: &[GroupStatus], out: &mut String) -> std::fmt::Result {
-    let width = width("GROUP", status.iter().map(|group| &*group.name));
-    let ring_width = self::width("RING", status.iter().map(|group| group.ring.as_str()));
-    write!(out, "{:<width$}  {:<ring_width$}  {:>8}", "GROUP", "RING", "CLIENTS")?;
-    for light in LIGHTS {
-        write!(out, "  {:>6}", light.to_uppercase())?;
-    }
-    writeln!(out, "  VIEW")?;
+fn groups_text(status: &[GroupStatus]) -> String {
+    let lights = LIGHTS.map(str::to_uppercase);
+    let headings: Vec<&str> = ["GROUP", "RING", "CLIENTS"]
+        .into_iter()
+        .chain(lights.iter().map(|light| &**light))
+        .chain(["VIEW"])
+        .collect();
+    let mut table = table::new(&headings, &[2, 3, 4, 5, 6]);
     for group in status {
-        let known = HumanCount(group.clients.known).to_string();
-        write!(out, "{:<width$}  {:<ring_width$}  {known:>8}", group.name, group.ring)?;
-        for light in LIGHTS {
-            let count = group.clients.lights.get(light).copied().unwrap_or(0);
-            write!(out, "  {:>6}", HumanCount(count).to_string())?;
-        }
-        match (group.held, group.released) {
-            (Some(held), _) => writeln!(out, "  held at {}", held.revision)?,
-            (None, Some(released)) => writeln!(out, "  released: {}", released.revision)?,
-            (None, None) => writeln!(out, "  by ring")?,
-        }
+        let view = match (group.held, group.released) {
+            (Some(held), _) => format!("held at {}", held.revision),
+            (None, Some(released)) => format!("released: {}", released.revision),
+            (None, None) => "by ring".to_owned(),
+        };
+        let count =
+            |light: &str| HumanCount(group.clients.lights.get(light).copied().unwrap_or(0)).to_string();
+        let mut row =
+            vec![group.name.to_string(), group.ring.clone(), HumanCount(group.clients.known).to_string()];
+        row.extend(LIGHTS.map(count));
+        row.push(view);
+        table.add_row(row);
     }
-    writeln!(out)
+    table::text(&table)
 }
 
 fn write_next(
@@ -177,8 +158,4 @@ fn write_next(
         }
     }
     Ok(())
-}
-
-fn width<'a>(heading: &str, names: impl Iterator<Item = &'a str>) -> usize {
-    names.map(|name| name.chars().count()).chain([heading.len()]).max().unwrap_or(0)
 }

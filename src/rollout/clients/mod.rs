@@ -18,7 +18,7 @@ pub use self::id::{ClientId, InvalidClientId};
 pub use self::observation::{Observation, RequestKind, RequestOutcome};
 pub use self::record::{ClientRecord, RevisionSince};
 pub use self::report::{
-    ClientFilter, ClientReport, ClientStatus, MAX_LISTED, VisibleRevision, VisibleRevisionOf,
+    ClientFilter, ClientPage, ClientReport, ClientStatus, MAX_LISTED, VisibleRevision, VisibleRevisionOf,
 };
 pub use self::tracker::{ClientStore, ClientTracker};
 pub use self::trouble::Trouble;

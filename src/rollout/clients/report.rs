@@ -94,6 +94,15 @@ pub struct ClientFilter {
     pub revision: Option<RevisionNumber>,
 }
 
+/// A page of a list in the order of clients. Clients that come or go meanwhile move no other one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientPage {
+    /// Only clients behind this one.
+    pub after: Option<ClientId>,
+    /// Maximum number of clients.
+    pub limit: usize,
+}
+
 /// Makes reports.
 pub(super) struct Reporter<'a> {
     pub(super) table: &'a ClientTable,
@@ -147,20 +156,32 @@ impl Reporter<'_> {
 
     /// Lists up to `limit` clients, the latest seen first.
     pub(super) fn list(&self, filter: &ClientFilter, limit: usize) -> Vec<ClientReport> {
-        let is_wanted = |(client, record): &(&ClientId, &ClientRecord)| {
-            if filter.client.as_ref().is_some_and(|expected| expected != *client)
-                || filter.group.as_ref().is_some_and(|expected| **expected != *record.group)
-            {
-                return false;
-            }
-            let (status, visible) = self.assess(record);
-            filter.status.is_none_or(|expected| expected == status)
-                && filter.revision.is_none_or(|expected| record.revision(visible) == Some(expected))
-        };
-        let mut clients: Vec<_> = self.table.iter().filter(is_wanted).collect();
+        let mut clients: Vec<_> =
+            self.table.iter().filter(|client| self.is_wanted(filter, *client)).collect();
         clients.sort_unstable_by_key(|(client, record)| (Reverse(record.last_seen), *client));
         clients.truncate(limit.min(MAX_LISTED));
         clients.into_iter().map(|(client, record)| self.report(client, record)).collect()
+    }
+
+    /// Lists a page of the clients.
+    pub(super) fn page(&self, filter: &ClientFilter, page: &ClientPage) -> Vec<ClientReport> {
+        let is_behind = |client: &ClientId| page.after.as_ref().is_none_or(|after| client > after);
+        let all = self.table.iter().filter(|(client, _)| is_behind(client));
+        let mut clients: Vec<_> = all.filter(|client| self.is_wanted(filter, *client)).collect();
+        clients.sort_unstable_by_key(|(client, _)| *client);
+        clients.truncate(page.limit.min(MAX_LISTED));
+        clients.into_iter().map(|(client, record)| self.report(client, record)).collect()
+    }
+
+    fn is_wanted(&self, filter: &ClientFilter, (client, record): (&ClientId, &ClientRecord)) -> bool {
+        if filter.client.as_ref().is_some_and(|expected| expected != client)
+            || filter.group.as_ref().is_some_and(|expected| **expected != *record.group)
+        {
+            return false;
+        }
+        let (status, visible) = self.assess(record);
+        filter.status.is_none_or(|expected| expected == status)
+            && filter.revision.is_none_or(|expected| record.revision(visible) == Some(expected))
     }
 
     fn report(&self, client: &ClientId, record: &ClientRecord) -> ClientReport {
@@ -320,6 +341,16 @@ mod tests {
         assert_eq!(list(ClientFilter { revision: Some(7.into()), ..all() }, 10), ["c"]);
         assert_eq!(list(ClientFilter { client: "a".parse().ok(), ..all() }, 10), ["a"]);
         assert_eq!(list(ClientFilter { group: Some("none".into()), ..all() }, 10), [""; 0]);
+        let page = |after: &str, filter: ClientFilter, limit| -> Vec<String> {
+            let page = ClientPage { after: after.parse().ok(), limit };
+            let reports = reporter(&table, T0 + HOUR).page(&filter, &page);
+            reports.iter().map(|report| report.client.to_string()).collect()
+        };
+        assert_eq!(page("", all(), 3), ["a", "b", "c"]);
+        assert_eq!(page("c", all(), 3), ["d"]);
+        assert_eq!(page("bb", all(), 1), ["c"]);
+        assert_eq!(page("a", ClientFilter { status: Some(Red), ..all() }, 3), ["d"]);
+        assert_eq!(page("d", all(), 3), [""; 0]);
     }
 
     #[test]

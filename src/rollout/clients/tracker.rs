@@ -13,7 +13,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use super::report::Reporter;
 use super::table::ClientTable;
 use super::{
-    ClientFilter, ClientId, ClientReport, ClientStatus, Observation, TrackerSettings, Trouble,
+    ClientFilter, ClientId, ClientPage, ClientReport, ClientStatus, Observation, TrackerSettings, Trouble,
     VisibleRevisionOf,
 };
 use crate::metrics::RolloutMetrics;
@@ -142,6 +142,11 @@ impl ClientTracker {
     /// Lists up to `limit` clients, and at most [`MAX_LISTED`](super::MAX_LISTED), the latest seen first.
     pub async fn list(&self, filter: &ClientFilter, limit: usize) -> Vec<ClientReport> {
         self.read(|reporter| reporter.list(filter, limit)).await
+    }
+
+    /// Lists a page of the clients.
+    pub async fn page(&self, filter: &ClientFilter, page: &ClientPage) -> Vec<ClientReport> {
+        self.read(|reporter| reporter.page(filter, page)).await
     }
 
     /// Restores the stored records, then tracks until `stop`, and saves what is left. A store that fails costs the
