@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
+use super::screen::with_spinner;
 use super::{CommandError, new_runtime};
 use gupd_admin::{Problem, read_token};
 use gupd_config::{CertificateFiles, Config, Pin, Trust};
@@ -83,7 +84,9 @@ impl AdminClient {
 
     /// Sends a request and returns the body of a `200`.
     pub(super) fn send(&self, request: AdminRequest<'_>) -> Result<Bytes, CommandError> {
-        let response = self.runtime.block_on(self.exchange(request));
+        let waiting = format!("waiting for the relay at {}", self.address);
+        let exchange = with_spinner(&waiting, self.exchange(request));
+        let response = self.runtime.block_on(exchange);
         let (status, body) = response.map_err(|error| {
             CommandError::Failed(format!(
                 "admin address {}: {error}: start the relay, or pass its --config or --admin",
@@ -146,7 +149,7 @@ impl AdminClient {
 }
 
 /// Returns trust in the certificate that the configuration names for the relay: it need not be signed by anyone.
-fn own_certificate(files: &CertificateFiles) -> Result<Trust, CommandError> {
+pub(super) fn own_certificate(files: &CertificateFiles) -> Result<Trust, CommandError> {
     let invalid =
         |error: pem::PemError| CommandError::Configuration(format!("server.admin_tls_cert: {error}"));
     let certificates = pem::read_certificates(&files.cert).map_err(invalid)?;

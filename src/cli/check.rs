@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, StatusCode, Version};
+use serde::Serialize;
 
 use super::machine::Machine;
-use super::{CommandError, CommonFlags, fitness, new_runtime, print_line};
+use super::{CommandError, CommonFlags, fitness, new_runtime, print_line, to_json};
 use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config, UpstreamSettings};
 use gupd_guard::sandbox::{Restrictions, Sandbox};
@@ -17,7 +18,32 @@ use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::{BandwidthClass, WanLimiter};
 use gupd_net::upstream::{UpstreamRequest, Upstreams};
 
-pub(super) fn run(flags: &CommonFlags, probe: bool) -> Result<(), CommandError> {
+/// What a valid configuration gives.
+#[derive(Debug, Serialize)]
+struct CheckReport {
+    warnings: Vec<String>,
+    /// `None` if it is off.
+    sandbox: Option<SandboxReport>,
+    /// Answers of the upstreams, with `--probe`.
+    upstreams: Vec<UpstreamAnswer>,
+}
+
+#[derive(Debug, Serialize)]
+struct SandboxReport {
+    files: String,
+    calls: String,
+}
+
+#[derive(Debug, Serialize)]
+struct UpstreamAnswer {
+    name: String,
+    url: String,
+    status: u16,
+    millis: u64,
+    hint: &'static str,
+}
+
+pub(super) fn run(flags: &CommonFlags, probe: bool, json: bool) -> Result<(), CommandError> {
     let config = flags.load()?;
     let configuration = |error: &dyn std::fmt::Display| CommandError::Configuration(error.to_string());
     Policy::new(&config).map_err(|error| configuration(&error))?;
@@ -28,20 +54,45 @@ pub(super) fn run(flags: &CommonFlags, probe: bool) -> Result<(), CommandError> 
     let upstreams = Upstreams::new(&config, Clock::system(), wan, Arc::new(metrics))
         .map_err(|error| configuration(&error))?;
     let of_machine = fitness::warnings(&config, &Machine::read(&config));
-    for warning in config.warnings.iter().chain(&config.redirect_warnings()).chain(&of_machine) {
-        print_line(&format!("warning: {warning}"));
-    }
-    print_line("configuration is valid");
+    let redirects = config.redirect_warnings();
+    let warnings = config.warnings.iter().chain(&redirects).chain(&of_machine);
+    let mut report = CheckReport {
+        warnings: warnings.map(ToString::to_string).collect(),
+        sandbox: None,
+        upstreams: Vec::new(),
+    };
     if config.server.is_sandboxed {
         let tried = Sandbox::probe(&config, flags.file.path());
         let Restrictions { files, calls } =
             tried.map_err(|error| CommandError::Failed(format!("sandbox: cannot be tried: {error}")))?;
-        print_line(&format!("sandbox of this machine: files {files}; system calls {calls}"));
+        report.sandbox = Some(SandboxReport { files: files.to_string(), calls: calls.to_string() });
     }
-    if probe { probe_upstreams(&config, &upstreams) } else { Ok(()) }
+    let probed = if probe { probe_upstreams(&config, &upstreams, &mut report.upstreams) } else { Ok(()) };
+    print_line(&if json { to_json(&report)? } else { report.text() });
+    probed
 }
 
-fn probe_upstreams(config: &Config, upstreams: &Upstreams) -> Result<(), CommandError> {
+impl CheckReport {
+    fn text(&self) -> String {
+        let mut lines: Vec<String> =
+            self.warnings.iter().map(|warning| format!("warning: {warning}")).collect();
+        lines.push("configuration is valid".to_owned());
+        if let Some(SandboxReport { files, calls }) = &self.sandbox {
+            lines.push(format!("sandbox of this machine: files {files}; system calls {calls}"));
+        }
+        lines.extend(self.upstreams.iter().map(|UpstreamAnswer { name, url, status, millis, hint }| {
+            let hint = if hint.is_empty() { String::new() } else { format!(": {hint}") };
+            format!("upstream {name} ({url}): status {status} after {millis} ms{hint}")
+        }));
+        lines.join("\n")
+    }
+}
+
+fn probe_upstreams(
+    config: &Config,
+    upstreams: &Upstreams,
+    answers: &mut Vec<UpstreamAnswer>,
+) -> Result<(), CommandError> {
     let runtime = new_runtime()?;
     let mut headers = HeaderMap::new();
     upstreams.instance().mark(&mut headers, Version::HTTP_11);
@@ -52,14 +103,13 @@ fn probe_upstreams(config: &Config, upstreams: &Upstreams) -> Result<(), Command
     for (upstream, configured) in upstreams.iter().zip(&config.upstreams) {
         let started = Instant::now();
         match runtime.block_on(upstreams.send_to(upstream, &request)) {
-            Ok(reply) => print_line(&format!(
-                "upstream {} ({}): status {} after {} ms{}",
-                upstream.name,
-                configured.url,
-                reply.response.status().as_u16(),
-                started.elapsed().as_millis(),
-                status_hint(configured, reply.response.status())
-            )),
+            Ok(reply) => answers.push(UpstreamAnswer {
+                name: upstream.name.to_string(),
+                url: configured.url.to_string(),
+                status: reply.response.status().as_u16(),
+                millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                hint: status_hint(configured, reply.response.status()),
+            }),
             Err(error) => failed.push(format!("{error} ({})", configured.url)),
         }
     }
@@ -71,7 +121,7 @@ fn probe_upstreams(config: &Config, upstreams: &Upstreams) -> Result<(), Command
 fn status_hint(upstream: &UpstreamSettings, status: StatusCode) -> &'static str {
     match status {
         StatusCode::BAD_REQUEST if upstream.url.scheme() == Some(&Scheme::HTTP) => {
-            ": check that its port is for http, and not for https or a proxy"
+            "check that its port is for http, and not for https or a proxy"
         }
         _ => "",
     }

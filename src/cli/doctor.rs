@@ -1,5 +1,8 @@
 //! `gupd doctor`: examines the machine, the configuration, the upstreams and the running relay, and says what to do about
-//! each finding. It changes nothing; the disk's speed is measured with a file that is removed at once.
+//! each finding. It changes nothing; the disk's speed is measured with a file that is removed at once. `content` has the
+//! findings that need a transfer.
+
+mod content;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,15 +16,19 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
+use tokio::runtime::Runtime;
 
+use self::content::Sources;
 use super::admin_client::{AdminClient, AdminRequest};
 use super::machine::Machine;
+use super::screen::spinner;
 use super::table::{self, bytes, printable};
 use super::{CommandError, CommonFlags, fitness, new_runtime, print_line, to_json};
 use gupd_admin::{Severity, StatusReport};
 use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config};
 use gupd_http::date;
+use gupd_ledger::TrafficReport;
 use gupd_net::listen::ClientListeners;
 use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::{BandwidthClass, WanLimiter};
@@ -44,11 +51,16 @@ const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Flags of `gupd doctor`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  gupd doctor\n  gupd doctor --config /etc/gupd/gupd.toml --json\n\n\
+#[command(after_help = "Examples:\n  gupd doctor\n  gupd doctor --config /etc/gupd/gupd.toml --json\n  \
+                        gupd doctor --object /packages/agent.msi\n\n\
                         Exit status: 0 without a problem, 1 with one, 2 for an invalid configuration.")]
 pub(super) struct DoctorFlags {
     #[command(flatten)]
     common: CommonFlags,
+    /// Test object, as clients request it [default: the one that clients took most in 7 days, or a catalog of
+    /// refresh.catalogs].
+    #[arg(long, value_name = "PATH")]
+    object: Option<PathAndQuery>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -79,11 +91,26 @@ struct Examination(Vec<Diagnosis>);
 pub(super) fn run(flags: &DoctorFlags) -> Result<(), CommandError> {
     let config = flags.common.load()?;
     let mut examination = Examination::default();
+    let spinner = spinner("examining");
     examination.configuration(&config)?;
     examination.files(&config);
     examination.disk(&config.store.dir);
-    examination.upstreams(&config)?;
+    let (upstreams, runtime) = (connect(&config)?, new_runtime()?);
+    examination.upstreams(&config, &upstreams, &runtime);
     examination.relay(&config)?;
+    match flags.object.clone().or_else(|| find_object(&config)) {
+        Some(object) => {
+            let (config, upstreams, runtime) = (&config, &upstreams, &runtime);
+            examination.content(&Sources { config, upstreams, runtime, object: &object });
+        }
+        None => examination.bad(
+            State::Warning,
+            "end to end",
+            "no object to test with: no client has taken one yet",
+            "name one that an upstream has by --object",
+        ),
+    }
+    spinner.finish_and_clear();
     let problems = examination.0.iter().filter(|diagnosis| diagnosis.state == State::Problem).count();
     if flags.json {
         print_line(&to_json(&examination.0)?);
@@ -179,13 +206,7 @@ impl Examination {
         }
     }
 
-    fn upstreams(&mut self, config: &Config) -> Result<(), CommandError> {
-        let metrics = NetMetrics::register(&prometheus::Registry::new())
-            .map_err(|error| CommandError::Failed(error.to_string()))?;
-        let wan = Arc::new(WanLimiter::unlimited(config, Clock::system()));
-        let upstreams = Upstreams::new(config, Clock::system(), wan, Arc::new(metrics))
-            .map_err(|error| CommandError::Configuration(error.to_string()))?;
-        let runtime = new_runtime()?;
+    fn upstreams(&mut self, config: &Config, upstreams: &Upstreams, runtime: &Runtime) {
         let mut headers = HeaderMap::new();
         upstreams.instance().mark(&mut headers, Version::HTTP_11);
         for (upstream, configured) in upstreams.iter().zip(&config.upstreams) {
@@ -206,7 +227,6 @@ impl Examination {
                 }
             }
         }
-        Ok(())
     }
 
     fn clock(&mut self, subject: &str, answer: &UpstreamResponse) {
@@ -253,6 +273,28 @@ impl Examination {
         }
         Ok(())
     }
+}
+
+/// Creates the upstreams, without limits. Connects to none.
+fn connect(config: &Config) -> Result<Upstreams, CommandError> {
+    let metrics = NetMetrics::register(&prometheus::Registry::new())
+        .map_err(|error| CommandError::Failed(error.to_string()))?;
+    let wan = Arc::new(WanLimiter::unlimited(config, Clock::system()));
+    Upstreams::new(config, Clock::system(), wan, Arc::new(metrics))
+        .map_err(|error| CommandError::Configuration(error.to_string()))
+}
+
+/// Returns the object that clients of the relay took most lately, else a catalog of the configuration.
+fn find_object(config: &Config) -> Option<PathAndQuery> {
+    let most_taken = || {
+        let (method, path) = (Method::GET, "/api/v1/traffic?since=7d&top=20");
+        let request = AdminRequest { method, path, body: Bytes::new(), max_response: 8 << 20 };
+        let (_, body) = AdminClient::for_reading(config).ok()?.try_send(request, RELAY_TIMEOUT).ok()?;
+        let report: TrafficReport = serde_json::from_slice(&body).ok()?;
+        let is_object = |path: &PathAndQuery| path.as_str().starts_with('/');
+        report.objects.iter().filter_map(|row| row.object.parse().ok()).find(is_object)
+    };
+    most_taken().or_else(|| config.refresh.catalogs.first().cloned())
 }
 
 /// Writes a file in the folder, or in the nearest parent that exists, and returns the bytes a second.

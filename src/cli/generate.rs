@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
-use super::{CommandError, CommandLine};
+use super::{CommandError, command_line};
 
 /// Flags of `gupd completions`.
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub(super) struct ManFlags {
 
 /// Prints the completions of a shell.
 pub(super) fn print_completions(flags: &CompletionFlags) {
-    clap_complete::generate(flags.shell, &mut CommandLine::command(), "gupd", &mut std::io::stdout());
+    clap_complete::generate(flags.shell, &mut command_line(), "gupd", &mut std::io::stdout());
 }
 
 /// Writes a page for the program and for each of its commands.
@@ -36,7 +36,7 @@ pub(super) fn write_pages(flags: &ManFlags) -> Result<(), CommandError> {
         ))
     };
     std::fs::create_dir_all(&flags.folder).map_err(failed)?;
-    let mut command = CommandLine::command().disable_help_subcommand(true);
+    let mut command = command_line().disable_help_subcommand(true);
     command.build();
     write_page(&command, "gupd", &flags.folder).map_err(failed)
 }

@@ -15,6 +15,7 @@ mod config_file;
 mod config_text;
 mod demo;
 mod doctor;
+mod examples;
 mod fitness;
 mod generate;
 mod init;
@@ -35,7 +36,7 @@ mod why;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use rustix::fs::Mode;
 use rustix::process::umask;
 use tokio::runtime::Runtime;
@@ -67,11 +68,14 @@ enum Command {
         #[arg(long)]
         probe: bool,
         /// Check a profile instead, and run its test vectors.
-        #[arg(long, value_name = "FILE", conflicts_with_all = ["probe", "config"])]
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["probe", "config", "json"])]
         profile: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Make the running relay revalidate all catalogs now.
-    Refresh(AdminFlags),
+    Refresh(process_commands::RefreshFlags),
     /// Replace the running relay by the program on disk; its guard keeps clients served.
     Upgrade(AdminFlags),
     /// Make the running relay reload its configuration, and print the result.
@@ -229,11 +233,13 @@ enum CommandError {
 pub fn main() -> ExitCode {
     restrict_created_files();
     // clap prints usage errors itself and exits with 2.
-    let result = match CommandLine::parse().command {
+    let matches = command_line().get_matches();
+    let parsed = CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let result = match parsed.command {
         Command::Serve(serve) => serve::run(serve),
-        Command::Check { common, probe, profile } => match profile {
+        Command::Check { common, probe, profile, json } => match profile {
             Some(profile) => profile_check::run(&profile),
-            None => check::run(&common, probe),
+            None => check::run(&common, probe, json),
         },
         Command::Refresh(common) => process_commands::refresh(&common),
         Command::Reload(common) => process_commands::reload(&common),
@@ -268,6 +274,11 @@ pub fn main() -> ExitCode {
             ExitCode::from(status)
         }
     }
+}
+
+/// Returns the definition of the command line, with examples.
+fn command_line() -> clap::Command {
+    examples::add(CommandLine::command())
 }
 
 /// Takes from others all rights to files that the process creates, and from its group that to write: the store has what
@@ -344,13 +355,85 @@ fn print_line(line: &str) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    /// Calls `examine` with every command that has none below it, and its words.
+    fn for_each_command(
+        command: &clap::Command,
+        words: &str,
+        examine: &mut impl FnMut(&str, &clap::Command),
+    ) {
+        if command.get_subcommands().next().is_none() {
+            examine(words, command);
+        }
+        for below in command.get_subcommands() {
+            for_each_command(below, format!("{words} {}", below.get_name()).trim(), examine);
+        }
+    }
+
+    /// Splits a line as a shell does.
+    fn arguments(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+        for char in line.chars() {
+            match quote {
+                Some(open) if char == open => quote = None,
+                Some(_) => word.push(char),
+                None if matches!(char, '"' | '\'') => quote = Some(char),
+                None if char == ' ' => words.push(std::mem::take(&mut word)),
+                None => word.push(char),
+            }
+        }
+        words.push(word);
+        words
+    }
+
+    #[test]
+    fn every_command_has_examples_that_it_accepts() {
+        let command = command_line();
+        for_each_command(&command, "", &mut |words, command| {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = help.lines().filter_map(|line| line.strip_prefix("  "));
+            let examples: Vec<_> = examples.filter(|line| line.contains("gupd ")).collect();
+            assert!(help.starts_with("Examples:\n") && !examples.is_empty(), "{words}: {help}");
+            for example in examples {
+                let line = example.split(" > ").next().unwrap().trim_start_matches("sudo ");
+                assert!(line.starts_with(&format!("gupd {words}")), "{words}: {example}");
+                let parsed = command_line().try_get_matches_from(arguments(line));
+                assert!(parsed.is_ok(), "{example}: {:?}", parsed.err());
+            }
+        });
+    }
+
+    #[test]
+    fn every_command_that_prints_data_has_json() {
+        // Others print a sentence, a file of another format, or run until they are stopped.
+        let others = [
+            "serve",
+            "upgrade",
+            "reload",
+            "drain",
+            "clients-config",
+            "completions",
+            "man",
+            "init",
+            "demo",
+            "store purge",
+            "store release",
+            "store reject",
+            "store verify",
+            "store export",
+            "store import",
+            "top",
+        ];
+        for_each_command(&command_line(), "", &mut |words, command| {
+            let has_json = command.get_arguments().any(|argument| argument.get_id() == "json");
+            assert_eq!(has_json, !others.contains(&words), "{words}");
+        });
+    }
 
     #[test]
     fn help_describes_the_relay() {
-        let command = CommandLine::command();
+        let command = command_line();
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         assert!(about.starts_with("Caching relay"), "{about}");
         command.debug_assert();

@@ -3,8 +3,18 @@
 use clap::Args;
 use http::Method;
 
-use super::{AdminFlags, CommandError, print_line};
+use super::{AdminFlags, CommandError, print_line, to_json};
 use gupd_refresh::RefreshReport;
+
+/// Flags of `gupd refresh`.
+#[derive(Debug, Args)]
+pub(super) struct RefreshFlags {
+    #[command(flatten)]
+    admin: AdminFlags,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
 
 /// Flags of `gupd drain`.
 #[derive(Debug, Args)]
@@ -19,13 +29,15 @@ pub(super) struct Drain {
     end: bool,
 }
 
-pub(super) fn refresh(flags: &AdminFlags) -> Result<(), CommandError> {
-    let admin = flags.client_with_token("refresh")?;
+pub(super) fn refresh(flags: &RefreshFlags) -> Result<(), CommandError> {
+    let admin = flags.admin.client_with_token("refresh")?;
     let body = admin.command(Method::POST, "/api/v1/refresh")?;
-    let RefreshReport { asked, changed, failed, revision } =
+    let report: RefreshReport =
         serde_json::from_slice(&body).map_err(|error| admin.invalid_response(&error))?;
+    let RefreshReport { asked, changed, failed, revision } = report;
     let revision = revision.map(|number| format!("; published as revision {number}")).unwrap_or_default();
-    print_line(&format!("refreshed {asked} catalogs: {changed} changed, {failed} failed{revision}"));
+    let text = format!("refreshed {asked} catalogs: {changed} changed, {failed} failed{revision}");
+    print_line(&if flags.json { to_json(&report)? } else { text });
     if failed == 0 {
         return Ok(());
     }

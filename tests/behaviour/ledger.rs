@@ -170,7 +170,8 @@ async fn bytes_are_attributed_to_the_group_of_the_client() {
         config.groups.insert(0, GroupSettings { subnets, ..GroupSettings::catch_all("branch-a") });
     });
     let full = format!("{FOLDER}/full.zip");
-    for (path, length) in [(&*full, 90_000), (PAYLOAD, 5_000), ("/secars/secars.dll", 300)] {
+    let delta = format!("{FOLDER}/xdelta240601001.dax");
+    for (path, length) in [(&*full, 90_000), (&*delta, 5_000), ("/secars/secars.dll", 300)] {
         site.manager.put(path, Resource::new(bytes(1, length)));
         site.get(path).await.expect_body();
     }

@@ -84,6 +84,8 @@ fn run_without_a_relay(examples: &mut Examples) {
     let [upstreams, groups] = ["[[upstream]]", "[[content_type]]"].map(|begin| table("configure.md", begin));
     fs::write(&file, format!("{upstreams}\n{groups}")).unwrap();
     examples.run(&machine, "docs/configure.md", "gupd policy explain");
+    fs::write(folder.path().join("policy.json"), crate::import::POLICY).unwrap();
+    examples.run(&machine, "docs/configure.md", "gupd policy import");
     examples.run(&machine, "docs/install.md", "gupd clients-config");
     examples.run(&machine, "docs/sizing.md", "gupd plan");
     let vendor = folder.path().join("profiles/vendor.toml");

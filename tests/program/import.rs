@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::process::{Ended, Process, gupd};
 
-const POLICY: &str = r#"{"name":"Branch","enabled":true,"configuration":{"windows":{
+pub(crate) const POLICY: &str = r#"{"name":"Branch","enabled":true,"configuration":{"windows":{
   "server":{"gup":{"default_port":2968,"max_disk_cache_size":20480,"max_bandwidth_allowed":8000,
     "download_from_default_after":-1,"single_gup":"gup.example",
     "explicit_gup":{"explicit_mappings":[{"client_subnet_addr":"10.1.2.0","mapping_type":"IP_ADDRESS",

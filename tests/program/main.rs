@@ -19,6 +19,7 @@ mod bindings;
 mod bounds;
 mod bundles;
 mod clients_config;
+mod colour;
 mod copies;
 mod crash;
 mod default_file;

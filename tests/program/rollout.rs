@@ -325,8 +325,10 @@ async fn clients_are_listed_in_status_and_dry_run() {
     let of = |client: &str| lines.iter().find(|line| line.starts_with(client)).unwrap().split_whitespace();
     assert_eq!(of("127.0.0.2").take(5).collect::<Vec<_>>(), ["127.0.0.2", "pilot", "green", "3", "3"]);
     assert_eq!(of("127.0.0.3").take(5).collect::<Vec<_>>(), ["127.0.0.3", "default", "green", "1", "1"]);
+    // Requests of the relay's own machine may read without a token.
     let mut command = gupd(["rollout", "status", "--clients", "--admin", &relay.admin.to_string()]);
-    Process::start(&mut command).wait_for_exit().assert_error(2, &["--clients", "server.admin_token_file"]);
+    let without_token = Process::start(&mut command).wait_for_exit();
+    assert!(without_token.lines.iter().any(|line| line.starts_with("127.0.0.2")), "{without_token:#?}");
 
     let lines = place.rollout_ok(&relay, &["release", "--now", "--dry-run"]);
     let clients: Vec<Vec<&str>> = lines

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use indicatif::HumanCount;
 
+use crate::table::{self, printable};
 use gupd_rollout::dry_run::{DryRun, VisibleChange};
 use gupd_rollout::revision::RevisionNumber;
 
@@ -24,41 +25,32 @@ fn write(preview: &DryRun, out: &mut String) -> std::fmt::Result {
     for warning in &preview.outcome.warnings {
         writeln!(out, "warning: {warning}")?;
     }
-    let width = width("GROUP", preview.groups.iter().map(|group| &*group.group));
-    writeln!(out, "\n{:<width$}  {:>9}  {}", "GROUP", "CLIENTS", headings())?;
+    let headings = ["GROUP", "CLIENTS", "SEES", "AT ONCE", "IN TIME", "OTHERWISE"];
+    let mut groups = table::new(&headings, &[1, 2, 3, 4, 5]);
     for group in &preview.groups {
-        let clients = HumanCount(group.clients).to_string();
-        writeln!(out, "{:<width$}  {clients:>9}  {}", group.group, columns(&group.visible))?;
+        let cells = [group.group.to_string(), HumanCount(group.clients).to_string()];
+        groups.add_row(cells.into_iter().chain(revisions(&group.visible)));
     }
+    writeln!(out, "\n{}", table::text(&groups))?;
     if preview.clients.is_empty() {
         return writeln!(out, "\nNo known client would see another revision.");
     }
     let shown = &preview.clients[..preview.clients.len().min(MAX_LINES)];
-    let group_width = self::width("GROUP", shown.iter().map(|client| &*client.group));
-    let width = self::width("CLIENT", shown.iter().map(|client| client.client.as_str()));
-    writeln!(out, "\n{:<width$}  {:<group_width$}  {}", "CLIENT", "GROUP", headings())?;
+    let headings = ["CLIENT", "GROUP", "SEES", "AT ONCE", "IN TIME", "OTHERWISE"];
+    let mut clients = table::new(&headings, &[2, 3, 4, 5]);
     for client in shown {
-        let name = &client.client;
-        writeln!(out, "{name:<width$}  {:<group_width$}  {}", client.group, columns(&client.visible))?;
+        let cells = [printable(&client.client), client.group.to_string()];
+        clients.add_row(cells.into_iter().chain(revisions(&client.visible)));
     }
+    writeln!(out, "\n{}", table::text(&clients))?;
     match preview.clients.len() - shown.len() {
         0 => Ok(()),
         more => writeln!(out, "{} more: pass --json to see all", HumanCount(more as u64)),
     }
 }
 
-fn width<'a>(heading: &str, names: impl Iterator<Item = &'a str>) -> usize {
-    names.map(|name| name.chars().count()).chain([heading.len()]).max().unwrap_or(0)
-}
-
-fn headings() -> String {
-    format!("{:>8}  {:>8}  {:>8}  {:>9}", "SEES", "AT ONCE", "IN TIME", "OTHERWISE")
-}
-
-fn columns(visible: &VisibleChange) -> String {
+fn revisions(visible: &VisibleChange) -> [String; 4] {
     let of =
         |number: Option<RevisionNumber>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-    let [sees, would, in_time, otherwise] =
-        [visible.before, visible.after, visible.eventually, visible.otherwise].map(of);
-    format!("{sees:>8}  {would:>8}  {in_time:>8}  {otherwise:>9}")
+    [visible.before, visible.after, visible.eventually, visible.otherwise].map(of)
 }

@@ -7,7 +7,7 @@ use indicatif::HumanCount;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::table::{self, printable};
+use crate::table;
 use gupd_config::clock::UnixMillis;
 use gupd_rollout::status::{
     ClientCounts, GroupStatus, RevisionStatus, RingStatus, Status, UpcomingStep, UtcTime,
@@ -61,13 +61,7 @@ fn revisions_text(status: &[RevisionStatus], time: &impl Fn(UtcTime) -> String) 
     for revision in status {
         let changed =
             revision.changed.zip(revision.announced).map(|(catalogs, contents)| catalogs + contents);
-        let mut notes = vec![if revision.everyone { "everyone" } else { "rings" }.to_owned()];
-        if !revision.names.is_empty() {
-            notes.push(format!("named {}", revision.names.join(", ")));
-        }
-        if revision.gone > 0 {
-            notes.push(format!("{} payloads evicted: raise store.quota", HumanCount(revision.gone)));
-        }
+        let audience = if revision.everyone { "everyone" } else { "rings" };
         table.add_row([
             revision.number.to_string(),
             time(revision.published),
@@ -75,10 +69,27 @@ fn revisions_text(status: &[RevisionStatus], time: &impl Fn(UtcTime) -> String) 
             HumanCount(revision.present as u64).to_string(),
             changed.map_or_else(|| "-".to_owned(), |changed| HumanCount(changed as u64).to_string()),
             HumanCount(revision.kept).to_string(),
-            printable(&notes.join("; ")),
+            audience.to_owned(),
         ]);
     }
-    table::text(&table)
+    with_notes(&table::text(&table), status)
+}
+
+/// Adds names and evicted payloads of each revision below its row: with them, a row would exceed 80 columns.
+fn with_notes(rows: &str, status: &[RevisionStatus]) -> String {
+    let mut rows = rows.lines();
+    let mut lines: Vec<String> = rows.next().map(str::to_owned).into_iter().collect();
+    for (row, revision) in rows.zip(status) {
+        lines.push(row.to_owned());
+        if !revision.names.is_empty() {
+            lines.push(format!("{:>8}  named {}", "", revision.names.join(", ")));
+        }
+        if revision.gone > 0 {
+            let gone = HumanCount(revision.gone);
+            lines.push(format!("{:>8}  {gone} payloads evicted: raise store.quota", ""));
+        }
+    }
+    lines.join("\n")
 }
 
 fn rings_text(status: &[RingStatus], time: &impl Fn(UtcTime) -> String) -> String {

@@ -9,6 +9,7 @@ mod selection;
 mod transfer;
 mod verify;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use gupd_admin::HeldDecision;
 use gupd_config as config;
 use gupd_config::clock::Clock;
 use gupd_config::{Config, Overrides};
+use gupd_guard::log::has_colour;
 use gupd_store::{Inventory, Store, StoreError};
 
 /// Log filter of commands. Repairs and upstream errors are printed by the command itself.
@@ -180,6 +182,7 @@ impl OpenedStore {
         // Shows what the store does by itself, such as setting a damaged index aside.
         let warnings = tracing_subscriber::fmt().with_env_filter(LOG_FILTER);
         // Has no effect the second time in a process.
+        let warnings = warnings.with_ansi(has_colour(std::io::stderr().is_terminal()));
         let _set_up = warnings.with_writer(std::io::stderr).without_time().with_target(false).try_init();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| {

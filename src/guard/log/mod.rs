@@ -35,6 +35,11 @@ pub enum LogError {
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
+/// Returns true if output may have colours: on a terminal, unless `NO_COLOR` is set (no-color.org).
+pub fn has_colour(is_terminal: bool) -> bool {
+    is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Sets up the log of the process. Must be called once.
 ///
 /// # Errors
@@ -43,7 +48,8 @@ pub fn init(log: &LogSettings) -> Result<LogGuard, LogError> {
     let filter = EnvFilter::try_new(&log.level)?;
     let is_terminal = io::stdout().is_terminal();
     let (as_text, column) = match (log.format, is_terminal) {
-        (LogFormat::Text | LogFormat::Auto, true) => (true, ANSI_COLUMN),
+        (LogFormat::Text | LogFormat::Auto, true) if has_colour(true) => (true, ANSI_COLUMN),
+        (LogFormat::Text | LogFormat::Auto, true) => (true, TEXT_COLUMN),
         (LogFormat::Text, false) => (true, TEXT_COLUMN),
         (LogFormat::Json, _) | (LogFormat::Auto, false) => (false, json::COLUMN),
     };
@@ -52,7 +58,7 @@ pub fn init(log: &LogSettings) -> Result<LogGuard, LogError> {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_timer(timer.clone());
     let registry = tracing_subscriber::registry().with(filter);
     if as_text {
-        registry.with(layer.with_ansi(is_terminal)).try_init()?;
+        registry.with(layer.with_ansi(has_colour(is_terminal))).try_init()?;
     } else {
         registry.with(layer.event_format(json::JsonFormat::new(timer))).try_init()?;
     }
