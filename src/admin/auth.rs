@@ -82,9 +82,9 @@ pub(super) async fn delay_wrong_token(
 }
 
 /// A request that may read what has addresses: see [`authorize_read`].
-pub(super) struct Reader;
+pub(super) struct ReadAccess;
 
-impl FromRequestParts<AdminApi> for Reader {
+impl FromRequestParts<AdminApi> for ReadAccess {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, api: &AdminApi) -> Result<Self, Response> {

@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::auth::Reader;
+use super::auth::ReadAccess;
 use super::{AdminApi, json_response, problem, query_pairs};
 use gupd_rollout::clients::{ClientFilter, ClientPage, ClientStatus};
 use gupd_rollout::rings::Rings;
@@ -16,7 +16,7 @@ const MAX_PAGE: usize = 1_000;
 
 /// `client=`, `group=`, `light=` and `revision=` select clients that match all of them. `limit=` is the number on a page,
 /// in the order of clients; `after=` is the last client of the page before.
-pub(super) async fn list(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Response {
+pub(super) async fn list(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -> Response {
     let (filter, page) = match parse_query(uri.query()) {
         Ok(parsed) => parsed,
         Err(message) => return problem::respond((StatusCode::BAD_REQUEST, message)),

@@ -7,7 +7,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::auth::Reader;
+use super::auth::ReadAccess;
 use super::status::{StatusFinding, observe, timestamp};
 use super::{AdminApi, json_response, problem, query_pairs};
 use gupd_ledger::{Event, EventChange, EventPage, EventQuery, QueryError, Severity};
@@ -59,7 +59,7 @@ impl From<Event> for EventRow {
     }
 }
 
-pub(super) async fn list(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Response {
+pub(super) async fn list(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -> Response {
     let query = match parse_query(uri.query()) {
         Ok(query) => query,
         Err(message) => return problem::respond((StatusCode::BAD_REQUEST, message)),

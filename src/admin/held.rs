@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::auth::Reader;
+use super::auth::ReadAccess;
 use super::request_body::{check_author, read_command};
 use super::{AdminApi, ErrorMessage, internal_error, json_response, problem};
 use gupd_cache::digest::{HeldObject, HoldDecision, is_held_prefix};
@@ -49,7 +49,7 @@ enum HeldCommand {
     RejectHeld { sha256: String, path: String },
 }
 
-pub(super) async fn list(_: Reader, State(api): State<AdminApi>) -> Response {
+pub(super) async fn list(_: ReadAccess, State(api): State<AdminApi>) -> Response {
     match api.fills.digests().held().await {
         Ok(held) => json_response(&held.iter().map(HeldObject::new).collect::<Vec<_>>()),
         Err(error) => problem::respond((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),

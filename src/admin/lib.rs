@@ -46,7 +46,7 @@ pub use self::events::{EventReport, EventRow};
 pub use self::exposition::Exposition;
 pub use self::held::{HeldDecision, HeldRequest};
 pub use self::page::Sessions;
-pub use self::problem::Problem;
+pub use self::problem::ProblemDocument;
 pub use self::purge::PurgeRequest;
 pub use self::status::rates::RateMeter;
 pub use self::status::{

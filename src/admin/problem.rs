@@ -18,7 +18,7 @@ const ABOUT_STATUS: &str = "about:blank";
 
 /// A problem document.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
+pub struct ProblemDocument {
     /// Always `about:blank`: the status describes the problem.
     pub r#type: String,
     /// The status in words.
@@ -32,7 +32,7 @@ pub struct Problem {
 /// Returns the response for an error.
 pub(super) fn respond((status, detail): ErrorMessage) -> Response {
     let title = status.canonical_reason().unwrap_or("Error").to_owned();
-    let problem = Problem { r#type: ABOUT_STATUS.to_owned(), title, status: status.as_u16(), detail };
+    let problem = ProblemDocument { r#type: ABOUT_STATUS.to_owned(), title, status: status.as_u16(), detail };
     // Texts and a number always have a form in JSON.
     let text = serde_json::to_string(&problem).unwrap_or_default();
     let mut response = (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], text).into_response();

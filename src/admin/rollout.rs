@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 
-use super::auth::Reader;
+use super::auth::ReadAccess;
 use super::request_body::{check_author, read_command};
 use super::{AdminApi, internal_error, json_response, problem, query_pairs};
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
@@ -31,7 +31,7 @@ struct Envelope {
 }
 
 /// `GET /api/v1/rollout`; `?catalogs=true` adds the hashes of catalogs.
-pub(super) async fn status(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Response {
+pub(super) async fn status(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -> Response {
     let catalogs = match uri.query() {
         None | Some("catalogs=false") => false,
         Some("catalogs=true") => true,
@@ -51,7 +51,7 @@ pub(super) async fn status(_: Reader, State(api): State<AdminApi>, uri: Uri) -> 
 }
 
 /// `GET /api/v1/rollout/view?client=ADDR&group=NAME`.
-pub(super) async fn view(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Response {
+pub(super) async fn view(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -> Response {
     let (mut client, mut group) = (None, None);
     for (name, value) in query_pairs(uri.query()) {
         match name {

@@ -6,7 +6,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use percent_encoding::percent_decode_str;
 
-use super::auth::Reader;
+use super::auth::ReadAccess;
 use super::{AdminApi, json_response, problem, query_pairs};
 use gupd_config::clock::UnixMillis;
 use gupd_config::units::{Time, UnitError};
@@ -21,7 +21,7 @@ const DEFAULT_SINCE: UnixMillis = 24 * 3_600_000;
 const DEFAULT_TOP: usize = 20;
 
 /// `since=` is a time such as `24h`; `client=` and `object=` select, `top=` is the number of rows of each kind.
-pub(super) async fn report(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Response {
+pub(super) async fn report(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -> Response {
     let query = match parse_query(uri.query(), api.clock.now()) {
         Ok(query) => query,
         Err(message) => return problem::respond((StatusCode::BAD_REQUEST, message)),

@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 
 use super::screen::with_spinner;
 use super::{CommandError, new_runtime};
-use gupd_admin::{Problem, read_token};
+use gupd_admin::{ProblemDocument, read_token};
 use gupd_config::{CertificateFiles, Config, Pin, Trust};
 use gupd_net::pem;
 use gupd_net::upstream::connect_tls;
@@ -94,7 +94,7 @@ impl AdminClient {
             ))
         })?;
         if status != StatusCode::OK {
-            let problem = serde_json::from_slice::<Problem>(&body).map(|problem| problem.detail);
+            let problem = serde_json::from_slice::<ProblemDocument>(&body).map(|problem| problem.detail);
             let message = problem.unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned());
             return Err(CommandError::Failed(format!("refused by the relay: {}", message.trim())));
         }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::alarms::AlarmWatch;
 pub(super) use self::collect::{collect, observe, wan_status};
-use super::auth::Reader;
+use super::auth::ReadAccess;
 use super::{AdminApi, json_response};
 use gupd_config::clock::UnixMillis;
 pub use gupd_ledger::Severity;
@@ -163,6 +163,6 @@ impl LineStatus {
     }
 }
 
-pub(super) async fn status(_: Reader, State(api): State<AdminApi>) -> Response {
+pub(super) async fn status(_: ReadAccess, State(api): State<AdminApi>) -> Response {
     json_response(&collect(&api).await)
 }

@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::{Examination, State};
-use crate::admin_client::own_certificate;
+use crate::admin_client::{RequestError, own_certificate};
 use crate::plan::rate;
 use crate::table::bytes;
 use gupd_config::units::Rate;
@@ -39,7 +39,7 @@ const MIN_MEASURED: u64 = 256 << 10;
 
 /// What arrived of the object.
 #[derive(Debug)]
-pub(super) struct Received {
+pub(super) struct ReceivedObject {
     status: StatusCode,
     headers: HeaderMap,
     bytes: u64,
@@ -48,8 +48,6 @@ pub(super) struct Received {
     is_whole: bool,
     elapsed: Duration,
 }
-
-type TransferError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a test object is requested from.
 pub(super) struct Sources<'a> {
@@ -62,7 +60,7 @@ pub(super) struct Sources<'a> {
 impl Examination {
     /// Examines everything that a transfer shows.
     pub(super) fn content(&mut self, sources: &Sources<'_>) {
-        let mut fastest: Option<Received> = None;
+        let mut fastest: Option<ReceivedObject> = None;
         for upstream in sources.upstreams.iter() {
             if let Some(received) = self.upstream_content(sources, upstream)
                 && fastest.as_ref().is_none_or(|other| other.speed() < received.speed())
@@ -78,7 +76,11 @@ impl Examination {
     }
 
     /// Examines the object of one upstream; returns what it sent.
-    fn upstream_content(&mut self, sources: &Sources<'_>, upstream: &Arc<Upstream>) -> Option<Received> {
+    fn upstream_content(
+        &mut self,
+        sources: &Sources<'_>,
+        upstream: &Arc<Upstream>,
+    ) -> Option<ReceivedObject> {
         let subject = format!("upstream {}", upstream.name);
         let object = sources.object;
         let whole = sources.request(upstream, &[]);
@@ -122,7 +124,7 @@ impl Examination {
         Some(received)
     }
 
-    fn validators(&mut self, subject: &str, received: &Received) {
+    fn validators(&mut self, subject: &str, received: &ReceivedObject) {
         let text = |name| received.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let finding = match (text(header::ETAG), text(header::LAST_MODIFIED)) {
             (Some(tag), _) if !tag.starts_with("W/") => format!("it sends a strong validator: ETag {tag}"),
@@ -144,7 +146,7 @@ impl Examination {
         self.good(subject, finding);
     }
 
-    fn line(&mut self, config: &Config, received: Option<&Received>) {
+    fn line(&mut self, config: &Config, received: Option<&ReceivedObject>) {
         let limit = config.wan.limit.steps().filter_map(|(_, ceiling)| match ceiling {
             Ceiling::Rate(Rate(rate)) => Some(rate),
             Ceiling::Unlimited => None,
@@ -194,7 +196,7 @@ impl Examination {
     }
 
     /// Requests the object as a client does, and compares it with the upstream's.
-    fn through_relay(&mut self, sources: &Sources<'_>, direct: Option<&Received>) {
+    fn through_relay(&mut self, sources: &Sources<'_>, direct: Option<&ReceivedObject>) {
         let (subject, object) = ("end to end", sources.object);
         let address = client_address(sources.config);
         let received = match sources
@@ -249,7 +251,7 @@ impl Sources<'_> {
         &self,
         upstream: &Arc<Upstream>,
         fields: &[(header::HeaderName, HeaderValue)],
-    ) -> Result<Received, TransferError> {
+    ) -> Result<ReceivedObject, RequestError> {
         let mut headers: HeaderMap = fields.iter().cloned().collect();
         self.upstreams.instance().mark(&mut headers, Version::HTTP_11);
         let request = UpstreamRequest::get(self.object.clone(), headers, BandwidthClass::default());
@@ -260,7 +262,7 @@ impl Sources<'_> {
         })
     }
 
-    async fn request_from_relay(&self, address: SocketAddr) -> Result<Received, TransferError> {
+    async fn request_from_relay(&self, address: SocketAddr) -> Result<ReceivedObject, RequestError> {
         let stream = TcpStream::connect(address).await?;
         match self.config.server.tls.as_ref().and_then(|tls| tls.certificates.first()) {
             None => self.request_over(stream, address).await,
@@ -276,7 +278,7 @@ impl Sources<'_> {
         &self,
         stream: S,
         address: SocketAddr,
-    ) -> Result<Received, TransferError> {
+    ) -> Result<ReceivedObject, RequestError> {
         let started = Instant::now();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // An error of the connection is one of the request too.
@@ -289,7 +291,7 @@ impl Sources<'_> {
     }
 }
 
-impl Received {
+impl ReceivedObject {
     /// Returns the bytes a second.
     fn speed(&self) -> u64 {
         let millis = u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -298,7 +300,7 @@ impl Received {
 }
 
 /// Reads a response for at most [`MAX_TIME`] and [`MAX_BYTES`].
-async fn receive<B>(response: Response<B>, started: Instant) -> Result<Received, TransferError>
+async fn receive<B>(response: Response<B>, started: Instant) -> Result<ReceivedObject, RequestError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + Send + Sync + 'static,
@@ -321,7 +323,7 @@ where
         }
     }
     let sha256 = digest.finalize().into();
-    Ok(Received {
+    Ok(ReceivedObject {
         status: head.status,
         headers: head.headers,
         bytes: count,

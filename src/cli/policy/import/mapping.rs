@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::sepm::{ExplicitMapping, MappingType};
-use super::translation::{Draft, Finding, GUP, shortened};
+use super::translation::{ConfigDraft, GUP, ImportFinding, shortened};
 
 /// Adds a group for each client subnet.
 ///
 /// # Errors
 /// When a subnet is no address; the message names its field.
-pub(super) fn add(mappings: &[ExplicitMapping], prefix: u8, draft: &mut Draft) -> Result<(), String> {
+pub(super) fn add(mappings: &[ExplicitMapping], prefix: u8, draft: &mut ConfigDraft) -> Result<(), String> {
     let mut groups: Vec<(IpNet, Vec<String>)> = Vec::new();
     for (index, mapping) in mappings.iter().enumerate() {
         let subnet = client_subnet(&mapping.client_subnet_addr, prefix).ok_or_else(|| {
@@ -35,7 +35,7 @@ pub(super) fn add(mappings: &[ExplicitMapping], prefix: u8, draft: &mut Draft) -
             "\n# Policy: clients of {subnet} are mapped to {providers}. Map them to the relay.\n\
              [[group]]\nname = \"{name}\"\nsubnets = [\"{subnet}\"]\n"
         );
-        draft.findings.push(Finding {
+        draft.findings.push(ImportFinding {
             field: format!("{GUP}.explicit_gup.explicit_mappings"),
             value: format!("{subnet} to {providers}"),
             setting: Some(format!("group {name}")),

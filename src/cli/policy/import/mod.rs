@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use self::translation::{Assumptions, BandwidthUnit, Draft, Finding, TimeUnit};
+use self::translation::{Assumptions, BandwidthUnit, ConfigDraft, ImportFinding, TimeUnit};
 use crate::config_text::{check, write_new};
 use crate::table::{self, printable};
 use crate::{CommandError, print_line, to_json};
@@ -60,7 +60,7 @@ struct ImportReport<'a> {
     /// The configuration, if no file has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     configuration: Option<&'a str>,
-    findings: &'a [Finding],
+    findings: &'a [ImportFinding],
 }
 
 pub(super) fn run(flags: &ImportFlags) -> Result<(), CommandError> {
@@ -82,7 +82,7 @@ pub(super) fn run(flags: &ImportFlags) -> Result<(), CommandError> {
 }
 
 /// Returns the checked configuration and the report.
-fn import(flags: &ImportFlags) -> Result<(String, Vec<Finding>), CommandError> {
+fn import(flags: &ImportFlags) -> Result<(String, Vec<ImportFinding>), CommandError> {
     let failed = |message: String| {
         let message = printable(&message);
         CommandError::Configuration(format!("{}: {message}", flags.policy.display()))
@@ -95,16 +95,16 @@ fn import(flags: &ImportFlags) -> Result<(String, Vec<Finding>), CommandError> {
         bandwidth_unit: flags.bandwidth_unit,
         mapping_prefix: flags.mapping_prefix,
     };
-    let mut draft = Draft::new(&policy, &assumed).map_err(failed)?;
+    let mut draft = ConfigDraft::new(&policy, &assumed).map_err(failed)?;
     untranslated::add(&all, &mut draft);
     let text = draft.text(&policy, &assumed.upstreams);
     check(&text)?;
     Ok((text, draft.findings))
 }
 
-fn report(findings: &[Finding]) -> String {
+fn report(findings: &[ImportFinding]) -> String {
     let mut table = table::new(&["POLICY", "VALUE", "SETTING", "NOTE"], &[]);
-    for Finding { field, value, setting, note } in findings {
+    for ImportFinding { field, value, setting, note } in findings {
         table.add_row([field, value, setting.as_deref().unwrap_or("no counterpart"), note]);
     }
     table::text(&table)

@@ -46,7 +46,10 @@ fn flags(policy: &Path) -> ImportFlags {
 }
 
 /// Imports a policy.
-fn imported(text: &str, change: impl FnOnce(&mut ImportFlags)) -> Result<(String, Vec<Finding>), String> {
+fn imported(
+    text: &str,
+    change: impl FnOnce(&mut ImportFlags),
+) -> Result<(String, Vec<ImportFinding>), String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("policy.json");
     std::fs::write(&path, text).unwrap();

@@ -1,4 +1,4 @@
-//! A manager's policy as a configuration. Each value of the policy ends in one [`Finding`]: the setting that it became, or
+//! A manager's policy as a configuration. Each value of the policy ends in one [`ImportFinding`]: the setting that it became, or
 //! the reason why it has none. Units are not documented, so those of times and rates are given by the administrator.
 
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub(super) enum BandwidthUnit {
 
 /// A value of the policy, and the setting that it became.
 #[derive(Debug, Serialize)]
-pub(super) struct Finding {
+pub(super) struct ImportFinding {
     pub(super) field: String,
     pub(super) value: String,
     /// `None`: it has no counterpart.
@@ -66,10 +66,10 @@ pub(super) struct Finding {
 
 /// A configuration in the making: sections in the order of their first setting.
 #[derive(Debug, Default)]
-pub(super) struct Draft {
+pub(super) struct ConfigDraft {
     sections: Vec<(&'static str, Vec<String>)>,
     pub(super) groups: String,
-    pub(super) findings: Vec<Finding>,
+    pub(super) findings: Vec<ImportFinding>,
 }
 
 /// A field of the policy with its value.
@@ -79,7 +79,7 @@ struct Field<'a> {
     value: String,
 }
 
-impl Draft {
+impl ConfigDraft {
     /// Translates a policy.
     ///
     /// # Errors
@@ -139,7 +139,7 @@ impl Draft {
         if !untranslated.is_empty() {
             text += "\n# Values of the policy without a counterpart here:\n";
         }
-        for Finding { field, value, note, .. } in untranslated {
+        for ImportFinding { field, value, note, .. } in untranslated {
             text += &format!("# - {field} = {value}: {note}\n");
         }
         text
@@ -148,7 +148,7 @@ impl Draft {
     /// Notes a value that has no counterpart.
     pub(super) fn drop_field(&mut self, part: &str, name: &str, value: &str, note: &str) {
         let field = if part.is_empty() { name.to_owned() } else { format!("{part}.{name}") };
-        self.findings.push(Finding {
+        self.findings.push(ImportFinding {
             field: shortened(&field),
             value: shortened(value),
             setting: None,
@@ -161,7 +161,7 @@ impl Draft {
         let setting = Some(format!("{section}.{key} = {value}"));
         self.add(section, &format!("Policy: {name} = {given}. {note}"), key, value);
         let field = format!("{part}.{name}");
-        self.findings.push(Finding { field, value: given, setting, note: note.to_owned() });
+        self.findings.push(ImportFinding { field, value: given, setting, note: note.to_owned() });
     }
 
     fn add(&mut self, section: &'static str, comment: &str, key: &str, value: &str) {

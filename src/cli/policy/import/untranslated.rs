@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::translation::Draft;
+use super::translation::ConfigDraft;
 
 /// Maximum number of rows of fields that gupd does not know.
 const MAX_UNKNOWN: usize = 50;
@@ -45,7 +45,7 @@ const TRANSLATED: [&str; 14] = [
 ];
 
 /// Adds what the translation has not read of `policy`.
-pub(super) fn add(policy: &Value, draft: &mut Draft) {
+pub(super) fn add(policy: &Value, draft: &mut ConfigDraft) {
     let mut leaves = Vec::new();
     collect("", policy, &mut leaves);
     let (mut listed, mut unknown) = (Vec::<String>::new(), 0);
