@@ -8,7 +8,8 @@
 mod targets;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Changed copies of each file; `FUZZ_COPIES` asks for more.
 const COPIES: u64 = 1_000;
@@ -46,17 +47,47 @@ fn change(bytes: &mut Vec<u8>, numbers: &mut Numbers) {
     }
 }
 
+/// Returns the files of a target's corpus.
+fn corpus(name: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+    let files = fs::read_dir(folder).unwrap_or_else(|error| panic!("corpus of {name}: {error}"));
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    assert!(!files.is_empty(), "{name} has no corpus");
+    files.sort();
+    files
+}
+
+/// Runs a target on changed copies of its corpus, each change upon the one before, until the time is over.
+fn run_for(name: &str, target: fn(&[u8]), time: Duration) {
+    let contents: Vec<_> = corpus(name).iter().map(|file| fs::read(file).unwrap()).collect();
+    let (begin, mut inputs) = (Instant::now(), 0_u64);
+    let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
+    while begin.elapsed() < time {
+        let mut copy = contents[numbers.below(contents.len())].clone();
+        for _ in 0..16 {
+            change(&mut copy, &mut numbers);
+            inputs += 1;
+            if std::panic::catch_unwind(|| target(&copy)).is_err() {
+                panic!("{name} panics on {:?}", copy.escape_ascii().to_string());
+            }
+        }
+    }
+    println!("{name}: {inputs} inputs in {} s", begin.elapsed().as_secs());
+}
+
+/// Runs each target for the seconds of `FUZZ_SECONDS`. Without it there is nothing to do.
+#[test]
+fn no_target_panics_in_a_longer_run() {
+    let Ok(seconds) = std::env::var("FUZZ_SECONDS") else { return };
+    let time = Duration::from_secs(seconds.parse().unwrap());
+    targets::TARGETS.iter().for_each(|(name, target)| run_for(name, *target, time));
+}
+
 #[test]
 fn no_target_panics_on_its_corpus_or_on_changed_copies() {
     let copies = std::env::var("FUZZ_COPIES").map_or(COPIES, |copies| copies.parse().unwrap());
-    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     for (name, target) in targets::TARGETS {
-        let mut files: Vec<_> = fs::read_dir(corpora.join(name))
-            .unwrap_or_else(|error| panic!("corpus of {name}: {error}"))
-            .map(|file| file.unwrap().path())
-            .collect();
-        assert!(!files.is_empty(), "{name} has no corpus");
-        files.sort();
+        let files = corpus(name);
         target(b"");
         for file in files {
             let content = fs::read(&file).unwrap();
