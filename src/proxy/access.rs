@@ -193,7 +193,7 @@ fn shorten(text: &str, max: usize) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    Cow::Owned(format!("{}…", &text[..end]))
+    Cow::Owned(format!("{}…", text.get(..end).unwrap_or_default()))
 }
 
 #[cfg(test)]

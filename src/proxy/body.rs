@@ -177,13 +177,13 @@ fn verified(
     try_unfold(state, |(mut pieces, mut check, mut held, mut bytes)| async move {
         while let Some(checking) = &mut check {
             let first = held.front().map_or(0, Bytes::len);
-            if first > 0 && bytes - first >= PassedContent::HELD_BACK {
+            if first > 0 && bytes.saturating_sub(first) >= PassedContent::HELD_BACK {
                 break;
             }
             match pieces.try_next().await? {
                 Some(piece) => {
                     checking.update(&piece);
-                    bytes += piece.len();
+                    bytes = bytes.saturating_add(piece.len());
                     held.push_back(piece);
                 }
                 None if check.take().is_some_and(PassedContent::finish) => {}
@@ -191,7 +191,7 @@ fn verified(
             }
         }
         let next = held.pop_front();
-        bytes -= next.as_ref().map_or(0, Bytes::len);
+        bytes = bytes.saturating_sub(next.as_ref().map_or(0, Bytes::len));
         Ok(next.map(|piece| (piece, (pieces, check, held, bytes))))
     })
 }
@@ -242,7 +242,7 @@ impl ResponseBody {
 
     fn held(&self) -> usize {
         let paced = self.pacer.as_ref().map_or(0, |pacer| pacer.held());
-        paced + self.slot.as_ref().map_or(0, |slot| slot.rest_len())
+        paced.saturating_add(self.slot.as_ref().map_or(0, |slot| slot.rest_len()))
     }
 }
 
@@ -265,7 +265,7 @@ impl Body for ResponseBody {
                     Some(slot) => slot.cut(piece),
                     None => piece,
                 };
-                this.access.sent += piece.len() as u64;
+                this.access.sent = this.access.sent.saturating_add(piece.len() as u64);
                 let piece = match this.slot.take_if(|_| this.access.expected == Some(this.access.sent)) {
                     Some(slot) => Bytes::from_owner(LastPiece { piece, _slot: slot }),
                     None => piece,

@@ -75,8 +75,10 @@ pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) ->
                 Break(reply) => return Break(reply),
                 Continue(repeat) => {
                     match repeat {
-                        Repeat::Mismatch if mismatches_left > 0 => mismatches_left -= 1,
-                        _ => lookups_left -= 1,
+                        Repeat::Mismatch if mismatches_left > 0 => {
+                            mismatches_left = mismatches_left.saturating_sub(1);
+                        }
+                        _ => lookups_left = lookups_left.saturating_sub(1),
                     }
                     exchange.repeat_lookup(repeat);
                 }

@@ -204,7 +204,9 @@ impl RequestMetrics {
         if let Some(counter) = counter(&self.requests, cache, class) {
             counter.inc();
         }
-        self.responses[StatusClass::of(status) as usize].inc();
+        if let Some(counter) = self.responses.get(StatusClass::of(status) as usize) {
+            counter.inc();
+        }
     }
 
     /// Counts a response by the protocol version of its request.
@@ -270,5 +272,5 @@ fn counter(
     cache: Option<CacheStatus>,
     class: Class,
 ) -> Option<&IntCounter> {
-    Some(&counters.get(cache?.result() as usize)?[class as usize])
+    counters.get(cache?.result() as usize)?.get(class as usize)
 }

@@ -51,7 +51,8 @@ pub(crate) async fn offered_fill(
     if asks_peers && !goes_first {
         return None;
     }
-    let wait = exchange.generation.config.fill.peer_timeout * PEER_WAIT_PERCENT / 100;
+    let wait = exchange.generation.config.fill.peer_timeout.saturating_mul(PEER_WAIT_PERCENT);
+    let wait = wait.checked_div(100).unwrap_or_default();
     timeout(wait, fill.is_from_manager()).await.ok()?.then_some(fill)
 }
 

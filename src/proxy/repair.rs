@@ -97,7 +97,7 @@ impl Repair {
             }
             _ => return Err(error),
         };
-        self.repairs += 1;
+        self.repairs = self.repairs.saturating_add(1);
         if self.repairs > MAX_REPAIRS {
             return Err(error);
         }

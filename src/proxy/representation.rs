@@ -222,7 +222,7 @@ impl Delivery<'_> {
         part: Range<u64>,
         length: Option<u64>,
     ) -> Result<Reply, TransferError> {
-        let expected = part.end - part.start;
+        let expected = part.end.saturating_sub(part.start);
         remove_content_digests(&mut headers);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
         headers.insert(header::CONTENT_RANGE, content_range(&part, length));
@@ -250,7 +250,7 @@ impl Delivery<'_> {
         if range.is_empty() || self.exchange.is_head() {
             return Ok(BodyContent::Empty);
         }
-        let wanted = range.end - range.start;
+        let wanted = range.end.saturating_sub(range.start);
         if let ContentSource::Stored { store, source } = &self.source
             && let Some(piece) = store.read_cached(source, range.start)
             && piece.len() as u64 >= wanted
@@ -300,7 +300,7 @@ impl ContentSource {
 
 /// The fields that clients get, without those that depend on time and request.
 fn client_headers(status: StatusCode, stored: &HeaderMap) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(stored.len() + 8);
+    let mut headers = HeaderMap::with_capacity(stored.len().saturating_add(8));
     headers.extend(stored.iter().map(|(name, value)| (name.clone(), value.clone())));
     internal::remove(&mut headers);
     forwarding::add_via(&mut headers, Version::HTTP_11);

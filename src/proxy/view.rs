@@ -80,7 +80,7 @@ fn defer_payload(proxy: &Proxy, exchange: &Exchange<'_>, opens: Option<UnixMilli
     proxy.metrics.deferred.with_label_values(&[&exchange.group.name]).inc();
     let now = proxy.cache.clock().now();
     let opens = opens.unwrap_or(now.saturating_add(HELD_RETRY_MILLIS));
-    deferred(exchange, opens.max(now + 1), now)
+    deferred(exchange, opens.max(now.saturating_add(1)), now)
 }
 
 /// Registers an observer for the end of a denied request, where views track clients.

@@ -89,7 +89,7 @@ fn is_guid(segment: &str) -> bool {
     bytes.len() == 38
         && bytes.starts_with(b"{")
         && bytes.ends_with(b"}")
-        && [9, 14, 19, 24].iter().all(|&at| bytes[at] == b'-')
+        && [9, 14, 19, 24].iter().all(|&at| bytes.get(at) == Some(&b'-'))
 }
 
 #[cfg(test)]

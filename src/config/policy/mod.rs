@@ -1,7 +1,23 @@
 //! Compiled policy tables of one configuration: routes, class rules, content types and groups. They decide by host,
 //! path, client and time only, without I/O, and never change a path. A reload builds a new policy.
 
+// Guaranteed by lints, not by care: paths come from the network.
+#![warn(clippy::indexing_slicing, clippy::string_slice, clippy::arithmetic_side_effects)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::arithmetic_side_effects,
+        reason = "a test ends by a panic"
+    )
+)]
+
 mod binding;
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "times of years near today, and settings of a week at most"
+)]
 pub mod calendar;
 mod content_type;
 mod denial;
@@ -11,6 +27,7 @@ pub mod plausibility;
 mod revision;
 mod route;
 mod rules;
+#[allow(clippy::arithmetic_side_effects, reason = "times of years near today, and validated settings")]
 mod schedule;
 mod sequence;
 mod vectors;

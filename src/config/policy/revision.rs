@@ -24,8 +24,10 @@ impl<'a> PayloadRevision<'a> {
     /// Creates the revision of a path with a number at this place.
     pub(super) fn new(path: &'a str, number: NumberSpan) -> Self {
         let NumberSpan { start, end } = number;
-        let folder = path[..start.saturating_sub(1)].rfind('/').map_or(0, |slash| slash + 1);
-        Self { name: &path[folder..end], sequence: &path[start..end] }
+        let before = path.get(..start.saturating_sub(1)).unwrap_or_default();
+        let folder = before.rfind('/').map_or(0, |slash| slash.saturating_add(1));
+        let part = |start| path.get(start..end).unwrap_or_default();
+        Self { name: part(folder), sequence: part(start) }
     }
 }
 

@@ -19,9 +19,10 @@ impl<'a> RevisionFile<'a> {
     pub(super) fn find(key: &'a str, path: usize, patterns: &[RevisionPattern]) -> Option<Self> {
         let target = key.get(path..).filter(|target| !target.contains('?'))?;
         let NumberSpan { start, end } = patterns.iter().find_map(|pattern| pattern.find(target))?;
-        let number = parse_revision_number(&target[start..end])?;
+        let number = parse_revision_number(target.get(start..end)?)?;
         // Slashes are before and after the number.
-        Some(Self { series: &key[..path + start - 1], number, name: &target[end + 1..] })
+        let series = key.get(..path.checked_add(start)?.checked_sub(1)?)?;
+        Some(Self { series, number, name: target.get(end.checked_add(1)?..)? })
     }
 
     /// Returns the key of another file of the same content.

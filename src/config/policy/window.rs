@@ -37,7 +37,7 @@ pub enum ScheduledStart {
 pub fn client_offset(client: IpAddr, revision: &str, spread: Duration) -> Duration {
     let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
     // A remainder would favour the start of the spread.
-    let offset = (u128::from(client_hash(client, revision)) * u128::from(millis)) >> 64;
+    let offset = (u128::from(client_hash(client, revision)).saturating_mul(u128::from(millis))) >> 64;
     Duration::from_millis(u64::try_from(offset).unwrap_or(u64::MAX))
 }
 
@@ -68,7 +68,7 @@ pub(super) fn scheduled_start(
         let opened = calendar.current_since(&group.windows, now);
         let window = Window { opens: opened, closes: held.until };
         let Some(start) = opened.max((seen <= now).then_some(seen)) else { return ScheduledStart::Now };
-        let opens = start + millis(window.offset(group, client, revision));
+        let opens = start.saturating_add(millis(window.offset(group, client, revision)));
         if opens <= now {
             return ScheduledStart::Now;
         }
@@ -82,10 +82,10 @@ pub(super) fn scheduled_start(
         held.until
     };
     let Some(opens) = next else {
-        return ScheduledStart::Later { at: now + millis(NEVER) };
+        return ScheduledStart::Later { at: now.saturating_add(millis(NEVER)) };
     };
     let window = Window { opens: Some(opens), closes: calendar.current(&group.windows, opens).until };
-    ScheduledStart::Later { at: opens + millis(window.offset(group, client, revision)) }
+    ScheduledStart::Later { at: opens.saturating_add(millis(window.offset(group, client, revision))) }
 }
 
 // `None` is an open end.

@@ -35,7 +35,7 @@ pub struct CountedConnection {
 impl ClientShares {
     /// Shares of at most `most` connections: `share` for each client once they are scarce.
     pub fn new(most: usize, share: usize) -> Arc<Self> {
-        Arc::new(Self { scarce_from: most - most / 4, share, open: Mutex::default() })
+        Arc::new(Self { scarce_from: most.saturating_sub(most / 4), share, open: Mutex::default() })
     }
 
     /// Counts a new connection; `None` if the client has its share and few are left for others.
@@ -46,8 +46,8 @@ impl ClientShares {
         if open.total >= self.scarce_from && own >= self.share {
             return None;
         }
-        open.total += 1;
-        open.clients.insert(client, own + 1);
+        open.total = open.total.saturating_add(1);
+        open.clients.insert(client, own.saturating_add(1));
         Some(CountedConnection { shares: self.clone(), client })
     }
 
@@ -59,9 +59,9 @@ impl ClientShares {
 impl Drop for CountedConnection {
     fn drop(&mut self) {
         let mut open = self.shares.lock();
-        open.total -= 1;
+        open.total = open.total.saturating_sub(1);
         if let Some(own) = open.clients.get_mut(&self.client) {
-            *own -= 1;
+            *own = own.saturating_sub(1);
             if *own == 0 {
                 open.clients.remove(&self.client);
             }

@@ -117,7 +117,7 @@ impl FrameMeter {
             if let Some(place) = self.header.get_mut(self.filled) {
                 *place = *byte;
             }
-            self.filled += 1;
+            self.filled = self.filled.saturating_add(1);
             if self.filled == FRAME_HEADER {
                 self.filled = 0;
                 self.begin_frame(now)?;
@@ -133,7 +133,7 @@ impl FrameMeter {
 
     /// Counts bytes sent to the client.
     pub(super) fn record_written(&mut self, bytes: usize) {
-        self.unpaid_bytes += bytes;
+        self.unpaid_bytes = self.unpaid_bytes.saturating_add(bytes);
         if self.unpaid_bytes >= BYTES_PER_CONTROL_FRAME {
             self.control.grant(self.unpaid_bytes / BYTES_PER_CONTROL_FRAME);
             self.unpaid_bytes %= BYTES_PER_CONTROL_FRAME;
@@ -166,7 +166,7 @@ impl FrameMeter {
             }
             kind::HEADERS => (self.is_head_open, self.continuations) = (!ends_head, 0),
             kind::CONTINUATION => {
-                self.continuations += 1;
+                self.continuations = self.continuations.saturating_add(1);
                 self.is_head_open &= !ends_head;
                 if self.continuations > MAX_CONTINUATIONS {
                     return Err(FrameFlood::Continuations);
@@ -221,7 +221,7 @@ impl FrameAllowance {
 
 fn skip(bytes: &mut &[u8], left: &mut usize) {
     let now = bytes.len().min(*left);
-    *left -= now;
+    *left = left.saturating_sub(now);
     *bytes = bytes.get(now..).unwrap_or_default();
 }
 

@@ -59,7 +59,8 @@ impl HalfCloseWatch {
     /// Grants the time again: the client takes bytes.
     pub(super) fn note_write(&mut self) {
         if let Some(timer) = &mut self.timer {
-            timer.as_mut().reset(Instant::now() + self.patience);
+            let now = Instant::now();
+            timer.as_mut().reset(now.checked_add(self.patience).unwrap_or(now));
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::connection_limits::AdmittedConnection;
@@ -65,8 +65,8 @@ impl StreamActivity {
 
     /// Records that the client has to take what it was given.
     pub(super) fn wait_for_client(&self) {
-        let since = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.waiting_since.store(since + 1, Ordering::Relaxed);
+        let since = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.waiting_since.store(since.saturating_add(1), Ordering::Relaxed);
     }
 
     /// Records that the client has taken everything so far.
@@ -77,14 +77,18 @@ impl StreamActivity {
     /// Waits until the client has taken nothing for this time.
     async fn wait_until_stalled(&self, stall_timeout: Duration) {
         loop {
-            let since = match self.waiting_since.load(Ordering::Relaxed) {
-                0 => Instant::now(),
-                since => self.started + Duration::from_millis(since - 1),
+            let since = match self.waiting_since.load(Ordering::Relaxed).checked_sub(1) {
+                None => Instant::now(),
+                Some(since) => {
+                    let since = Duration::from_millis(since);
+                    self.started.checked_add(since).unwrap_or(self.started)
+                }
             };
-            if since.elapsed() >= stall_timeout {
+            let left = stall_timeout.saturating_sub(since.elapsed());
+            if left.is_zero() {
                 return;
             }
-            sleep_until(since + stall_timeout).await;
+            sleep(left).await;
         }
     }
 }

@@ -37,9 +37,11 @@ impl PhaseTimer {
     /// Starts to watch `activity`.
     pub(super) fn new(activity: Arc<ConnectionActivity>, header_timeout: Duration) -> Self {
         // An interval of zero is a panic of tokio.
-        let period = INTERVAL.min(header_timeout / LOOKS_PER_TIMEOUT).max(Duration::from_millis(1));
+        let period = INTERVAL
+            .min(header_timeout.checked_div(LOOKS_PER_TIMEOUT).unwrap_or_default())
+            .max(Duration::from_millis(1));
         let since = Instant::now();
-        let mut interval = interval_at(since + period, period);
+        let mut interval = interval_at(since.checked_add(period).unwrap_or(since), period);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let phase = activity.phase();
         Self { activity, header_timeout, interval, phase, since }
@@ -56,7 +58,9 @@ impl PhaseTimer {
             }
             match phase {
                 ConnectionPhase::Idle(_) => return PhaseVerdict::Idle,
-                ConnectionPhase::Head(_) if now - self.since >= self.header_timeout => {
+                ConnectionPhase::Head(_)
+                    if now.saturating_duration_since(self.since) >= self.header_timeout =>
+                {
                     return PhaseVerdict::SlowHead;
                 }
                 ConnectionPhase::Head(_) | ConnectionPhase::Busy => {}

@@ -9,8 +9,11 @@ use proxy_header::{Error, ParseConfig, ProxyHeader};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+/// First bytes of version 1.
+const V1_SIGNATURE: &[u8] = b"PROXY ";
+
 /// First bytes of version 1, and of version 2.
-const SIGNATURES: [&[u8]; 2] = [b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"];
+const SIGNATURES: [&[u8]; 2] = [V1_SIGNATURE, b"\r\n\r\n\0\r\nQUIT\n"];
 
 /// Length of the longest of them.
 pub(super) const SIGNATURE_LENGTH: usize = 12;
@@ -85,7 +88,7 @@ pub(super) async fn read_proxy_header(
     let mut header = vec![0; MIN_V1];
     read_begin(stream, &mut header).await?;
     let begins_with = |signature: &[u8]| header.starts_with(signature);
-    if begins_with(SIGNATURES[0]) {
+    if begins_with(V1_SIGNATURE) {
         read_line(stream, &mut header).await?;
     } else {
         read_v2(stream, &mut header).await?;

@@ -95,7 +95,7 @@ impl<S> ClientStream<S> {
             let now = Instant::now();
             self.waiting_since = Some(now);
             self.activity.set_write_blocked(true);
-            timer.as_mut().reset(now + left);
+            timer.as_mut().reset(now.checked_add(left).unwrap_or(now));
         }
         ready!(timer.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(
@@ -106,7 +106,7 @@ impl<S> ClientStream<S> {
 
     fn end_wait(&mut self) {
         if let Some(since) = self.waiting_since.take() {
-            self.waited += since.elapsed();
+            self.waited = self.waited.saturating_add(since.elapsed());
             self.activity.set_write_blocked(false);
         }
     }

@@ -100,7 +100,7 @@ impl PendingCatalogs {
         }
         let (outcome, receiver) = watch::channel(None);
         let number = state.total;
-        state.total += 1;
+        state.total = state.total.wrapping_add(1);
         state.pending.insert(key.clone(), PendingCatalog { number, outcome });
         drop(state);
         self.added.notify_one();
