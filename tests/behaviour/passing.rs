@@ -2,6 +2,9 @@
 //! must not reach it in any spelling.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use gupd_config::{AccessSettings, Class, Config, PassRules, Profiles, Rule};
 
@@ -176,6 +179,30 @@ async fn upload_beyond_its_cap_is_413_and_never_whole() {
     assert_eq!(client.read_head().await.unwrap().status, 413);
     assert_eq!(site.manager.request_count(PRIVATE), 1, "a request without its end is none");
     assert_eq!(site.metric(&refused("upload-too-large")).await, 2.0);
+}
+
+/// Uploads in pieces with a pause after each. `None` if the relay ended it.
+async fn upload_in_pieces(site: &Site, piece: usize, pieces: usize) -> Option<u16> {
+    let mut client = WireClient::connect(site.address()).await;
+    let length = (piece * pieces).to_string();
+    let request = Request::new("POST", PRIVATE).header("Content-Length", &length);
+    client.write_request(&request).await.unwrap();
+    for _ in 0..pieces {
+        client.write(&vec![b'x'; piece]).await.ok()?;
+        // A response before the end is a refusal.
+        if let Ok(ended) = timeout(Duration::from_millis(50), client.read_head()).await {
+            return ended.ok().map(|response| response.status).filter(|status| *status == 200);
+        }
+    }
+    client.read_head().await.ok().map(|response| response.status)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upload_of_a_byte_at_a_time_is_ended() {
+    let site = Site::with_config(|config| config.server.stall_timeout = Duration::from_millis(400));
+    site.manager.put(PRIVATE, Resource::echo());
+    assert_eq!(upload_in_pieces(&site, 1, 10_000).await, None);
+    assert_eq!(upload_in_pieces(&site, 2_000, 30).await, Some(200), "slow, and not too slow");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -201,6 +201,27 @@ async fn field_of_a_trusted_proxy_alone_names_the_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn mapped_address_is_its_ipv4_address() {
+    let site = Site::with_config(|config| {
+        trust(config, ClientAddressSource::XForwardedFor);
+        config.server.access.deny = vec!["10.2.0.0/16".parse().unwrap()];
+    });
+    site.manager.put(PRIVATE, Resource::new("profile"));
+    let mut proxy = connect(&site, PROXY, b"").await;
+    for (client, status) in [
+        ("10.1.0.1", 200),
+        ("10.2.0.1", 403),
+        ("::ffff:10.2.0.1", 403),
+        ("[::ffff:a02:1]:4711", 403),
+        ("10.2.0.1, ::ffff:127.0.0.9", 403),
+        ("10.2.0.1, ::ffff:10.1.0.1", 200),
+    ] {
+        let request = Request::get(PRIVATE).header("X-Forwarded-For", client);
+        assert_eq!(proxy.send(&request).await.unwrap().status, status, "{client}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn denied_client_is_refused_before_its_request() {
     let subnets = |list: &[&str]| list.iter().map(|subnet| subnet.parse().unwrap()).collect::<Vec<_>>();
     let mut site = Site::with_config(|config| {

@@ -16,6 +16,14 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::client_budgets::ClientBudgets;
 use gupd_http::refusal::BudgetKind;
 
+/// Minimum rate in bytes a second of a client that keeps its upload waiting, over `server.stall_timeout` of such waits. An
+/// upload holds a place at the manager.
+const MIN_RATE: f64 = 256.0;
+
+/// Part of `server.stall_timeout` that one wait counts at most. The wait may be that of a limit on the line, which does not
+/// look at the client meanwhile.
+const WAIT_SHARE: u32 = 4;
+
 /// Body of a request to an upstream.
 #[derive(Clone, Debug, Default)]
 pub enum RequestBody {
@@ -56,13 +64,18 @@ struct StallingBody {
     allowance: u64,
     max_bytes: u64,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Since when the client has had to send something.
+    waiting_since: Option<Instant>,
+    /// Waits of a period, and the bytes that came in it.
+    waited: Duration,
+    received: u64,
 }
 
 /// Failure of a streamed body.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestBodyError {
     /// The client sent no byte in time.
-    #[error("client sent nothing of the request body for {0:?}")]
+    #[error("client sent next to nothing of the request body for {0:?}")]
     Stalled(Duration),
     /// The client sent more bytes than it may.
     #[error("client's request body is longer than {0} bytes")]
@@ -73,7 +86,8 @@ pub enum RequestBodyError {
 }
 
 impl RequestBody {
-    /// Streams the client's body, which must give a byte every `stall_timeout`, and at most `max_bytes`.
+    /// Streams the client's body, which must give a byte every `stall_timeout`, [`MIN_RATE`] on average while it is waited
+    /// for, and at most `max_bytes`.
     pub fn streamed(
         body: Incoming,
         stall_timeout: Duration,
@@ -83,8 +97,16 @@ impl RequestBody {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        let body =
-            Mutex::new(StallingBody { body, stall_timeout, allowance: max_bytes, max_bytes, timer: None });
+        let body = Mutex::new(StallingBody {
+            body,
+            stall_timeout,
+            allowance: max_bytes,
+            max_bytes,
+            timer: None,
+            waiting_since: None,
+            waited: Duration::ZERO,
+            received: 0,
+        });
         Self::Streamed(Arc::new(Streamed {
             is_read: AtomicBool::new(false),
             pieces: AtomicU64::new(0),
@@ -179,17 +201,32 @@ impl StallingBody {
         let bytes = frame.data_ref().map_or(0, |piece| piece.len() as u64);
         self.allowance =
             self.allowance.checked_sub(bytes).ok_or(RequestBodyError::TooLarge(self.max_bytes))?;
+        self.received = self.received.saturating_add(bytes);
+        if self.received as f64 >= MIN_RATE * self.stall_timeout.as_secs_f64() {
+            (self.waited, self.received) = (Duration::ZERO, 0);
+        }
         Ok(frame)
+    }
+
+    fn end_wait(&mut self) {
+        if let Some(since) = self.waiting_since.take() {
+            let most = self.stall_timeout.checked_div(WAIT_SHARE).unwrap_or_default();
+            self.waited = self.waited.saturating_add(since.elapsed().min(most));
+        }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            if let Some(timer) = &mut self.timer {
-                timer.as_mut().reset(Instant::now() + self.stall_timeout);
-            }
+            self.end_wait();
             return Poll::Ready(frame.map(|frame| self.count(frame.map_err(RequestBodyError::Broken)?)));
         }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.stall_timeout)));
+        let left = self.stall_timeout.saturating_sub(self.waited);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(left)));
+        if self.waiting_since.is_none() {
+            let now = Instant::now();
+            self.waiting_since = Some(now);
+            timer.as_mut().reset(now.checked_add(left).unwrap_or(now));
+        }
         match timer.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Some(Err(RequestBodyError::Stalled(self.stall_timeout)))),
             Poll::Pending => Poll::Pending,
