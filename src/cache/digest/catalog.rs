@@ -103,7 +103,11 @@ impl<'a> CatalogArchive<'a> {
     /// Returns an error if it has more or cannot be inflated.
     pub(super) fn read(&mut self, index: usize, max: u64) -> Result<Vec<u8>, CatalogError> {
         let mut bytes = Vec::new();
-        self.archive.by_index(index)?.take(max + 1).read_to_end(&mut bytes).map_err(CatalogError::Broken)?;
+        self.archive
+            .by_index(index)?
+            .take(max.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(CatalogError::Broken)?;
         if bytes.len() as u64 > max { Err(CatalogError::Inflates) } else { Ok(bytes) }
     }
 }
@@ -133,7 +137,7 @@ pub(super) fn parse(catalog: &[u8]) -> Result<Vec<ListedFile>, CatalogError> {
 pub(super) fn payload_key(catalog: &str, name: &str) -> Option<String> {
     let key::KeyParts { route, target, .. } = key::split_key(catalog);
     let path = target.split('?').next().unwrap_or(target);
-    let folder = &path[..=path.rfind('/')?];
+    let folder = path.get(..=path.rfind('/')?)?;
     let spelled = key::normalize(&format!("{folder}{}", escape(name)), None).ok()?;
     Some(spelled.key(route, None))
 }

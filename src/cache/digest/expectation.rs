@@ -124,11 +124,11 @@ impl Expectation {
         let found = match Hasher::for_digest(deciding) {
             None => content.blob.into(),
             Some(mut hasher) => {
-                let mut position = 0;
+                let mut position = 0_u64;
                 while position < content.length {
                     let piece = store.read(&content.source, position).await?;
                     hasher.update(&piece);
-                    position += piece.len() as u64;
+                    position = position.saturating_add(piece.len() as u64);
                 }
                 hasher.finish()
             }

@@ -184,7 +184,7 @@ fn dictionary(headers: &HeaderMap, name: HeaderName, by: Announcer, all: &mut Ve
 
 fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|byte| *byte == at)?;
-    Some((&text[..at], &text[at + 1..]))
+    Some((text.get(..at)?, text.get(at.checked_add(1)?..)?))
 }
 
 fn without_parameters(value: &[u8]) -> &[u8] {

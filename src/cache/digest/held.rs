@@ -118,7 +118,7 @@ impl Digests {
     /// content can be proven now.
     pub(crate) fn remembered_hold(&self, key: &ObjectKey) -> Option<Unproven> {
         let hold = self.holds.get(&**key)?;
-        let left = hold.until - self.cache.clock().now();
+        let left = hold.until.saturating_sub(self.cache.clock().now());
         let is_listed = || self.listed.get(&**key).is_some_and(|listed| listed.is_signed);
         ((1..=RETRY_PAYLOAD).contains(&left) && !is_listed()).then_some(hold.reason)
     }
@@ -147,7 +147,7 @@ impl Digests {
     /// Remembers that content of this key is refused.
     pub(crate) fn remember_hold(&self, key: &ObjectKey, class: Class, reason: &Unproven) {
         let time = if class == Class::Payload { RETRY_PAYLOAD } else { RETRY_CATALOG };
-        let until = self.cache.clock().now() + time;
+        let until = self.cache.clock().now().saturating_add(time);
         self.holds.insert(key.clone(), RememberedHold { until, reason: reason.clone() });
     }
 
@@ -164,7 +164,9 @@ impl Digests {
             return Ok(true);
         }
         let others = held.iter().filter(|known| known.key != key);
-        let (count, bytes) = others.fold((0, 0), |(count, bytes), one| (count + 1, bytes + one.len));
+        let (count, bytes) = others.fold((0_usize, 0_u64), |(count, bytes), one| {
+            (count.saturating_add(1), bytes.saturating_add(one.len))
+        });
         let length = writer.partial().length().unwrap_or(u64::MAX);
         if count >= MAX_HELD || length.saturating_add(bytes) > self.held_limit.0.load(Ordering::Relaxed) {
             writer.discard();

@@ -80,8 +80,9 @@ pub(super) fn verify(
     let mut left = MAX_MEMBERS_BYTES;
     for index in (0..archive.names.len()).filter(|index| !covered.contains(index)) {
         let bytes = archive.read(index, left)?;
-        left -= bytes.len() as u64;
-        let (name, found) = (&archive.names[index], BlobId::from(<[u8; 32]>::from(Sha256::digest(&bytes))));
+        left = left.saturating_sub(bytes.len() as u64);
+        let Some(name) = archive.names.get(index) else { continue };
+        let found = BlobId::from(<[u8; 32]>::from(Sha256::digest(&bytes)));
         if !listed.iter().any(|(listed, blob)| listed.eq_ignore_ascii_case(name) && *blob == found) {
             return Err(UnsignedCatalog::Member(name.chars().take(64).collect()));
         }
@@ -135,5 +136,5 @@ fn check_unambiguous(catalog: &[u8], archive: &mut CatalogArchive<'_>) -> Result
 /// Returns the name in a member's own head (APPNOTE §4.3.7).
 fn local_name(head: &[u8]) -> Option<&[u8]> {
     let [low, high] = *head.get(26..)?.first_chunk::<2>()?;
-    head.get(30..30 + usize::from(u16::from_le_bytes([low, high])))
+    head.get(30..)?.get(..usize::from(u16::from_le_bytes([low, high])))
 }

@@ -34,13 +34,15 @@ pub struct BodyBegin {
 /// Reads the begin of a body: all if it is shorter than `bytes`, and the pieces that arrive within `limit`. Until then a
 /// broken body can become an error response.
 pub async fn read_begin(body: &mut UpstreamBody, bytes: usize, limit: Duration) -> BodyBegin {
-    let (deadline, mut begin, mut read) = (Instant::now() + limit, BodyBegin::default(), 0);
+    let now = Instant::now();
+    let (deadline, mut begin) = (now.checked_add(limit).unwrap_or(now), BodyBegin::default());
+    let mut read = 0_usize;
     while read < bytes && !body.is_end_stream() {
         match timeout_at(deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => {
                 // Trailers were not announced to the client.
                 if let Ok(piece) = frame.into_data() {
-                    read += piece.len();
+                    read = read.saturating_add(piece.len());
                     begin.pieces.push(piece);
                 }
             }

@@ -148,7 +148,7 @@ impl Breaker {
             BreakerState::Closed { .. } if kind == RequestKind::Check => Some(Ticket::Check),
             BreakerState::Closed { .. } => Some(Ticket::Regular),
             BreakerState::Open { until, wait } if may_probe && time_until(until, now, wait) == 0 => {
-                self.probes += 1;
+                self.probes = self.probes.wrapping_add(1);
                 self.state = BreakerState::HalfOpen { probe: self.probes, wait };
                 Some(Ticket::Probe(self.probes))
             }

@@ -190,7 +190,9 @@ impl AttemptOutcome {
     pub(super) fn from_error(error: &UpstreamError, patience: Duration) -> Self {
         let fault = match error {
             UpstreamError::Connect { .. } => FailureKind::Unreachable,
-            UpstreamError::HeadTimeout { after, .. } if *after >= patience / 2 => FailureKind::Silent,
+            UpstreamError::HeadTimeout { after, .. } if after.saturating_mul(2) >= patience => {
+                FailureKind::Silent
+            }
             UpstreamError::Closed { was_kept: false, .. } | UpstreamError::Response { .. } => {
                 FailureKind::Invalid
             }

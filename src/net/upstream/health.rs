@@ -232,11 +232,11 @@ impl Upstreams {
     async fn drain_body(&self, answer: UpstreamResponse, limit: Duration) {
         let mut body = answer.response.into_body();
         let reading = async {
-            let mut read = 0;
+            let mut read = 0_usize;
             while let Some(Ok(frame)) = body.frame().await
                 && read <= MAX_BODY
             {
-                read += frame.data_ref().map_or(0, bytes::Bytes::len);
+                read = read.saturating_add(frame.data_ref().map_or(0, bytes::Bytes::len));
             }
         };
         // The head is sufficient.

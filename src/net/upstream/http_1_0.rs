@@ -53,7 +53,7 @@ impl<S> Http10Stream<S> {
 
     fn give_ready(&mut self, buf: &mut ReadBuf<'_>) {
         let given = self.ready.len().min(buf.remaining());
-        buf.put_slice(&self.ready[..given]);
+        buf.put_slice(self.ready.get(..given).unwrap_or_default());
         self.ready.drain(..given);
         if self.ready.is_empty() {
             self.ready = Vec::new();
@@ -64,8 +64,7 @@ impl<S> Http10Stream<S> {
     /// not of HTTP/1.0.
     fn take(&mut self, bytes: &[u8]) {
         self.head.extend_from_slice(bytes);
-        let compared = self.head.len().min(VERSION.len());
-        let is_other = self.head[..compared] != VERSION[..compared];
+        let is_other = !begins_like_version(&self.head);
         let end = if is_other { None } else { head_end(&self.head) };
         if !is_other && end.is_none() && !bytes.is_empty() && self.head.len() < MAX_HEAD {
             return;
@@ -73,7 +72,7 @@ impl<S> Http10Stream<S> {
         self.expects_head = false;
         let head = std::mem::take(&mut self.head);
         self.ready = match end {
-            Some(end) if has_transfer_coding(&head[..end]) => as_http_1_1(&head),
+            Some(end) if has_transfer_coding(head.get(..end).unwrap_or_default()) => as_http_1_1(&head),
             _ => head,
         };
     }
@@ -81,11 +80,10 @@ impl<S> Http10Stream<S> {
 
 /// Returns the end of a head: the position behind its empty line.
 fn head_end(bytes: &[u8]) -> Option<usize> {
-    let lf = |at: usize| bytes.get(at) == Some(&b'\n');
-    (0..bytes.len()).find_map(|at| match bytes[at] {
-        b'\n' if lf(at + 1) => Some(at + 2),
-        b'\n' if bytes.get(at + 1) == Some(&b'\r') && lf(at + 2) => Some(at + 3),
-        _ => None,
+    (0..bytes.len()).find_map(|at| {
+        let line_end = bytes.get(at..)?;
+        let length = [&b"\n\n"[..], b"\n\r\n"].iter().find(|empty| line_end.starts_with(empty))?.len();
+        at.checked_add(length)
     })
 }
 
@@ -98,8 +96,15 @@ fn has_transfer_coding(head: &[u8]) -> bool {
 
 /// Changes the version, and adds `Connection: close` behind the status line.
 fn as_http_1_1(response: &[u8]) -> Vec<u8> {
-    let line = response.iter().position(|byte| *byte == b'\n').map_or(response.len(), |end| end + 1);
-    [b"HTTP/1.1 ", &response[VERSION.len()..line], b"Connection: close\r\n", &response[line..]].concat()
+    let line =
+        response.iter().position(|byte| *byte == b'\n').map_or(response.len(), |end| end.saturating_add(1));
+    let (status, fields) = response.split_at_checked(line).unwrap_or_default();
+    [b"HTTP/1.1 ", status.get(VERSION.len()..).unwrap_or_default(), b"Connection: close\r\n", fields].concat()
+}
+
+/// Returns true if the bytes are the begin of a response of HTTP/1.0, as far as there are any.
+fn begins_like_version(bytes: &[u8]) -> bool {
+    bytes.iter().zip(VERSION).all(|(byte, expected)| byte == expected)
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Http10Stream<S> {
@@ -117,9 +122,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http10Stream<S> {
                 // Nearly every head is of HTTP/1.1 and stays where it is.
                 let before = buf.filled().len();
                 ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-                let read = &buf.filled()[before..];
-                let compared = read.len().min(VERSION.len());
-                if read.is_empty() || read[..compared] != VERSION[..compared] {
+                let read = buf.filled().get(before..).unwrap_or_default();
+                if read.is_empty() || !begins_like_version(read) {
                     this.expects_head = false;
                     return Poll::Ready(cause::check_beginning(read));
                 }

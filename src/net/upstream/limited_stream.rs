@@ -114,7 +114,7 @@ impl LineHandle {
     /// Assigns the bytes from now on to a response of this class.
     pub(super) fn assign(&self, bandwidth: BandwidthClass) -> ClassHold {
         let mut state = self.state();
-        state.response += 1;
+        state.response = state.response.wrapping_add(1);
         let response = state.response;
         Self::change_class(state, Some(bandwidth));
         ClassHold { line: self.clone(), response }
@@ -284,7 +284,7 @@ impl AsyncWrite for LimitedStream {
             return Poll::Ready(this.discard_refused(written, buf.len()));
         }
         let passes = ready!(this.line.poll(cx, buf.len()));
-        let written = ready!(Pin::new(&mut this.socket).poll_write(cx, &buf[..passes]));
+        let written = ready!(Pin::new(&mut this.socket).poll_write(cx, buf.get(..passes).unwrap_or(buf)));
         let written = this.discard_refused(written, passes)?;
         this.line.spend(written);
         Poll::Ready(Ok(written))

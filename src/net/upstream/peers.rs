@@ -200,15 +200,15 @@ impl PeerState {
         let until = self.paused_until.load(Ordering::Relaxed);
         // A longer pause than the maximum was set before the clock moved back.
         until == 0
-            || !(1..=PAUSE_ITSELF).contains(&(until - now))
+            || !(1..=PAUSE_ITSELF).contains(&until.saturating_sub(now))
                 && self
                     .paused_until
-                    .compare_exchange(until, now + PAUSE, Ordering::Relaxed, Ordering::Relaxed)
+                    .compare_exchange(until, now.saturating_add(PAUSE), Ordering::Relaxed, Ordering::Relaxed)
                     .is_ok()
     }
 
     fn pause_for(&self, now: UnixMillis, time: UnixMillis) {
-        self.paused_until.store(if time > 0 { now + time } else { 0 }, Ordering::Relaxed);
+        self.paused_until.store(if time > 0 { now.saturating_add(time) } else { 0 }, Ordering::Relaxed);
     }
 }
 

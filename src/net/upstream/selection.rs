@@ -50,8 +50,9 @@ impl<T> UpstreamCandidate<T> {
     fn compare(&self, other: &Self) -> Ordering {
         let rank = |candidate: &Self| (candidate.is_last_resort, candidate.priority);
         // The load after one more request, relative to the weight: a/s < b/t is a·t < b·s.
-        let load =
-            |of: &Self, by: SlowStartWeight| u128::from(of.load.saturating_add(ESTIMATE)) * u128::from(by.0);
+        let load = |of: &Self, by: SlowStartWeight| {
+            u128::from(of.load.saturating_add(ESTIMATE)).saturating_mul(by.0.into())
+        };
         rank(self)
             .cmp(&rank(other))
             .then_with(|| load(self, other.weight).cmp(&load(other, self.weight)))
@@ -76,7 +77,10 @@ impl SlowStartWeight {
         if elapsed >= slow_start {
             return Self::FULL;
         }
-        let part = i128::from(elapsed) * i128::from(Self::FULL.0) / i128::from(slow_start);
+        let part = i128::from(elapsed)
+            .saturating_mul(Self::FULL.0.into())
+            .checked_div(slow_start.into())
+            .unwrap_or(0);
         Self(u16::try_from(part).unwrap_or(0)).max(Self::LEAST)
     }
 }
@@ -109,7 +113,7 @@ impl OutstandingRequest {
     pub(super) fn received(&mut self, bytes: u64) {
         let bytes = bytes.min(self.bytes);
         self.load.fetch_sub(bytes, atomic::Ordering::Relaxed);
-        self.bytes -= bytes;
+        self.bytes = self.bytes.saturating_sub(bytes);
     }
 }
 

@@ -48,7 +48,9 @@ impl Upstreams {
     ) -> Result<UpstreamResponse, UpstreamError> {
         let total = self.settings.total_timeout;
         let head = self.settings.head_timeout.min(total);
-        let mut timeouts = RequestTimeouts { head, total: Some((total, Instant::now() + total)) };
+        let now = Instant::now();
+        let until = now.checked_add(total).unwrap_or(now);
+        let mut timeouts = RequestTimeouts { head, total: Some((total, until)) };
         let (mut unavailable, mut last_error): (Option<UpstreamResponse>, Option<UpstreamError>) =
             (None, None);
         for upstream in self.order_for(order, outgoing) {
@@ -137,7 +139,7 @@ impl Upstreams {
         let Some(wait) = upstream.state.next_probe(self.clock.now(), &upstream.limits) else { return };
         let probing = if self.do_requests_probe() { Duration::ZERO } else { self.health.timeout };
         // The sender lives as long as the upstream; its value does not matter.
-        let _either = timeout(wait + probing, changes.wait_for(Breaker::is_closed)).await;
+        let _either = timeout(wait.saturating_add(probing), changes.wait_for(Breaker::is_closed)).await;
     }
 
     /// Returns the healthy upstream of `order` that is first in line: the target of redirects.
@@ -224,7 +226,7 @@ impl Upstreams {
     }
 
     pub(super) fn next_sequence(&self) -> u64 {
-        self.sequence.fetch_add(1, Ordering::Relaxed) + 1
+        self.sequence.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
     fn no_upstream_error(&self, order: &[UpstreamId]) -> UpstreamError {
@@ -349,7 +351,8 @@ impl RequestTimeouts {
 
     fn renew(&mut self) {
         if let Some((total, end)) = &mut self.total {
-            *end = Instant::now() + *total;
+            let now = Instant::now();
+            *end = now.checked_add(*total).unwrap_or(now);
         }
     }
 }

@@ -48,9 +48,11 @@ pub(super) fn measure(socket: &impl AsFd) -> io::Result<TcpMeasurement> {
     if (length as usize) < INFO {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-    let mut received = [0; 8];
-    received.copy_from_slice(&info[BYTES_RECEIVED..BYTES_RECEIVED + 8]);
+    let word = |at: usize| {
+        u32::from_ne_bytes(info.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default())
+    };
+    let received =
+        info.get(BYTES_RECEIVED..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
     let round_trip = Duration::from_micros(word(RECEIVE_ROUND_TRIP).into());
     Ok(TcpMeasurement {
         round_trip: (!round_trip.is_zero()).then_some(round_trip),

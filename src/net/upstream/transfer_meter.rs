@@ -71,9 +71,10 @@ impl TransferMeter {
     pub(super) fn received(&mut self, bytes: u64) {
         self.counter.inc_by(bytes);
         let wasted = self.known.min(bytes);
-        self.known -= wasted;
-        self.wasted += wasted;
-        self.unrecorded.received += bytes - wasted;
+        self.known = self.known.saturating_sub(wasted);
+        self.wasted = self.wasted.saturating_add(wasted);
+        let new = bytes.saturating_sub(wasted);
+        self.unrecorded.received = self.unrecorded.received.saturating_add(new);
         if self.recorded_at.elapsed() >= INTERVAL {
             self.record();
         }
@@ -119,7 +120,7 @@ impl TransferRecord {
             is_peer: upstream.is_peer(),
             labels: outgoing.labels.clone(),
             client: outgoing.client,
-            object: Arc::from(&path[..end]),
+            object: Arc::from(path.get(..end).unwrap_or_default()),
             from_revision: None,
         }
     }
