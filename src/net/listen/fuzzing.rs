@@ -13,8 +13,8 @@ use super::frame_meter::{
 };
 use super::proxy_header::{HeaderSource, ProxiedAddresses, ProxyHeaderError, read_proxy_header};
 
-/// Maximum bytes of frames that a target sends.
-const MAX_SENT: usize = 128 << 10;
+/// Maximum bytes of frames that a target sends: enough for every bound of the meter.
+const MAX_SENT: usize = 20 << 10;
 
 /// A connection whose bytes have all arrived, in pieces.
 struct ReceivedBytes<'a> {
