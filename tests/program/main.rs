@@ -17,6 +17,7 @@ mod apt;
 mod bad_input;
 mod bindings;
 mod bounds;
+mod browser;
 mod bundles;
 mod clients_config;
 mod colour;

@@ -173,12 +173,13 @@ fn asset(media_type: &'static str, text: &'static str) -> Response {
     response
 }
 
+/// Sets the fields of every page. `same-origin`: without a referrer, browsers send forms with `Origin: null`.
 fn set_headers(headers: &mut HeaderMap, media_type: &'static str) {
     let fields: [(HeaderName, &'static str); 6] = [
         (header::CONTENT_TYPE, media_type),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        (header::REFERRER_POLICY, "same-origin"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::CACHE_CONTROL, "no-store"),
     ];
