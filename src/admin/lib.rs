@@ -12,6 +12,7 @@ mod clients;
 mod commands;
 mod events;
 mod exposition;
+mod fills;
 mod held;
 mod listener;
 mod page;
@@ -44,6 +45,7 @@ use self::auth::TokenFailures;
 pub use self::commands::{CommandReply, CommandRequest, ProcessCommand, ProcessCommands};
 pub use self::events::{EventReport, EventRow};
 pub use self::exposition::Exposition;
+pub use self::fills::{FillMeter, FillReport, FillStatus};
 pub use self::held::{HeldDecision, HeldRequest};
 pub use self::page::Sessions;
 pub use self::problem::ProblemDocument;
@@ -97,6 +99,8 @@ pub struct AdminApi {
     pub sessions: Arc<Sessions>,
     /// Rates of the last minute.
     pub rates: Arc<RateMeter>,
+    /// Rates of running fills.
+    pub fill_meter: Arc<FillMeter>,
     /// Memory of alarms about time.
     pub alarms: Arc<AlarmWatch>,
     /// History of traffic.
@@ -158,6 +162,7 @@ impl AdminApi {
             ticks.tick().await;
             let (now, counters) = (Instant::now(), self.line_bytes());
             self.rates.record(now, counters);
+            self.record_fills(now);
             self.alarms.record_line(status::wan_status(self, now, counters), now);
             if now >= observed + OBSERVATION_INTERVAL {
                 observed = now;
@@ -191,6 +196,7 @@ impl AdminApi {
             .route("/api/v1/status", get(status::status))
             .route("/api/v1/traffic", get(traffic::report))
             .route("/api/v1/events", get(events::list))
+            .route("/api/v1/fills", get(fills::list))
             .route("/api/v1/store/held", get(held::list).post(held::decide))
             .route("/api/v1/rollout", get(rollout::status).post(rollout::command))
             .route("/api/v1/rollout/clients", get(clients::list))

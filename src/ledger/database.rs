@@ -10,6 +10,8 @@ use crate::compaction;
 use crate::event::{Event, EventPage, EventQuery};
 use crate::event_log::{self, PendingEvents};
 use crate::incidents::{self, IncidentReport};
+use crate::query;
+use crate::report::RatePoint;
 use crate::task::SiteSample;
 use gupd_config::clock::UnixMillis;
 use gupd_net::traffic::{TrafficBatch, TrafficCounts};
@@ -140,6 +142,8 @@ impl Database {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "cache_size", -2048)?; // KiB
         connection.pragma_update(None, "journal_size_limit", 4 << 20)?;
+        // The sandbox has no folder for temporary files, so a large report failed ("unable to open database file").
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "max_page_count", signed(hard_limit(max_size) / PAGE))?;
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -197,6 +201,12 @@ impl Database {
     /// Returns events and the alarms of now.
     pub(crate) fn event_page(&self, query: EventQuery) -> Result<EventPage, LedgerError> {
         event_log::page(&self.connection, query).map_err(|source| self.error(source))
+    }
+
+    /// Returns the bytes over both lines by interval.
+    pub(crate) fn rates(&self, since: UnixMillis, interval: i64) -> Result<Vec<RatePoint>, LedgerError> {
+        let points = query::rates(&self.connection, since.div_euclid(1_000), interval);
+        points.map_err(|source| self.error(source))
     }
 
     /// Returns the incidents of the last day.

@@ -24,7 +24,7 @@ pub use self::event::{
 };
 pub use self::incidents::{FullSetClients, IncidentReport, RefusedClients};
 pub use self::report::{
-    CauseRow, ClientRow, GroupRow, ObjectRow, SiteSums, TrafficPoint, TrafficQuery, TrafficReport,
+    CauseRow, ClientRow, GroupRow, ObjectRow, RatePoint, SiteSums, TrafficPoint, TrafficQuery, TrafficReport,
     TrafficSums, WaitRow,
 };
 pub use self::task::{Ledger, LedgerTask, QueryError, SiteSample, SiteSampler};

@@ -4,8 +4,8 @@
 use rusqlite::{Connection, Row, params};
 
 use crate::report::{
-    CauseRow, ClientRow, GroupRow, MAX_ROWS, ObjectRow, SiteSums, TrafficPoint, TrafficQuery, TrafficReport,
-    TrafficSums, WaitRow, timestamp,
+    CauseRow, ClientRow, GroupRow, MAX_ROWS, ObjectRow, RatePoint, SiteSums, TrafficPoint, TrafficQuery,
+    TrafficReport, TrafficSums, WaitRow, timestamp,
 };
 use gupd_config::clock::UnixMillis;
 use gupd_net::traffic::TransferCause;
@@ -22,22 +22,30 @@ pub(crate) fn report(
     now: UnixMillis,
 ) -> rusqlite::Result<TrafficReport> {
     let since = query.since.div_euclid(1_000);
-    let top = query.top.clamp(1, MAX_ROWS);
     let client = query.client.as_deref();
     let (group, object) = (query.group.as_deref(), query.object.as_deref());
     let interval_seconds = if now.div_euclid(1_000) - since > HOURS_UP_TO { 86_400 } else { 3_600 };
-    Ok(TrafficReport {
+    let sums = TrafficReport {
         since: timestamp(query.since),
         until: timestamp(now),
         wan: line_sums(connection, since, false)?,
         peers: line_sums(connection, since, true)?,
         clients_total: site_sums(connection, since)?,
-        causes: match (client, group, object) {
-            (Some(client), ..) => client_causes(connection, since, client, top)?,
-            (None, Some(group), _) => group_causes(connection, since, group, top)?,
-            (None, None, Some(object)) => object_causes(connection, since, object, top)?,
-            (None, None, None) => line_causes(connection, since, top)?,
-        },
+        interval_seconds,
+        ..TrafficReport::default()
+    };
+    let top = query.top.min(MAX_ROWS);
+    if top == 0 {
+        return Ok(sums);
+    }
+    let causes = match (client, group, object) {
+        (Some(client), ..) => client_causes(connection, since, client, top)?,
+        (None, Some(group), _) => group_causes(connection, since, group, top)?,
+        (None, None, Some(object)) => object_causes(connection, since, object, top)?,
+        (None, None, None) => line_causes(connection, since, top)?,
+    };
+    Ok(TrafficReport {
+        causes,
         // Clients, groups and objects are counted each for itself.
         clients: match group.or(object) {
             None => clients(connection, since, client, top)?,
@@ -53,8 +61,7 @@ pub(crate) fn report(
         },
         waits: if group.is_some() { Vec::new() } else { waits(connection, since, client, top)? },
         points: points(connection, since, interval_seconds)?,
-        interval_seconds,
-        process_received: 0,
+        ..sums
     })
 }
 
@@ -216,6 +223,21 @@ fn points(connection: &Connection, since: i64, interval: i64) -> rusqlite::Resul
     let row =
         |row: &Row<'_>| Ok(TrafficPoint { at: row.get(0)?, cause: row.get(1)?, received: count(row, 2)? });
     statement.query_map([floor(since), interval], row)?.collect()
+}
+
+/// Returns the bytes over both lines since a time in seconds, by intervals of at least a minute.
+pub(crate) fn rates(connection: &Connection, since: i64, interval: i64) -> rusqlite::Result<Vec<RatePoint>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT at, sum(received), sum(sent) FROM (
+             SELECT at - at % ?2 AS at, received, 0 AS sent FROM line
+             WHERE step IN (60, 3600, 86400) AND at >= ?1 AND peer = 0
+             UNION ALL SELECT at - at % ?2, 0, sent FROM site
+             WHERE step IN (60, 3600, 86400) AND at >= ?1 AND content_type = '')
+         GROUP BY 1 ORDER BY 1",
+    )?;
+    let row =
+        |row: &Row<'_>| Ok(RatePoint { at: row.get(0)?, received: count(row, 1)?, sent: count(row, 2)? });
+    statement.query_map([floor(since), interval.max(60)], row)?.collect()
 }
 
 fn cause_row(row: &Row<'_>) -> rusqlite::Result<CauseRow> {

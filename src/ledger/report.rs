@@ -18,7 +18,7 @@ pub struct TrafficQuery {
     pub group: Option<String>,
     /// Only objects with this text in their path.
     pub object: Option<String>,
-    /// Maximum number of rows of each kind, at most 1,000.
+    /// Maximum number of rows of each kind, at most 1,000; 0 for sums alone, which take the least time.
     pub top: usize,
 }
 
@@ -158,6 +158,17 @@ pub struct TrafficPoint {
     pub cause: String,
     /// Bytes received from upstreams.
     pub received: u64,
+}
+
+/// Bytes over both lines in one interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RatePoint {
+    /// Beginning of the interval, in seconds since 1970.
+    pub at: i64,
+    /// Bytes received from upstreams.
+    pub received: u64,
+    /// Bytes sent to clients. Those of a response count when it ends.
+    pub sent: u64,
 }
 
 /// Formats a time for a report. A time that no calendar has is empty.

@@ -18,9 +18,9 @@ use crate::event_log::{EventEntry, PendingEvents};
 use crate::incidents::IncidentReport;
 use crate::metrics::LedgerMetrics;
 use crate::query;
-use crate::report::{TrafficQuery, TrafficReport};
+use crate::report::{RatePoint, TrafficQuery, TrafficReport};
 use gupd_config::Config;
-use gupd_config::clock::Clock;
+use gupd_config::clock::{Clock, UnixMillis};
 use gupd_net::traffic::{TrafficBatch, TrafficRecorder};
 
 /// Interval of writes, and so the history that a crash can cost.
@@ -75,6 +75,7 @@ type Reply<T> = oneshot::Sender<Result<T, QueryError>>;
 enum LedgerRequest {
     Traffic { query: TrafficQuery, reply: Reply<TrafficReport> },
     Incidents { reply: Reply<IncidentReport> },
+    Rates { since: UnixMillis, interval: i64, reply: Reply<Vec<RatePoint>> },
     Events { entry: Option<EventEntry>, query: EventQuery, reply: Reply<EventPage> },
 }
 
@@ -135,6 +136,14 @@ impl Ledger {
     /// When the file cannot be read or written, or the relay is stopping.
     pub async fn query(&self, query: TrafficQuery) -> Result<TrafficReport, QueryError> {
         self.request(|reply| LedgerRequest::Traffic { query, reply }).await
+    }
+
+    /// Returns the bytes over both lines since a time, by intervals of this many seconds.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn rates(&self, since: UnixMillis, interval: i64) -> Result<Vec<RatePoint>, QueryError> {
+        self.request(|reply| LedgerRequest::Rates { since, interval, reply }).await
     }
 
     /// Returns what clients did in the last day that administrators look for.
@@ -255,6 +264,10 @@ impl LedgerWriter {
                 match request {
                     Some(LedgerRequest::Traffic { query, reply }) => {
                         let answer = written.and_then(|()| self.answer(&query));
+                        let _gone = reply.send(answer.map_err(QueryError::from));
+                    }
+                    Some(LedgerRequest::Rates { since, interval, reply }) => {
+                        let answer = written.and_then(|()| self.open()?.rates(since, interval));
                         let _gone = reply.send(answer.map_err(QueryError::from));
                     }
                     Some(LedgerRequest::Incidents { reply }) => {

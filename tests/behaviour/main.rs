@@ -65,6 +65,7 @@ mod refresh;
 mod refusals;
 mod relocation;
 mod rollout;
+mod running_fills;
 mod scrub;
 mod sharing;
 mod sparse;

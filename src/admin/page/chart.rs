@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 
 use gupd_ledger::TrafficPoint;
 use gupd_net::traffic::TransferCause;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use maud::{Markup, html};
 
 use super::text::{bytes, time};
 
-const WIDTH: i64 = 720;
-const HEIGHT: i64 = 180;
+pub(super) const WIDTH: i64 = 720;
+pub(super) const HEIGHT: i64 = 180;
 const BOTTOM: i64 = 24;
-const LEFT: i64 = 76;
+pub(super) const LEFT: i64 = 76;
 
 /// Columns at most: more would be thinner than a pixel on a phone.
 const MAX_COLUMNS: i64 = 200;
@@ -56,12 +57,9 @@ pub(super) fn stacked_columns(
                     @let x = LEFT as f64 + ((at - begin) / interval) as f64 * step;
                     (stack(column, x, step, most, &time(at * 1_000, zone, "%a %H:%M")))
                 }
-                @for tick in 0..=4 {
-                    @let at = begin + (until - begin) / 4 * tick;
-                    text class="tick" x=(LEFT + (WIDTH - LEFT) * tick / 4) y=(HEIGHT + 16)
-                        text-anchor=(match tick { 0 => "start", 4 => "end", _ => "middle" }) {
-                        (time(at * 1_000, zone, if interval >= 86_400 { "%b %d" } else { "%a %H:%M" }))
-                    }
+                @for (at, label) in clock_ticks(begin, begin + count * interval, zone) {
+                    @let x = LEFT as f64 + (at - begin) as f64 / interval as f64 * step;
+                    text class="tick" x=(format!("{x:.1}")) y=(HEIGHT + 16) text-anchor="middle" { (label) }
                 }
             }
             figcaption {
@@ -72,6 +70,30 @@ pub(super) fn stacked_columns(
         }
         (table(&columns, &used, zone))
     }
+}
+
+/// Returns the round times of the local clock between two times, at most nine, with their labels.
+pub(super) fn clock_ticks(begin: i64, end: i64, zone: &TimeZone) -> Vec<(i64, String)> {
+    const MAX_TICKS: i64 = 8;
+    /// Every time zone of this century has an offset of whole quarters of an hour.
+    const QUARTER: i64 = 900;
+    let steps = [1, 3, 6, 12, 24, 2 * 24, 4 * 24, 7 * 24, 14 * 24, 28 * 24].map(|hours| hours * 3_600);
+    let length = end.saturating_sub(begin);
+    let Some(step) = steps.into_iter().find(|step| length / step <= MAX_TICKS) else { return Vec::new() };
+    let local = |at: i64| {
+        let offset = Timestamp::from_second(at).map_or(0, |at| i64::from(zone.to_offset(at).seconds()));
+        at.saturating_add(offset)
+    };
+    let first = begin.saturating_add(QUARTER - 1);
+    let quarters =
+        std::iter::successors(Some(first - first.rem_euclid(QUARTER)), |at| at.checked_add(QUARTER));
+    let round = quarters.take_while(|at| *at <= end).filter(|at| local(*at).rem_euclid(step) == 0);
+    let format = match step {
+        ..86_400 if length <= 26 * 3_600 => "%H:%M",
+        ..86_400 => "%a %H:%M",
+        _ => "%b %d",
+    };
+    round.map(|at| (at, time(at * 1_000, zone, format))).collect()
 }
 
 /// Draws one column, its first cause at the bottom.
@@ -143,6 +165,28 @@ mod tests {
         assert_eq!(text.matches("<rect").count(), 3);
         assert!(text.contains("<title>Thu 01:00: client-miss, 0.98 KiB</title>"), "{text}");
         assert!(text.contains("<td class=\"number\">1.95 KiB</td>"), "{text}");
+    }
+
+    #[test]
+    fn ticks_are_round_times_of_the_local_clock() {
+        let zone = TimeZone::get("Europe/Berlin").unwrap();
+        let ticks = |begin: &str, hours: i64, zone: &TimeZone| {
+            let begin = begin.parse::<Timestamp>().unwrap().as_second();
+            clock_ticks(begin, begin + hours * 3_600, zone)
+                .into_iter()
+                .map(|(_, label)| label)
+                .collect::<Vec<_>>()
+        };
+        let day = ["00:00", "03:00", "06:00", "09:00", "12:00", "15:00", "18:00", "21:00", "00:00"];
+        assert_eq!(ticks("2026-06-01T22:00:00Z", 24, &zone), day);
+        // The day on which clocks are set forward has 23 hours.
+        assert_eq!(ticks("2026-03-28T23:00:00Z", 23, &zone)[..3], ["00:00", "03:00", "06:00"]);
+        assert_eq!(ticks("2026-06-01T09:17:00Z", 5, &zone), ["12:00", "13:00", "14:00", "15:00", "16:00"]);
+        let kolkata = TimeZone::get("Asia/Kolkata").unwrap();
+        assert_eq!(ticks("2026-06-01T09:17:00Z", 2, &kolkata), ["15:00", "16:00"]);
+        let week = ticks("2026-06-01T09:17:00Z", 7 * 24, &zone);
+        assert_eq!((week.len(), &*week[0]), (7, "Jun 02"));
+        assert!(clock_ticks(0, i64::MAX, &zone).is_empty() && clock_ticks(5, -5, &zone).is_empty());
     }
 
     #[test]

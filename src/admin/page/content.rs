@@ -1,14 +1,14 @@
-//! Content by type: what crossed the WAN for it, as full sets and as deltas, and what clients got.
+//! Running fills, and content by type: what crossed the WAN for it, as full sets and as deltas, and what clients got.
 
 use std::collections::BTreeMap;
 
 use axum::extract::State;
 use axum::response::Response;
-use maud::html;
+use maud::{Markup, html};
 
-use super::text::bytes;
+use super::text::{bytes, percent, rate, span};
 use super::{Page, Reader, respond};
-use crate::AdminApi;
+use crate::{AdminApi, FillReport, FillStatus};
 use gupd_ledger::{TrafficQuery, TrafficReport};
 
 /// Milliseconds of the time that the page covers.
@@ -16,6 +16,9 @@ const TIME: i64 = 7 * 86_400_000;
 
 /// Rows of the report that are added up.
 const MAX_ROWS: usize = 1_000;
+
+/// Running fills on the page.
+const MAX_FILLS: usize = 100;
 
 /// Bytes of one content type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub(super) async fn show(_: Reader, State(api): State<AdminApi>) -> Response {
         Err(error) => html! { h1 { "Content" } p class="critical" { (error.to_string()) } },
         Ok(report) => html! {
             h1 { "Content" }
+            (running(&api.running_fills()))
+            h2 { "By content type" }
             p { "What crossed the WAN in 7 days, by content type." }
             div class="scroll" tabindex="0" role="region" aria-label="Content by type" {
                 table {
@@ -59,6 +64,52 @@ pub(super) async fn show(_: Reader, State(api): State<AdminApi>) -> Response {
         },
     };
     respond(Page::Content, &content)
+}
+
+/// Shows the fills that run now.
+fn running(report: &FillReport) -> Markup {
+    html! {
+        h2 id="fills" { "Running fills" }
+        @if report.fills.is_empty() { p class="quiet" { "Nothing is being fetched." } }
+        @else {
+            p { (report.running) " run"
+                @if report.fills.len() > MAX_FILLS { "; those with the most waiting requests are shown" } "." }
+            div class="scroll" tabindex="0" role="region" aria-labelledby="fills" {
+                table {
+                    thead { tr {
+                        th scope="col" { "Object" } th scope="col" { "From" } th scope="col" { "Progress" }
+                        th scope="col" class="number" { "Bytes" } th scope="col" class="number" { "Rate" }
+                        th scope="col" class="number" { "Waiting" } th scope="col" class="number" { "Time left" }
+                    } }
+                    tbody { @for fill in report.fills.iter().take(MAX_FILLS) { (fill_row(fill)) } }
+                }
+            }
+        }
+    }
+}
+
+fn fill_row(fill: &FillStatus) -> Markup {
+    let left = fill.seconds_left.and_then(|left| i64::try_from(left).ok()?.checked_mul(1_000));
+    html! {
+        tr {
+            th scope="row" { (fill.object) br; span class="quiet" { (fill.content_type) } }
+            td { (fill.upstream.as_deref().unwrap_or("queued")) }
+            td {
+                @match fill.length {
+                    Some(length) if length > 0 => {
+                        @let share = percent(fill.arrived, length);
+                        meter min="0" max=(length) value=(fill.arrived.min(length)) aria-label=(format!("{share} of {}", fill.object)) {}
+                        " " (share)
+                    }
+                    _ => "length unknown",
+                }
+            }
+            td class="number" { (bytes(fill.arrived)) @if let Some(length) = fill.length { " of " (bytes(length)) } }
+            td class="number" { (rate(fill.bytes_per_second)) }
+            td class="number" { (fill.waiters) }
+            td class="number" { (left.map_or_else(|| "–".to_owned(), span)) }
+        }
+    }
 }
 
 /// Returns the content types with their traffic, the largest first.

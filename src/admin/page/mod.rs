@@ -9,6 +9,7 @@ mod content;
 mod events;
 mod line;
 mod overview;
+mod rates;
 mod rollout;
 mod session;
 mod text;

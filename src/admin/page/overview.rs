@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 use maud::{Markup, html};
 
 use super::events::since;
+use super::rates::{self, SiteDay};
 use super::text::{bytes, percent, rate, time};
 use super::{Page, Reader, respond};
 use crate::AdminApi;
@@ -13,7 +14,11 @@ use crate::status::{LineStatus, PeriodTraffic, StatusFinding, StatusReport, Upst
 
 pub(super) async fn show(_: Reader, State(api): State<AdminApi>) -> Response {
     let report = collect(&api).await;
-    let zone = api.generations.load().config.site.time_zone.clone();
+    let generation = api.generations.load_full();
+    let zone = generation.config.site.time_zone.clone();
+    let day = SiteDay::at(api.clock.now(), &zone);
+    let since = day.map_or(api.clock.now(), |day| day.begin * 1_000);
+    let points = api.ledger.rates(since, rates::INTERVAL).await;
     let content = html! {
         h1 class=(light(&report)) { (report.sentence) }
         p class="quiet" { "gupd " (report.version) ", " (time(api.clock.now(), &zone, "%F %H:%M:%S")) }
@@ -42,6 +47,7 @@ pub(super) async fn show(_: Reader, State(api): State<AdminApi>) -> Response {
                     " downloads in slots, " (report.activity.queued) " waiting" }
             }
         }
+        @if let (Some(day), Ok(points)) = (day, &points) { (rates::show(day, points, &generation.config)) }
         (upstreams(&report.upstreams, &report.peers))
     };
     respond(Page::Overview, &content)

@@ -101,7 +101,7 @@ async fn savings(ledger: &Ledger, zone: &TimeZone, now: UnixMillis) -> Result<Sa
         Some(day.timestamp().as_millisecond())
     });
     let period = async |since: UnixMillis| {
-        let report = ledger.query(TrafficQuery { since, top: 1, ..TrafficQuery::default() }).await?;
+        let report = ledger.query(TrafficQuery { since, ..TrafficQuery::default() }).await?;
         Ok::<_, QueryError>(PeriodTraffic {
             wan_received: report.wan.received,
             clients: report.clients_total,

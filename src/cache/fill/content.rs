@@ -378,6 +378,11 @@ impl FillContent {
         self.length.is_some_and(|length| self.first_missing(0..length).is_none())
     }
 
+    /// Returns the number of readers that wait for bytes.
+    pub(super) fn reader_count(&self) -> usize {
+        self.lock_state().demands.len()
+    }
+
     /// Returns the number of available bytes in `range`.
     pub fn available_bytes(&self, range: Range<u64>) -> u64 {
         let stored = self.partial.bytes_within(range.clone());

@@ -5,9 +5,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{FillContent, FillError, FillRequest, PrivateResponse};
@@ -66,7 +68,7 @@ pub(super) enum Phase {
 #[derive(Clone, Debug)]
 pub struct FillHandle {
     pub(super) phase: watch::Receiver<Phase>,
-    flags: Arc<FillFlags>,
+    pub(super) flags: Arc<FillFlags>,
     /// Client that follows; `None` for the relay itself.
     client: Option<IpAddr>,
     current_upstream: CurrentUpstream,
@@ -78,6 +80,8 @@ pub struct FillHandle {
 /// Facts about a fill that its handles and its task share.
 #[derive(Debug)]
 pub(super) struct FillFlags {
+    number: u64,
+    started: Instant,
     content_type: Arc<str>,
     /// Client that started the fill.
     starter: Option<IpAddr>,
@@ -92,8 +96,10 @@ pub(super) struct FillFlags {
 }
 
 impl FillFlags {
-    pub(super) fn new(request: &FillRequest, is_for_client: bool) -> Arc<Self> {
+    pub(super) fn new(request: &FillRequest, is_for_client: bool, number: u64) -> Arc<Self> {
         Arc::new(Self {
+            number,
+            started: Instant::now(),
             content_type: request.classification.content_type.clone(),
             starter: request.client,
             shared: CancellationToken::new(),
@@ -101,6 +107,16 @@ impl FillFlags {
             for_client: AtomicBool::new(is_for_client),
             is_detached: AtomicBool::new(false),
         })
+    }
+
+    /// Returns the number of the fill.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Returns the time since the start of the fill.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Returns the number of requests that joined the fill.

@@ -28,6 +28,7 @@ mod request;
 mod resumption;
 mod run;
 mod run_buffer;
+mod running;
 mod task;
 mod transfer;
 
@@ -52,6 +53,7 @@ pub use self::purge::PurgeReport;
 pub use self::range_fetch::{RangeFetchError, fetch_range};
 pub use self::reader::{ContentReader, TransferError};
 pub use self::request::{BackgroundFetch, FillRequest};
+pub use self::running::RunningFill;
 use self::task::FillTask;
 use crate::digest::Digests;
 use crate::{Cache, CacheEntry};
@@ -74,6 +76,8 @@ pub struct Fills {
 struct FillContext {
     // Held for a lookup or an insertion, never across I/O.
     running: Mutex<HashMap<FillKey, FillHandle>>,
+    /// Number of fills so far.
+    started: AtomicU64,
     /// Number of fills that sent a client's credentials.
     with_credentials: AtomicU64,
     admission: FillAdmission,
@@ -132,6 +136,7 @@ impl Fills {
         }
         let context = FillContext {
             running: Mutex::default(),
+            started: AtomicU64::default(),
             with_credentials: AtomicU64::default(),
             admission: FillAdmission::new(config.fill.max_concurrent),
             commits: CommitBacklog::default(),

@@ -9,6 +9,7 @@ mod unfinished;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::{HeaderMap, StatusCode, header};
 use tokio::sync::{Notify, watch};
@@ -77,7 +78,8 @@ impl FillTask {
         let (phase, phases) = watch::channel(Phase::Asking);
         let (sender, private_response) = PrivateResponse::channel();
         let (attention, current_upstream) = (Arc::new(Notify::new()), CurrentUpstream::default());
-        let flags = FillFlags::new(&request, request.background.is_none());
+        let number = context.started.fetch_add(1, Ordering::Relaxed);
+        let flags = FillFlags::new(&request, request.background.is_none(), number);
         let fill =
             FillHandle::new(phases, &request, flags.clone(), current_upstream.clone(), attention.clone());
         // Boxed, because the future of the task would have room for it more than once.
@@ -359,7 +361,8 @@ impl FillTask {
         let (phase, phases) = watch::channel(Phase::Asking);
         let old = std::mem::replace(&mut self.phase, phase);
         let mut running = self.context.lock();
-        self.flags = FillFlags::new(&self.request, self.flags.is_for_client());
+        let number = self.context.started.fetch_add(1, Ordering::Relaxed);
+        self.flags = FillFlags::new(&self.request, self.flags.is_for_client(), number);
         let (current, attention) = (self.current_upstream.clone(), self.attention.clone());
         let fill = FillHandle::new(phases, &self.request, self.flags.clone(), current, attention);
         running.insert(self.register_key.clone(), fill.clone());

@@ -159,6 +159,7 @@ impl PreparedRelay {
             last_reload: relay.metrics.reload.successful.clone(),
             sessions: Arc::default(),
             rates: Arc::default(),
+            fill_meter: Arc::default(),
             alarms: Arc::default(),
             ledger: relay.ledger.clone(),
             rollouts: relay.rollouts.clone(),

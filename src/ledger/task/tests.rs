@@ -389,3 +389,40 @@ fn events_survive_a_restart_and_a_ledger_of_an_earlier_version() {
     assert_eq!((page.alarms.len(), page.events.len()), (1, 1));
     assert_eq!((page.events[0].at, &*page.events[0].message), (T0, "store full"));
 }
+
+#[test]
+fn rates_have_both_lines_by_interval() {
+    let bed = Bed::new();
+    let mut writer = bed.writer();
+    let counts = Arc::new(std::sync::Mutex::new(SiteSample::default()));
+    let sample = counts.clone();
+    writer.sampler = Box::new(move || sample.lock().unwrap().clone());
+    for _ in 0..30 {
+        bed.add(&record(1, "/a"), TransferCause::Miss, 600);
+        counts.lock().unwrap().requests += 1;
+        counts.lock().unwrap().sent += 900;
+        writer.write().unwrap();
+        bed.clock.advance(Duration::from_secs(MINUTE));
+    }
+    let points = writer.open().unwrap().rates(T0 - 900_000, 900).unwrap();
+    assert_eq!(
+        points
+            .iter()
+            .map(|point| (point.received, point.sent))
+            .fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1)),
+        (18_000, 27_000)
+    );
+    assert!(points.len() <= 3 && points.iter().all(|point| point.at % 900 == 0), "{points:?}");
+    assert!(points.iter().all(|point| point.received <= 15 * 600), "{points:?}");
+}
+
+#[test]
+fn report_without_rows_has_the_same_sums() {
+    let bed = Bed::new();
+    let mut writer = bed.writer();
+    bed.add(&record(1, "/a"), TransferCause::Miss, 600);
+    writer.write().unwrap();
+    let [sums, rows] = [0, 5].map(|top| writer.answer(&TrafficQuery { top, ..all() }).unwrap());
+    assert_eq!((sums.wan, sums.clients_total, sums.causes.len()), (rows.wan, rows.clients_total, 0));
+    assert_eq!(rows.causes.len(), 1);
+}
