@@ -22,6 +22,7 @@ mod purge;
 mod request_body;
 mod rollout;
 mod status;
+mod summary;
 mod token;
 mod traffic;
 
@@ -38,6 +39,7 @@ use axum::routing::{get, post};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +57,7 @@ pub use self::status::{
     Activity, AlarmWatch, LineStatus, PeriodTraffic, Savings, Severity, StatusFinding, StatusReport,
     StoreStatus, UpstreamStatus,
 };
+use self::summary::SummarySchedule;
 pub use self::token::{AdminTokens, TokenRole, read_token};
 use gupd_cache::fill::Fills;
 use gupd_config::PublicName;
@@ -147,6 +150,9 @@ impl AdminApi {
 
     /// Reads the counters of both lines every few seconds, and records which alarms are raised or over. Never returns.
     async fn watch(&self) {
+        let (mut summaries, mut notifications) = (SummarySchedule::default(), JoinSet::new());
+        // The first look finds the time of the next summary.
+        let _never = self.is_summary_due(&mut summaries);
         let started = AlarmCondition {
             kind: "started".to_owned(),
             subject: String::new(),
@@ -164,6 +170,10 @@ impl AdminApi {
             self.rates.record(now, counters);
             self.record_fills(now);
             self.alarms.record_line(status::wan_status(self, now, counters), now);
+            while notifications.try_join_next().is_some() {}
+            if self.is_summary_due(&mut summaries) {
+                self.summarize(&mut notifications).await;
+            }
             if now >= observed + OBSERVATION_INTERVAL {
                 observed = now;
                 let _recorded = status::observe(self, EventQuery::default()).await;

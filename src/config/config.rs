@@ -29,6 +29,7 @@ use crate::rollout::{RolloutSettings, read_rollout};
 use crate::route::{RouteSettings, read_routes};
 use crate::server::{ServerSettings, read_server};
 use crate::store::{StoreSettings, default_dir, read_store};
+use crate::summary::{SummarySettings, read_summary};
 use crate::upstream::{KnownUpstreams, UpstreamSettings, read_upstreams};
 use crate::verify::{VerifySettings, read_verify};
 use crate::wan::{WanLimit, WanSettings, read_wan, read_wan_limits};
@@ -47,6 +48,8 @@ pub struct Config {
     pub ledger: LedgerSettings,
     /// Alarms.
     pub alarms: AlarmSettings,
+    /// The daily summary.
+    pub summary: SummarySettings,
     /// Time-outs and limits of fills.
     pub fill: FillSettings,
     /// Health checks of upstreams.
@@ -253,6 +256,7 @@ impl Config {
             store,
             ledger: read_ledger(document),
             alarms: read_alarms(document),
+            summary: read_summary(document),
             fill: read_fill(document),
             health,
             cache: read_cache(document),

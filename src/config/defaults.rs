@@ -74,6 +74,8 @@ pub(crate) const LEDGER_SIZE: Bounds<u64> = bounds(64 * MIB, 16 * MIB, 16 * GIB)
 
 /// A day's new content fills the line for minutes. A line that is full for half an hour delays what else crosses it.
 pub(crate) const SATURATED_AFTER: Bounds<Duration> = times(30 * MINUTE, MINUTE, 7 * DAY);
+/// Minute of the day: before the working day of a site begins.
+pub(crate) const SUMMARY_AT: u16 = 7 * 60;
 /// As the alert of Prometheus: managers publish a few times a day.
 pub(crate) const CATALOGS_AFTER: Bounds<Duration> = times(6 * HOUR, 10 * MINUTE, 30 * DAY);
 

@@ -19,6 +19,7 @@ pub mod shape;
 mod thread;
 pub mod traffic;
 pub mod upstream;
+pub mod webhook;
 
 use gupd_config::policy::PolicyError;
 

@@ -71,6 +71,7 @@ mod sharing;
 mod sparse;
 mod spellings;
 mod starvation;
+mod summary;
 mod targets;
 mod tls;
 mod unrequested;

@@ -1,4 +1,4 @@
-//! Alarms and the subnets of the site in the configuration file.
+//! Alarms, the daily summary and the subnets of the site in the configuration file.
 
 use std::time::Duration;
 
@@ -33,5 +33,30 @@ fn subnets_of_the_site_are_read_and_named_when_wrong() {
     for text in ["[\"10.1.0.0/33\"]", "[\"branch\"]", "[\"10.0.0.0/8\", \"10.0.0.0/8\"]"] {
         let problems = problems(site(text));
         assert!(problems.len() == 1 && problems[0].starts_with("gupd.toml:4:"), "{problems:?}");
+    }
+}
+
+#[test]
+fn summary_has_a_local_time_and_an_optional_webhook() {
+    let summary = |text: &str| load(&format!("{MANAGER}[summary]\n{text}\n"));
+    let loaded = summary("at = \"23:59\"\nwebhook = \"http://10.0.0.5:8080/hook?key=1\"").unwrap().summary;
+    assert_eq!((loaded.at, loaded.webhook.unwrap().to_string().len()), (Some(23 * 60 + 59), 31));
+    assert_eq!(load(MANAGER).unwrap().summary.at, Some(7 * 60));
+    assert_eq!(summary("at = \"off\"").unwrap().summary.at, None);
+    let unused = summary("at = \"off\"\nwebhook = \"http://10.0.0.5/\"").unwrap().warnings;
+    assert!(
+        unused.iter().any(|warning| warning.to_string().contains("while summary.at is off")),
+        "{unused:?}"
+    );
+    for (text, expected) in [
+        ("at = \"24:00\"", "00:00 of the next day"),
+        ("at = \"seven\"", "or off"),
+        ("webhook = \"alerts.example\"", "write it like https://"),
+        ("webhook = \"ftp://alerts.example/\"", "write it like https://"),
+        ("webhook = \"https://user:secret@alerts.example/\"", "credentials"),
+    ] {
+        let problems = problems(summary(text));
+        assert!(problems.len() == 1 && problems[0].starts_with("gupd.toml:4:"), "{problems:?}");
+        assert!(problems[0].contains(expected), "{problems:?}");
     }
 }

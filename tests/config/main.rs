@@ -122,6 +122,7 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.rules.clone_from(&documented.rules);
     expected.site.time_zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
     expected.site.subnets.clone_from(&documented.site.subnets);
+    expected.summary.webhook = Some("https://alerts.example/gupd".parse().unwrap());
     expected.wan.congestion = Some("lp".into());
     expected.wan_limits.clone_from(&documented.wan_limits);
     expected.verify.roots = vec!["/etc/gupd/liveupdate-roots.pem".into()];
@@ -179,6 +180,7 @@ fn every_known_key_is_documented() {
         "guard",
         "site",
         "alarms",
+        "summary",
         "wan",
         "lan",
         "refresh",

@@ -139,7 +139,26 @@ pub struct StoreStatus {
     pub quota: u64,
 }
 
+/// Clients by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ClientSummary {
+    /// They have the newest revision that they may have.
+    pub(super) current: u64,
+    /// They have had the time to get it, and have not.
+    pub(super) behind: u64,
+    /// Their downloads fail.
+    pub(super) failing: u64,
+    /// They have not been seen for long.
+    pub(super) unseen: u64,
+}
+
 impl StatusReport {
+    /// Returns the clients by state; `None` without rings.
+    pub(super) fn clients(&self) -> Option<ClientSummary> {
+        let [current, behind, failing, unseen] = findings::lights(&self.rollout.as_ref()?.clients);
+        Some(ClientSummary { current, behind, failing, unseen })
+    }
+
     /// Adds the times since which the alarms of these events have been raised.
     fn set_since(&mut self, alarms: &[Event]) {
         for finding in &mut self.findings {

@@ -66,6 +66,7 @@ pub use self::request::{CurrentUpstream, UpstreamRequest, UpstreamResponse};
 pub use self::request_body::{RequestBody, UploadSpender};
 pub use self::response_body::UpstreamBody;
 use self::state::UpstreamState;
+pub(crate) use self::tls::connect_tls_to;
 pub use self::tls::{TrustError, connect_tls};
 use self::transfer_meter::TransferMeter;
 use crate::metrics::NetMetrics;

@@ -116,6 +116,15 @@ pub async fn connect_tls(
     trust: &Trust,
 ) -> Result<TlsStream<TcpStream>, Box<dyn std::error::Error + Send + Sync>> {
     let name = ServerName::from(stream.peer_addr()?.ip().to_canonical());
+    connect_tls_to(stream, name, trust).await
+}
+
+/// Starts TLS with the server of this name.
+pub(crate) async fn connect_tls_to(
+    stream: TcpStream,
+    name: ServerName<'static>,
+    trust: &Trust,
+) -> Result<TlsStream<TcpStream>, Box<dyn std::error::Error + Send + Sync>> {
     let connector = TlsConnector::from(client_config(trust, &mut SystemRoots::default())?);
     connector.connect(name, stream).await.map_err(handshake_error)
 }

@@ -1,0 +1,47 @@
+//! `[summary]`: the daily summary for administrators.
+
+use http::Uri;
+use http::uri::Scheme;
+
+use crate::defaults;
+use crate::document::Document;
+use crate::week;
+
+/// `[summary]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct SummarySettings {
+    /// Minute of the day in the site's time zone; `None` for no summary.
+    pub at: Option<u16>,
+    /// URL that gets the summary as JSON.
+    pub webhook: Option<Uri>,
+}
+
+pub(crate) fn read_summary(document: &mut Document) -> SummarySettings {
+    let mut s = document.take_section("summary");
+    let at = s.read("at", |text| match text {
+        "off" => Ok(None),
+        _ => week::parse_start_time(text).map(Some).map_err(|error| format!("{error}, or off")),
+    });
+    let at = at.unwrap_or(Some(defaults::SUMMARY_AT));
+    let webhook = s.read("webhook", webhook);
+    if webhook.is_some() && at.is_none() {
+        s.warn("webhook", "gets nothing while summary.at is off");
+    }
+    document.close(s);
+    SummarySettings { at, webhook }
+}
+
+fn webhook(text: &str) -> Result<Uri, String> {
+    const EXAMPLE: &str = "https://alerts.example/gupd";
+    let refused = || format!("{text:?} is not a URL: write it like {EXAMPLE}");
+    let uri: Uri = text.parse().map_err(|_invalid| refused())?;
+    if !uri.scheme().is_some_and(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme))
+        || uri.host().is_none()
+    {
+        return Err(refused());
+    }
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err("contains credentials: put a secret into the path or query".to_owned());
+    }
+    Ok(uri)
+}
