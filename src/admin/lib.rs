@@ -14,6 +14,7 @@ mod events;
 mod exposition;
 mod fills;
 mod held;
+mod inventory;
 mod listener;
 mod page;
 mod problem;
@@ -49,6 +50,7 @@ pub use self::events::{EventReport, EventRow};
 pub use self::exposition::Exposition;
 pub use self::fills::{FillMeter, FillReport, FillStatus};
 pub use self::held::{HeldDecision, HeldRequest};
+pub use self::inventory::InventoryReport;
 pub use self::page::Sessions;
 pub use self::problem::ProblemDocument;
 pub use self::purge::PurgeRequest;
@@ -207,6 +209,10 @@ impl AdminApi {
             .route("/api/v1/traffic", get(traffic::report))
             .route("/api/v1/events", get(events::list))
             .route("/api/v1/fills", get(fills::list))
+            .route(
+                "/api/v1/inventory",
+                get(inventory::show).put(inventory::replace).delete(inventory::remove),
+            )
             .route("/api/v1/store/held", get(held::list).post(held::decide))
             .route("/api/v1/rollout", get(rollout::status).post(rollout::command))
             .route("/api/v1/rollout/clients", get(clients::list))

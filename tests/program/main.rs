@@ -44,6 +44,7 @@ mod hints;
 mod http2_floods;
 mod import;
 mod init;
+mod inventory;
 mod listeners;
 mod log;
 mod metrics_page;

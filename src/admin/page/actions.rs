@@ -30,7 +30,7 @@ const MAX_FORM: usize = 16 << 10;
 const FORM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Fields of a form.
-type Form = HashMap<String, String>;
+pub(super) type Form = HashMap<String, String>;
 
 /// Returns the sign-in form, or the forms of commands for a request with a session.
 pub(super) fn forms(api: &AdminApi, headers: &HeaderMap, status: &Status) -> Markup {
@@ -53,7 +53,7 @@ pub(super) fn sign_in_form() -> Markup {
 }
 
 pub(super) async fn sign_in(State(api): State<AdminApi>, request: Request) -> Response {
-    let form = match read_form(request).await {
+    let form = match read_form(request, MAX_FORM).await {
         Ok((_, form)) => form,
         Err(error) => return refusal(error),
     };
@@ -77,7 +77,7 @@ pub(super) async fn sign_in(State(api): State<AdminApi>, request: Request) -> Re
 }
 
 pub(super) async fn sign_out(State(api): State<AdminApi>, request: Request) -> Response {
-    match read_form(request).await {
+    match read_form(request, MAX_FORM).await {
         Ok((headers, _)) => redirect(api.sessions.close(&headers)),
         Err(error) => refusal(error),
     }
@@ -89,13 +89,12 @@ pub(super) async fn command(
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    let (headers, form) = match read_form(request).await {
+    let (headers, form) = match read_form(request, MAX_FORM).await {
         Ok(read) => read,
         Err(error) => return refusal(error),
     };
-    let token = api.sessions.form_token(&headers);
-    if token.is_none() || token != form.get("form_token").cloned() {
-        return refusal((StatusCode::FORBIDDEN, "the session has ended: sign in again".to_owned()));
+    if let Err(error) = session_token(&api, &headers, &form) {
+        return refusal(error);
     }
     let (command, by, reason) = match parse(&form) {
         Ok(parsed) => parsed,
@@ -186,15 +185,23 @@ fn redirect(cookie: std::io::Result<HeaderValue>) -> Response {
     }
 }
 
+/// Checks that a form is of an open session.
+pub(super) fn session_token(api: &AdminApi, headers: &HeaderMap, form: &Form) -> Result<(), ErrorMessage> {
+    match api.sessions.form_token(headers) {
+        Some(token) if form.get("form_token") == Some(&token) => Ok(()),
+        _ => Err((StatusCode::FORBIDDEN, "the session has ended: sign in again".to_owned())),
+    }
+}
+
 /// Reads a form of this page.
-async fn read_form(request: Request) -> Result<(HeaderMap, Form), ErrorMessage> {
+pub(super) async fn read_form(request: Request, max: usize) -> Result<(HeaderMap, Form), ErrorMessage> {
     let (head, body) = request.into_parts();
     if !is_same_origin(&head.headers) {
         let message = "Origin: not this page: open the page again and repeat it there";
         return Err((StatusCode::FORBIDDEN, message.to_owned()));
     }
     let incomplete = || (StatusCode::BAD_REQUEST, "form: incomplete or too large: send it again".to_owned());
-    let body = timeout(FORM_TIMEOUT, Limited::new(body, MAX_FORM).collect()).await;
+    let body = timeout(FORM_TIMEOUT, Limited::new(body, max).collect()).await;
     let body = body.map_err(|_| incomplete())?.map_err(|_| incomplete())?.to_bytes();
     let text = std::str::from_utf8(&body).map_err(|_| incomplete())?;
     let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();

@@ -3,13 +3,13 @@
 use std::fmt::Write;
 
 use axum::extract::State;
-use axum::http::{HeaderValue, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 use percent_encoding::percent_decode_str;
 
 use super::text::{bytes, time};
-use super::{Page, Reader, respond};
+use super::{Page, Reader, inventory, respond};
 use crate::{AdminApi, query_pairs};
 use gupd_rollout::clients::{ClientFilter, ClientReport, ClientStatus, MAX_LISTED};
 use jiff::tz::TimeZone;
@@ -27,7 +27,7 @@ struct Selection {
     light: Option<ClientStatus>,
 }
 
-pub(super) async fn show(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Response {
+pub(super) async fn show(_: Reader, State(api): State<AdminApi>, headers: HeaderMap, uri: Uri) -> Response {
     let selection = Selection::parse(uri.query());
     let zone = api.generations.load().config.site.time_zone.clone();
     let content = if api.rollouts.has_rings() {
@@ -50,7 +50,8 @@ pub(super) async fn show(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Re
                 " in the configuration turns tracking on." }
         }
     };
-    respond(Page::Clients, &content)
+    let inventory = inventory::show(api.inventory().await, api.sessions.form_token(&headers).as_deref());
+    respond(Page::Clients, &html! { (content) (inventory) })
 }
 
 pub(super) async fn csv(_: Reader, State(api): State<AdminApi>) -> Response {

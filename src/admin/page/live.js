@@ -7,7 +7,8 @@ const offline = document.getElementById("offline");
 // A reader who types, or has opened a table, must not lose either.
 function isInUse() {
   const active = document.activeElement;
-  return document.hidden || (active && main.contains(active) && active.matches("input, select, button"));
+  return document.hidden || (active && main.contains(active) && active.matches("input, select, button, textarea"))
+    || [...main.querySelectorAll("textarea")].some((one) => one.value);
 }
 
 async function refresh() {
@@ -27,3 +28,10 @@ async function refresh() {
   setTimeout(refresh, INTERVAL);
 }
 setTimeout(refresh, INTERVAL);
+
+// A chosen file fills the text field that its input names: forms send text.
+document.addEventListener("change", async ({ target }) => {
+  if (target.matches("input[type=file]") && target.files.length > 0) {
+    document.getElementById(target.dataset.into).value = await target.files[0].text();
+  }
+});

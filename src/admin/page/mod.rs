@@ -7,6 +7,7 @@ mod chart;
 mod clients;
 mod content;
 mod events;
+mod inventory;
 mod line;
 mod overview;
 mod rates;
@@ -81,6 +82,7 @@ pub(super) fn routes() -> Router<AdminApi> {
         .route("/clients.csv", get(clients::csv))
         .route(Page::Content.path(), get(content::show))
         .route(Page::Rollout.path(), get(rollout::show).post(actions::command))
+        .route("/inventory", post(inventory::upload))
         .route("/sign-in", post(actions::sign_in))
         .route("/sign-out", post(actions::sign_out))
         .route(Page::Line.path(), get(line::show))
@@ -104,7 +106,7 @@ impl FromRequestParts<AdminApi> for Reader {
         match authorize_read(api.token_file.clone(), from, &parts.headers).await {
             Ok(()) => Ok(Self),
             Err((status, _)) if status == StatusCode::UNAUTHORIZED => Err(sign_in_page()),
-            Err(error) => Err(refusal(error)),
+            Err(error) => Err(not_available(error)),
         }
     }
 }
@@ -115,8 +117,18 @@ fn sign_in_page() -> Response {
     document("Sign in", None, &content, StatusCode::UNAUTHORIZED)
 }
 
-/// Returns the page for a request that may not read it.
+/// Returns the page for a form that was not accepted.
 fn refusal((status, message): ErrorMessage) -> Response {
+    let content = html! {
+        h1 { "Not done" }
+        p { (message) }
+        p { a href=(Page::Overview.path()) { "Back to the overview" } }
+    };
+    document("Not done", None, &content, status)
+}
+
+/// Returns the page for a request that may not read it.
+fn not_available((status, message): ErrorMessage) -> Response {
     let content = html! {
         h1 { "Not available from this machine" }
         p { (message) }
