@@ -31,6 +31,7 @@ mod serve;
 mod status;
 mod store;
 mod table;
+mod top;
 mod why;
 
 use std::path::PathBuf;
@@ -98,6 +99,8 @@ enum Command {
     Status(status::StatusFlags),
     /// Explain what crossed the line: traffic by cause, client and object.
     Why(why::WhyFlags),
+    /// Show clients, fills and rates, and repeat it.
+    Top(top::TopFlags),
     /// Simulate a rollout at this site, and show the effect of each limit.
     Plan(Box<plan::PlanFlags>),
     /// Show the effect of the configuration on a client.
@@ -255,6 +258,7 @@ pub fn main() -> ExitCode {
         Command::Man(flags) => generate::write_pages(&flags),
         Command::Status(flags) => status::run(&flags),
         Command::Why(flags) => why::run(&flags),
+        Command::Top(flags) => top::run(&flags),
         Command::Plan(plan) => plan::run(&plan),
         Command::Policy { command } => policy::run(&command),
         Command::Rollout { command } => rollout::run(*command),

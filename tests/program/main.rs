@@ -67,6 +67,7 @@ mod signals;
 mod staged;
 mod status;
 mod store_commands;
+mod top;
 mod unconfigured;
 mod upgrade;
 mod why;

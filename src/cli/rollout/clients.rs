@@ -13,15 +13,15 @@ use gupd_rollout::status::UtcTime;
 
 /// A client as the relay lists it.
 #[derive(Debug, Deserialize)]
-pub(super) struct ListedClient {
-    client: String,
-    group: String,
-    light: String,
+pub(crate) struct ListedClient {
+    pub(crate) client: String,
+    pub(crate) group: String,
+    pub(crate) light: String,
     sees: Option<RevisionNumber>,
     revision: Option<RevisionNumber>,
     last_seen: UtcTime,
-    bytes: u64,
-    errors: u32,
+    pub(crate) bytes: u64,
+    pub(crate) errors: u32,
     trouble: Vec<String>,
 }
 

@@ -10,6 +10,7 @@ mod table;
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
 
+pub(crate) use self::clients::ListedClient;
 pub(crate) use self::command::author;
 pub(crate) use self::table::time;
 use super::admin_client::AdminClient;
