@@ -99,6 +99,7 @@ mod tests {
             group: Some("branch-a".to_owned()),
             object: Some("{A}/full.zip".to_owned()),
             top: 5,
+            without_names: false,
         };
         assert_eq!(parse_query(Some(text), NOW), Ok(expected));
     }

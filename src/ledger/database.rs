@@ -99,6 +99,8 @@ pub(crate) struct Database {
     pub(crate) connection: Connection,
     /// Bytes in use above which history is compacted.
     soft_limit: u64,
+    /// Minute of the last compaction.
+    compacted: Option<i64>,
 }
 
 impl LedgerError {
@@ -132,7 +134,12 @@ impl Database {
             connected => connected,
         };
         let soft_limit = hard_limit(max_size) / 4 * 3;
-        Ok(Self { path: path.to_owned(), connection: connection.map_err(failed)?, soft_limit })
+        Ok(Self {
+            path: path.to_owned(),
+            connection: connection.map_err(failed)?,
+            soft_limit,
+            compacted: None,
+        })
     }
 
     fn connect(path: &Path, max_size: u64) -> rusqlite::Result<Connection> {
@@ -173,13 +180,23 @@ impl Database {
             }
             written => written,
         };
-        let compacted = written.and_then(|()| match compaction::compact(&mut self.connection, seconds, 0) {
-            Err(error) if is_full(&error) => self.compact_harder(seconds),
-            Err(error) => Err(error),
-            Ok(()) if self.used_bytes()? > self.soft_limit => self.compact_harder(seconds),
-            Ok(()) => Ok(()),
-        });
+        let compacted = written.and_then(|()| self.compact_if_due(seconds));
         compacted.map_err(|source| LedgerError::new(&self.path, source))
+    }
+
+    /// Compacts history once a minute: each report writes first, and a compaction reads all names.
+    fn compact_if_due(&mut self, now: i64) -> rusqlite::Result<()> {
+        let minute = Some(now.div_euclid(60));
+        if self.compacted == minute && self.used_bytes()? <= self.soft_limit {
+            return Ok(());
+        }
+        self.compacted = minute;
+        match compaction::compact(&mut self.connection, now, 0) {
+            Err(error) if is_full(&error) => self.compact_harder(now),
+            Err(error) => Err(error),
+            Ok(()) if self.used_bytes()? > self.soft_limit => self.compact_harder(now),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Writes the events that wait, and returns the new ones.

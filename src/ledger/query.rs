@@ -44,6 +44,9 @@ pub(crate) fn report(
         (None, None, Some(object)) => object_causes(connection, since, object, top)?,
         (None, None, None) => line_causes(connection, since, top)?,
     };
+    if query.without_names {
+        return Ok(TrafficReport { causes, ..sums });
+    }
     Ok(TrafficReport {
         causes,
         // Clients, groups and objects are counted each for itself.

@@ -20,6 +20,8 @@ pub struct TrafficQuery {
     pub object: Option<String>,
     /// Maximum number of rows of each kind, at most 1,000; 0 for sums alone, which take the least time.
     pub top: usize,
+    /// Only sums and causes: no clients, objects, waits and points.
+    pub without_names: bool,
 }
 
 /// The traffic since a time.

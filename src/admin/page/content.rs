@@ -31,7 +31,8 @@ struct TypeTraffic {
 }
 
 pub(super) async fn show(_: Reader, State(api): State<AdminApi>) -> Response {
-    let query = TrafficQuery { since: api.clock.now() - TIME, top: MAX_ROWS, ..TrafficQuery::default() };
+    let since = api.clock.now() - TIME;
+    let query = TrafficQuery { since, top: MAX_ROWS, without_names: true, ..TrafficQuery::default() };
     let content = match api.ledger.query(query).await {
         Err(error) => html! { h1 { "Content" } p class="critical" { (error.to_string()) } },
         Ok(report) => html! {
