@@ -182,12 +182,13 @@ CONF
 # start_gupd UPSTREAM_PORT MEMORY [NAME]: the relay with its defaults but for what is compared. Sets gupd_port, gupd_pid.
 start_gupd() {
     local name=${3:-gupd} unbounded
-    # All requests come from one address.
-    unbounded=$'new_names = "unlimited"\nnew_bytes = "unlimited"\nupstream_requests = "unlimited"\n'
+    # All requests come from one address. Commits before the budgets of clients do not know the section.
+    unbounded=''
+    grep -qa new_names "$binaries/gupd" && unbounded=$'[clients]\nnew_names = "unlimited"\nnew_bytes = "unlimited"\nupstream_requests = "unlimited"\n'
     gupd_port=$(free_port)
     # wrk is one client: its share of the connections is large enough.
     printf '[server]\nmax_connections = 8192\n' >"$work/$name.toml"
-    printf '[store]\nmemory = "%s"\n[clients]\n%s[log]\naccess = %s\n' \
+    printf '[store]\nmemory = "%s"\n%s[log]\naccess = %s\n' \
         "$2" "$unbounded" "$( ((access_log)) && echo true || echo false)" >>"$work/$name.toml"
     "$binaries/gupd" serve --config "$work/$name.toml" --listen "127.0.0.1:$gupd_port" \
         --upstream "http://127.0.0.1:$1" --store "$work/$name-store" --admin "127.0.0.1:$(free_port)" \

@@ -208,6 +208,16 @@ pub fn default_port(scheme: &str) -> u16 {
     if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 }
 }
 
+/// Returns the host of a field that is a name or IPv4 address, perhaps with a port: most of all. Every hit has one, and
+/// the general parser copies it.
+fn parse_plain_host(field: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(field).ok()?;
+    let (host, port) = text.split_once(':').unwrap_or((text, "80"));
+    let is_name = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    (is_name && is_port && !host.is_empty() && !host.ends_with('.')).then_some(host)
+}
+
 /// Returns the normalized host of the only `Host` field, without its port. HTTP/1.0 may have none.
 fn parse_host(version: Version, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let mut fields = headers.get_all(header::HOST).iter();
@@ -220,9 +230,42 @@ fn parse_host(version: Version, headers: &HeaderMap) -> Result<Option<String>, R
     if field.is_empty() {
         return Ok(None);
     }
+    if let Some(host) = parse_plain_host(field.as_bytes()) {
+        return Ok(Some(host.to_ascii_lowercase()));
+    }
     let authority = Authority::try_from(field.as_bytes()).map_err(|_| Refusal::Host)?;
     if authority.as_str().contains('@') {
         return Err(Refusal::Host);
     }
     Ok(Some(normalize_host(authority.host())))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::uri::Authority;
+
+    use super::parse_plain_host;
+
+    #[test]
+    fn plain_host_is_the_one_that_the_general_parser_finds() {
+        for field in ["relay", "Relay.Example", "10.1.2.3", "a-b.c:8080", "relay:80", "1:0"] {
+            let general = Authority::try_from(field).unwrap();
+            assert_eq!(parse_plain_host(field.as_bytes()), Some(general.host()), "{field}");
+        }
+        let others = [
+            "",
+            ":80",
+            "relay.",
+            "relay:",
+            "relay:+80",
+            "relay:99999",
+            "relay:80:80",
+            "[::1]",
+            "user@relay",
+            "a b",
+        ];
+        for field in others.into_iter().chain(["r\u{e9}lay", "relay/x", "relay,relay", "a_b", "%41"]) {
+            assert_eq!(parse_plain_host(field.as_bytes()), None, "{field}");
+        }
+    }
 }

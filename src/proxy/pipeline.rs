@@ -4,11 +4,13 @@
 //! hit stays small.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::ops::ControlFlow::{self, Break, Continue};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
-use futures_util::FutureExt;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -75,10 +77,13 @@ impl Proxy {
         let (metrics, log) = (self.metrics.clone(), generation.config.log.access);
         let mut access = AccessRecord::new(connection.address, &head, metrics, log);
         // A panic ends this request alone. Nothing that it leaves half done is shared: locks are held across no step.
-        let outcome =
-            AssertUnwindSafe(self.answer_request(&head, head_check, body, &connection, &generation));
-        let RequestOutcome { reply, group, observer } =
-            outcome.catch_unwind().await.unwrap_or_else(|_logged_by_the_hook| self.answer_panic());
+        // Pinned in place: a combinator would copy the future twice.
+        let mut steps = pin!(self.answer_request(&head, head_check, body, &connection, &generation));
+        let RequestOutcome { reply, group, observer } = poll_fn(|context| {
+            let polled = catch_unwind(AssertUnwindSafe(|| steps.as_mut().poll(context)));
+            polled.unwrap_or_else(|_logged_by_the_hook| Poll::Ready(self.answer_panic()))
+        })
+        .await;
         access.observer = observer;
         access.group = group.cloned();
         let pacer = || {
