@@ -25,12 +25,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time that clients wait for a new worker that has been given the store. After it the guard answers them.
 const ACCEPT_GAP: Duration = Duration::from_secs(1);
 
-/// Exit status of a worker that rejects the configuration, as of `gupd serve`.
-const EXIT_CONFIG_REJECTED: i32 = 2;
-
-/// Exit status of a worker that could not be started.
-const EXIT_FAILED: i32 = 1;
-
 /// A worker that has served for this long resets the count of exits.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -124,7 +118,7 @@ impl HandoverState {
         match event {
             GuardEvent::Tick => {}
             GuardEvent::Heartbeat(id) => self.record_message(id),
-            GuardEvent::SpawnFailed(id) => self.worker_exited(id, Exit::Status(EXIT_FAILED)),
+            GuardEvent::SpawnFailed(id) => self.worker_exited(id, Exit::FAILED),
             GuardEvent::Prepared(id) => self.worker_prepared(id),
             GuardEvent::Ready(id) => self.worker_ready(id),
             GuardEvent::Released(id) => self.worker_released(id),
@@ -304,7 +298,7 @@ impl HandoverState {
         let served = self.main.served(now);
         let reason = self.main.worker().map_or(ExitReason::Hung, |worker| worker.exit_reason(reason));
         self.actions.push(Action::RecordExit(id, reason, exit));
-        if exit == Exit::Status(EXIT_CONFIG_REJECTED) && !self.was_config_accepted && !self.is_stopping {
+        if exit == Exit::CONFIG_REJECTED && !self.was_config_accepted && !self.is_stopping {
             self.actions.push(Action::RejectConfig);
             self.is_stopping = true;
         }

@@ -12,9 +12,10 @@ use http::{Extensions, HeaderMap, Method, Version, header};
 use crate::access::RequestObserver;
 use crate::slot::DownloadSlot;
 use crate::{Generation, Proxy};
-use gupd_cache::fill::FillRequest;
+use gupd_cache::fill::{FillRequest, UnsharedReason};
 use gupd_cache::{CacheEntry, CacheLookup};
 use gupd_config::policy::{Classification, ClientAttributes, Group};
+use gupd_http::UnstorableReason;
 use gupd_http::authentication;
 use gupd_http::conditional;
 use gupd_http::forwarding;
@@ -316,4 +317,12 @@ async fn is_delisted(proxy: &Proxy, entry: &CacheEntry) -> bool {
     let digests = proxy.fills.digests();
     digests.read_stored_catalog(entry).await;
     digests.remove_mismatched(entry).await
+}
+
+/// Returns true if a fill sent another request than this client: for the whole content in place of a range, or without
+/// fields that the manager may demand.
+pub(crate) fn has_other_request(exchange: &Exchange<'_>, why: UnsharedReason) -> bool {
+    let is_refused = matches!(why, UnsharedReason::Unstorable(UnstorableReason::Status));
+    exchange.headers.contains_key(header::RANGE)
+        || (is_refused && forwarding::withholds_fields(&exchange.headers, exchange.classification().class))
 }

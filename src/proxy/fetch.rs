@@ -8,15 +8,15 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{StatusCode, header};
+use http::StatusCode;
 use tokio::time::timeout;
 
 use crate::Proxy;
 use crate::budget::{spend_absent_name, spend_upstream_request};
-use crate::exchange::{Exchange, Lookup, Repeat};
+use crate::exchange::{Exchange, Lookup, Repeat, has_other_request};
 use crate::hit::{Served, serve_stored};
 use crate::pipeline::StepResult;
-use crate::relays::{follower_outcome, offered_fill};
+use crate::relays::{follower_outcome, not_stored, offered_fill};
 use crate::reply::Reply;
 use crate::{passthrough, representation};
 use gupd_cache::CacheEntry;
@@ -49,6 +49,15 @@ struct Attempt {
     stale: Option<Arc<CacheEntry>>,
     /// The fill that replaced the followed one, and is followed next. A lookup would lose it if it failed first.
     successor: Option<FillHandle>,
+}
+
+/// Lookup that does not answer its request.
+#[derive(Default)]
+struct Unanswered {
+    /// The store has nothing for this request.
+    is_new: bool,
+    /// A stored failure of upstreams that this request does not ask.
+    failure_of_others: Option<Arc<CacheEntry>>,
 }
 
 /// Result of following a fill.
@@ -84,7 +93,7 @@ pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) ->
                 }
             }
         }
-        Break(Box::pin(attempt.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed)).await)
+        Break(attempt.forward_after_store_failure(proxy, exchange).await)
     })
     .await
 }
@@ -95,58 +104,15 @@ impl Attempt {
         if let Some(fill) = self.successor.take() {
             return self.follow_to_end(proxy, exchange, Joined::Following(fill)).await;
         }
-        let mut failure_of_others = None;
-        self.stale = None;
-        let mut is_new = false;
-        let digests = proxy.fills.digests();
-        match exchange.lookup(proxy).await.clone() {
-            Lookup::Missing if digests.release_listed(exchange.key(), exchange.classification()).await => {
-                return Continue(Repeat::Released);
-            }
-            Lookup::Missing => is_new = true,
-            Lookup::Failed => {
-                return Break(
-                    Box::pin(self.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed)).await,
-                );
-            }
-            Lookup::OtherVariant { variant } => {
-                // A client makes up as many selecting fields as names.
-                is_new = true;
-                self.variant = variant;
-                self.forward = ForwardReason::VaryMiss;
-            }
-            // Unproven content is not served: the fill replaces it.
-            Lookup::Found(entry) if !digests.prove_stored(&entry).await => {
-                self.variant.clone_from(&entry.object.selecting);
-            }
-            Lookup::Found(entry) if exchange.is_failure_of_other_upstreams(&entry) => {
-                failure_of_others = Some(entry);
-            }
-            Lookup::Found(entry) if entry.claim_reload(proxy.cache.clock().now(), &exchange.control) => {
-                self.variant.clone_from(&entry.object.selecting);
-                self.forward = ForwardReason::Request;
-                self.stale = Some(entry);
-            }
-            Lookup::Found(entry) => {
-                self.variant.clone_from(&entry.object.selecting);
-                match serve_stored(proxy, exchange, &entry).await {
-                    Served::Reply(reply) => return Break(reply),
-                    Served::Damaged => return Continue(Repeat::Damaged),
-                    Served::Unreadable => {
-                        return Break(
-                            Box::pin(self.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed)).await,
-                        );
-                    }
-                    Served::Stale(why) => self.forward = why.into(),
-                }
-                self.stale = Some(entry);
-            }
-        }
+        let unanswered = match self.answer_from_store(proxy, exchange).await {
+            Continue(unanswered) => unanswered,
+            Break(outcome) => return outcome,
+        };
         if exchange.control.has(Directive::OnlyIfCached) {
             return Box::pin(self.follow_offered(proxy, exchange)).await;
         }
         if proxy.fills.find_running(exchange.key(), &self.variant).is_none()
-            && let Break(refused) = spend_upstream_request(proxy, exchange, is_new)
+            && let Break(refused) = spend_upstream_request(proxy, exchange, unanswered.is_new)
         {
             // A stale response is better than a refusal.
             return Break(Box::pin(self.serve_stale(proxy, exchange, None)).await.unwrap_or(refused));
@@ -156,11 +122,66 @@ impl Attempt {
                 Box::pin(self.forward_alone(proxy, exchange, ForwardOutcome::NotStored(why))).await,
             );
         }
-        let before = self.stale.clone().or(failure_of_others);
+        let before = self.stale.clone().or(unanswered.failure_of_others);
         let joined = proxy
             .fills
             .join(exchange.fill_request(self.variant.clone(), before), &exchange.generation.upstreams);
         self.follow_to_end(proxy, exchange, joined).await
+    }
+
+    /// Answers from the lookup if it may. Otherwise sets the reason to forward the request.
+    async fn answer_from_store(
+        &mut self,
+        proxy: &Proxy,
+        exchange: &Exchange<'_>,
+    ) -> ControlFlow<ControlFlow<Reply, Repeat>, Unanswered> {
+        let mut unanswered = Unanswered::default();
+        self.stale = None;
+        let digests = proxy.fills.digests();
+        match exchange.lookup(proxy).await.clone() {
+            Lookup::Missing if digests.release_listed(exchange.key(), exchange.classification()).await => {
+                return Break(Continue(Repeat::Released));
+            }
+            Lookup::Missing => unanswered.is_new = true,
+            Lookup::Failed => {
+                return Break(Break(self.forward_after_store_failure(proxy, exchange).await));
+            }
+            Lookup::OtherVariant { variant } => {
+                // A client makes up as many selecting fields as names.
+                unanswered.is_new = true;
+                self.variant = variant;
+                self.forward = ForwardReason::VaryMiss;
+            }
+            // Unproven content is not served: the fill replaces it.
+            Lookup::Found(entry) if !digests.prove_stored(&entry).await => {
+                self.variant.clone_from(&entry.object.selecting);
+            }
+            Lookup::Found(entry) if exchange.is_failure_of_other_upstreams(&entry) => {
+                unanswered.failure_of_others = Some(entry);
+            }
+            Lookup::Found(entry) if entry.claim_reload(proxy.cache.clock().now(), &exchange.control) => {
+                self.variant.clone_from(&entry.object.selecting);
+                self.forward = ForwardReason::Request;
+                self.stale = Some(entry);
+            }
+            Lookup::Found(entry) => {
+                self.variant.clone_from(&entry.object.selecting);
+                match serve_stored(proxy, exchange, &entry).await {
+                    Served::Reply(reply) => return Break(Break(reply)),
+                    Served::Damaged => return Break(Continue(Repeat::Damaged)),
+                    Served::Unreadable => {
+                        return Break(Break(self.forward_after_store_failure(proxy, exchange).await));
+                    }
+                    Served::Stale(why) => self.forward = why.into(),
+                }
+                self.stale = Some(entry);
+            }
+        }
+        Continue(unanswered)
+    }
+
+    async fn forward_after_store_failure(&self, proxy: &Proxy, exchange: &Exchange<'_>) -> Reply {
+        Box::pin(self.forward_alone(proxy, exchange, ForwardOutcome::StoreFailed)).await
     }
 
     /// Follows a fill and answers, also if it failed or its response is for another request alone.
@@ -302,11 +323,8 @@ impl Attempt {
                 }
             }
             fill::FillResponse::NotModified(entry) => {
-                let why = if self.forward == ForwardReason::Request {
-                    RevalidationReason::Request
-                } else {
-                    RevalidationReason::Stale
-                };
+                let is_requested = self.forward == ForwardReason::Request;
+                let why = if is_requested { RevalidationReason::Request } else { RevalidationReason::Stale };
                 answer_stored(proxy, exchange, &entry, CacheStatus::Revalidated { why, collapsed }).await
             }
             fill::FillResponse::Stored(entry) => answer_stored(proxy, exchange, &entry, status(Ok(()))).await,
@@ -409,23 +427,6 @@ async fn answer_stored(
     }
 }
 
-/// The reply to an `only-if-cached` request that the store cannot answer (RFC 9111 §5.2.1.7).
-pub(crate) fn not_stored(exchange: &Exchange<'_>) -> Reply {
-    let reply = Reply::text(
-        StatusCode::GATEWAY_TIMEOUT,
-        "gupd: not stored, and the request accepts stored responses only\n",
-    );
-    reply.annotate(CacheStatus::OnlyIfCached, exchange.classification(), None)
-}
-
-/// Returns true if a fill sent another request than this client: for the whole content in place of a range, or without
-/// fields that the manager may demand.
-fn has_other_request(exchange: &Exchange<'_>, why: UnsharedReason) -> bool {
-    let is_refused = matches!(why, UnsharedReason::Unstorable(UnstorableReason::Status));
-    exchange.headers.contains_key(header::RANGE)
-        || (is_refused && forwarding::withholds_fields(&exchange.headers, exchange.classification().class))
-}
-
 fn failed(error: TransferError, private: Option<PrivateResponse>) -> Followed {
     match error {
         // The disk failed under a fill: the manager still has the content.
@@ -436,7 +437,7 @@ fn failed(error: TransferError, private: Option<PrivateResponse>) -> Followed {
         TransferError::Fill(FillError::Changed { .. } | FillError::Abandoned) => {
             Followed::Repeat(Repeat::Changed)
         }
-        // The request that started the fill came round in a loop. A follower was not in the loop: it sends a request of its own.
+        // The request that started the fill came round in a loop. A follower was not in it, and sends its own request.
         TransferError::Fill(FillError::ServerError { status: StatusCode::LOOP_DETECTED, .. })
             if private.is_none() =>
         {

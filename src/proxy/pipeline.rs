@@ -41,7 +41,7 @@ use gupd_net::listen::ClientConnection;
 pub(crate) type StepResult<T = ()> = ControlFlow<Reply, T>;
 
 /// Outcome of all steps.
-struct RequestOutcome<'a> {
+struct StepsOutcome<'a> {
     reply: Reply,
     /// Group of the client; `None` if the request was refused before it was known.
     group: Option<&'a Arc<Group>>,
@@ -79,7 +79,7 @@ impl Proxy {
         // A panic ends this request alone. Nothing that it leaves half done is shared: locks are held across no step.
         // Pinned in place: a combinator would copy the future twice.
         let mut steps = pin!(self.answer_request(&head, head_check, body, &connection, &generation));
-        let RequestOutcome { reply, group, observer } = poll_fn(|context| {
+        let StepsOutcome { reply, group, observer } = poll_fn(|context| {
             let polled = catch_unwind(AssertUnwindSafe(|| steps.as_mut().poll(context)));
             polled.unwrap_or_else(|_logged_by_the_hook| Poll::Ready(self.answer_panic()))
         })
@@ -101,7 +101,7 @@ impl Proxy {
         body: Incoming,
         connection: &'a ClientConnection,
         generation: &'a Arc<Generation>,
-    ) -> RequestOutcome<'a> {
+    ) -> StepsOutcome<'a> {
         // Refuses invalid targets and loops; selects route, group and upstreams.
         let opened = match head_check {
             Ok(()) if connection.listener().is_gateway() && !body.is_end_stream() => {
@@ -111,21 +111,21 @@ impl Proxy {
             Err(refusal) => Break(self.refuse(refusal)),
         };
         match opened {
-            Break(reply) => RequestOutcome { reply, group: None, observer: None },
+            Break(reply) => StepsOutcome { reply, group: None, observer: None },
             Continue(mut exchange) => {
                 let Break(reply) = run_steps(self, &mut exchange, body).await;
                 let reply = hold_slot(self, &mut exchange, reply).await;
                 record_download(self, &exchange, &reply);
                 observe_full_set(&mut exchange, &reply);
-                RequestOutcome { reply, group: Some(exchange.group), observer: exchange.observer.take() }
+                StepsOutcome { reply, group: Some(exchange.group), observer: exchange.observer.take() }
             }
         }
     }
 
-    fn answer_panic(&self) -> RequestOutcome<'static> {
+    fn answer_panic(&self) -> StepsOutcome<'static> {
         self.metrics.panics.inc();
         let reply =
             Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "gupd: internal error: its log has the cause\n");
-        RequestOutcome { reply, group: None, observer: None }
+        StepsOutcome { reply, group: None, observer: None }
     }
 }

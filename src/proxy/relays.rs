@@ -10,9 +10,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::Proxy;
 use crate::exchange::Exchange;
+use crate::reply::Reply;
 use gupd_cache::fill::{FillHandle, FillResponse};
 use gupd_http::forwarding;
 use gupd_http::instance;
+use gupd_http::status::CacheStatus;
 use gupd_net::shape::BandwidthClass;
 use gupd_net::upstream::{Upstream, UpstreamRequest};
 
@@ -99,4 +101,13 @@ async fn is_loop(exchange: &Exchange<'_>, upstream: &Arc<Upstream>) -> bool {
     };
     let answer = upstreams.send_to(upstream, &probe).await;
     answer.is_ok_and(|answer| answer.response.status() == StatusCode::LOOP_DETECTED)
+}
+
+/// The reply to an `only-if-cached` request that the store cannot answer (RFC 9111 §5.2.1.7).
+pub(crate) fn not_stored(exchange: &Exchange<'_>) -> Reply {
+    let reply = Reply::text(
+        StatusCode::GATEWAY_TIMEOUT,
+        "gupd: not stored, and the request accepts stored responses only\n",
+    );
+    reply.annotate(CacheStatus::OnlyIfCached, exchange.classification(), None)
 }

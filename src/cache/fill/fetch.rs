@@ -90,9 +90,7 @@ impl ContentFetch<'_> {
     ) -> ContentFetchResult {
         let is_wanted = || self.fetches_unread() || followers.has_followers();
         let start_run = |writer: &mut BlobWriter, range: Range<u64>, transfer| {
-            let segment = writer.begin_segment(range.start);
-            let buffer = RunBuffer::new(self.content.clone(), range, segment, self.store.clone());
-            self.source.run(buffer, transfer, self.phase, &check_limit)
+            self.source.run(self.begin_run(writer, range), transfer, self.phase, &check_limit)
         };
         let mut runs = FuturesUnordered::new();
         runs.extend(first.map(|(range, transfer)| start_run(writer, range, Some(transfer))));
@@ -110,10 +108,8 @@ impl ContentFetch<'_> {
             if runs.is_empty()
                 && let Some(error) = ending.take().or_else(|| (!is_wanted()).then_some(FillError::Abandoned))
             {
-                match self.end_early(error, writer, followers).await {
-                    Some(result) => return result,
-                    None => continue,
-                }
+                let Some(result) = self.end_early(error, writer, followers).await else { continue };
+                return result;
             }
             tokio::select! {
                 Some(outcome) = runs.next() => match outcome {
@@ -123,7 +119,7 @@ impl ContentFetch<'_> {
                     RunOutcome::Failed(error) => ending = ending.or(Some(error)),
                 },
                 () = self.stopping.cancelled(), if ending.is_none() && !self.has_arrived() => {
-                    // The condition above is as old as the wait: the last byte may have come since.
+                    // The condition is as old as the wait: the last byte may have come since.
                     ending = (!self.has_arrived()).then_some(FillError::Stopped);
                 }
                 // Its owner may have started other fills, and the other readers would then have a part of its share.
@@ -133,10 +129,8 @@ impl ContentFetch<'_> {
                 }
                 () = self.content.wait_for_attention() => {
                     if (self.content.length.is_some() || self.is_background) && !is_wanted() {
-                        match self.linger(lingers_until, followers) {
-                            Some(until) => lingers_until = Some(until),
-                            None => ending = ending.or(Some(FillError::Abandoned)),
-                        }
+                        lingers_until = self.linger(lingers_until, followers);
+                        ending = ending.or(lingers_until.is_none().then_some(FillError::Abandoned));
                     }
                 }
             }
@@ -148,6 +142,11 @@ impl ContentFetch<'_> {
                 return result;
             }
         }
+    }
+
+    fn begin_run(&self, writer: &mut BlobWriter, range: Range<u64>) -> RunBuffer {
+        let segment = writer.begin_segment(range.start);
+        RunBuffer::new(self.content.clone(), range, segment, self.store.clone())
     }
 
     /// Returns the time at which a fetch that has lost its followers ends, and lets its runs end with their chunks. `None`

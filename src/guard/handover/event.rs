@@ -19,6 +19,14 @@ pub(crate) enum Exit {
     Unknown,
 }
 
+impl Exit {
+    /// A worker rejected the configuration, as `gupd serve` does.
+    pub(super) const CONFIG_REJECTED: Self = Self::Status(2);
+
+    /// A worker could not be started.
+    pub(super) const FAILED: Self = Self::Status(1);
+}
+
 /// An input of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GuardEvent {

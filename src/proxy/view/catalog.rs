@@ -11,7 +11,7 @@ use super::{current_view, visible_number};
 use crate::Proxy;
 use crate::background::PendingOutcome;
 use crate::exchange::Exchange;
-use crate::fetch::not_stored;
+use crate::relays::not_stored;
 use crate::reply::Reply;
 use crate::representation;
 use gupd_cache::{CacheEntry, CacheLookup};

@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 
 use super::proof::AcceptedContent;
 use super::{FillTask, StepOutcome};
-use crate::digest::DigestVerdict;
+use crate::digest::{DigestVerdict, Unproven};
 use crate::fill::accept::AcceptedResponse;
 use crate::fill::delivered::ContentIdentity;
 use crate::fill::fetch::{ContentFetch, ContentFetchResult, Followers};
@@ -208,7 +208,7 @@ impl FillTask {
         let proof = match self.prove(&content, length, &writer).await {
             Ok(Ok(proof)) => proof,
             Ok(Err(unproven)) if content.head.expected.is_held() => {
-                return StepOutcome::Done(Box::pin(self.hold(&content, writer, &unproven)).await);
+                return self.hold_content(&content, writer, &unproven).await;
             }
             Ok(Err(unproven)) => return self.pass_on_unproven(content, length, writer, &unproven),
             Err(error) => {
@@ -234,9 +234,7 @@ impl FillTask {
         }
         let accepted = match self.judge_change(&content, &writer, proof) {
             Ok(accepted) => accepted,
-            Err(unproven) => {
-                return StepOutcome::Done(Box::pin(self.hold(&content, writer, &unproven)).await);
-            }
+            Err(unproven) => return self.hold_content(&content, writer, &unproven).await,
         };
         content.head.mark_replaced();
         if self.flags.is_detached() {
@@ -253,6 +251,15 @@ impl FillTask {
         }
         self.permit = self.permit.take().map(|permit| self.context.commits.exchange(permit, length));
         StepOutcome::Done(self.commit(&content, writer, accepted).await)
+    }
+
+    async fn hold_content(
+        &mut self,
+        content: &FillContent,
+        writer: BlobWriter,
+        unproven: &Unproven,
+    ) -> StepOutcome {
+        StepOutcome::Done(Box::pin(self.hold(content, writer, unproven)).await)
     }
 
     /// Ends a fill that received a page, as of a captive portal, in place of a file.
