@@ -7,15 +7,36 @@ use axum::response::Response;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::auth::ReadAccess;
+use super::openapi::Failure;
 use super::{AdminApi, json_response, problem, query_pairs};
-use gupd_rollout::clients::{ClientFilter, ClientPage, ClientStatus};
+use gupd_rollout::clients::{ClientFilter, ClientPage, ClientReport, ClientStatus};
 use gupd_rollout::rings::Rings;
 
 /// Clients on a page.
 const MAX_PAGE: usize = 1_000;
 
-/// `client=`, `group=`, `light=` and `revision=` select clients that match all of them. `limit=` is the number on a page,
-/// in the order of clients; `after=` is the last client of the page before.
+/// `client=`, `group=`, `light=` and `revision=` select clients that match all of them. `limit=` is the number on a
+/// page, in the order of clients; `after=` is the last client of the page before.
+#[utoipa::path(
+    get, path = "/api/v1/rollout/clients", operation_id = "list_clients",
+    params(
+        ("client" = Option<String>, Query, description = "Only this client"),
+        ("group" = Option<String>, Query, description = "Only this group"),
+        ("light" = Option<ClientStatus>, Query, description = "Only this status"),
+        ("revision" = Option<u64>, Query, description = "Only clients that have this revision"),
+        ("after" = Option<String>, Query, description = "Only clients behind this one"),
+        ("limit" = Option<u32>, Query, description = "Clients on a page", maximum = 1000),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "A page of clients in their order; the Link field names the next one (RFC 8288)",
+            body = Vec<ClientReport>,
+            headers(("Link" = String, description = "The next page, with rel=next")),
+        ),
+        Failure,
+    ),
+)]
 pub(super) async fn list(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -> Response {
     let (filter, page) = match parse_query(uri.query()) {
         Ok(parsed) => parsed,

@@ -10,8 +10,10 @@ use axum::response::Response;
 use tokio::sync::{mpsc, oneshot};
 
 use super::auth::authorize;
+use super::openapi::Failure;
 use super::{AdminApi, ErrorMessage, json_response, problem, text_response};
 use gupd_net::redirect::DrainMode;
+use gupd_refresh::RefreshReport;
 
 /// Maximum number of commands that wait to be taken.
 const MAX_PENDING: usize = 4;
@@ -56,6 +58,11 @@ impl ProcessCommands {
     }
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/refresh", operation_id = "refresh",
+    security(("token" = [])),
+    responses((status = 200, body = RefreshReport), Failure),
+)]
 pub(super) async fn refresh(State(api): State<AdminApi>, headers: HeaderMap) -> Response {
     if let Err(refusal) = authorize(api.token_file, &headers).await {
         return problem::respond(refusal);
@@ -66,14 +73,39 @@ pub(super) async fn refresh(State(api): State<AdminApi>, headers: HeaderMap) -> 
     }
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/reload", operation_id = "reload",
+    security(("token" = [])),
+    responses(
+        (status = 200, content_type = "text/plain; charset=utf-8", description = "The result in words", body = String),
+        Failure,
+    ),
+)]
 pub(super) async fn reload(State(api): State<AdminApi>, headers: HeaderMap) -> Response {
     result_response(send(api, &headers, ProcessCommand::Reload).await)
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/upgrade", operation_id = "upgrade",
+    security(("token" = [])),
+    responses(
+        (status = 200, content_type = "text/plain; charset=utf-8", description = "The result in words", body = String),
+        Failure,
+    ),
+)]
 pub(super) async fn upgrade(State(api): State<AdminApi>, headers: HeaderMap) -> Response {
     result_response(send(api, &headers, ProcessCommand::Upgrade).await)
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/drain", operation_id = "start_drain",
+    security(("token" = [])),
+    params(("redirect" = Option<bool>, Query, description = "Also redirects new requests to the manager")),
+    responses(
+        (status = 200, content_type = "text/plain; charset=utf-8", description = "The result in words", body = String),
+        Failure,
+    ),
+)]
 pub(super) async fn start_drain(State(api): State<AdminApi>, uri: Uri, headers: HeaderMap) -> Response {
     if let Err(refusal) = authorize(api.token_file, &headers).await {
         return problem::respond(refusal);
@@ -93,6 +125,14 @@ pub(super) async fn start_drain(State(api): State<AdminApi>, uri: Uri, headers: 
     result_response(Ok(format!("draining: {effect}; open connections: {}", api.exposition.connections())))
 }
 
+#[utoipa::path(
+    delete, path = "/api/v1/drain", operation_id = "end_drain",
+    security(("token" = [])),
+    responses(
+        (status = 200, content_type = "text/plain; charset=utf-8", description = "The result in words", body = String),
+        Failure,
+    ),
+)]
 pub(super) async fn end_drain(State(api): State<AdminApi>, headers: HeaderMap) -> Response {
     if let Err(refusal) = authorize(api.token_file, &headers).await {
         return problem::respond(refusal);

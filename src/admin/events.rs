@@ -6,8 +6,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::auth::ReadAccess;
+use super::openapi::Failure;
 use super::status::{StatusFinding, observe, timestamp};
 use super::{AdminApi, json_response, problem, query_pairs};
 use gupd_ledger::{Event, EventChange, EventPage, EventQuery, QueryError, Severity};
@@ -16,7 +18,7 @@ use gupd_ledger::{Event, EventChange, EventPage, EventQuery, QueryError, Severit
 const DEFAULT_LIMIT: usize = 100;
 
 /// Alarms and events.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventReport {
     /// Time of the report, RFC 3339.
     pub time: String,
@@ -29,7 +31,7 @@ pub struct EventReport {
 }
 
 /// An event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventRow {
     /// Its number. A later event has a larger one, even if the clock was set back.
     pub id: i64,
@@ -59,6 +61,14 @@ impl From<Event> for EventRow {
     }
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/events", operation_id = "events",
+    params(
+        ("limit" = Option<u32>, Query, description = "Maximum number of events"),
+        ("before" = Option<i64>, Query, description = "Only events before this one"),
+    ),
+    responses((status = 200, body = EventReport), Failure),
+)]
 pub(super) async fn list(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -> Response {
     let query = match parse_query(uri.query()) {
         Ok(query) => query,

@@ -9,15 +9,17 @@ use axum::response::Response;
 use gupd_cache::fill::RunningFill;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::auth::ReadAccess;
+use super::openapi::Failure;
 use super::{AdminApi, json_response};
 
 /// Maximum number of fills in a report.
 const MAX_FILLS: usize = 1_000;
 
 /// The running fills.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FillReport {
     /// Number of running fills.
     pub running: u64,
@@ -26,7 +28,7 @@ pub struct FillReport {
 }
 
 /// A running fill.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FillStatus {
     /// Path of the object.
     pub object: String,
@@ -118,6 +120,10 @@ impl AdminApi {
     }
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/fills", operation_id = "fills",
+    responses((status = 200, body = FillReport), Failure),
+)]
 pub(super) async fn list(_: ReadAccess, State(api): State<AdminApi>) -> Response {
     json_response(&api.running_fills())
 }

@@ -7,8 +7,10 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::auth::ReadAccess;
+use super::openapi::Failure;
 use super::request_body::{check_author, read_command};
 use super::{AdminApi, ErrorMessage, internal_error, json_response, problem};
 use gupd_cache::digest::{HeldObject, HoldDecision, is_held_prefix};
@@ -17,7 +19,7 @@ use gupd_rollout::command::AttributedCommand;
 use gupd_store::Object;
 
 /// Request of a decision about held content.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeldRequest {
     /// Author.
@@ -32,7 +34,7 @@ pub struct HeldRequest {
 }
 
 /// Decision about held content, as requests and the audit log have it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HeldDecision {
     /// Clients get it.
@@ -49,6 +51,10 @@ enum HeldCommand {
     RejectHeld { sha256: String, path: String },
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/store/held", operation_id = "list_held",
+    responses((status = 200, body = Vec<HeldObject>), Failure),
+)]
 pub(super) async fn list(_: ReadAccess, State(api): State<AdminApi>) -> Response {
     match api.fills.digests().held().await {
         Ok(held) => json_response(&held.iter().map(HeldObject::new).collect::<Vec<_>>()),
@@ -56,6 +62,12 @@ pub(super) async fn list(_: ReadAccess, State(api): State<AdminApi>) -> Response
     }
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/store/held", operation_id = "decide_held",
+    security(("token" = [])),
+    request_body = HeldRequest,
+    responses((status = 200, body = HeldObject), Failure),
+)]
 pub(super) async fn decide(
     State(api): State<AdminApi>,
     ConnectInfo(from): ConnectInfo<SocketAddr>,

@@ -15,8 +15,10 @@ use http_body_util::{BodyExt, Limited};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
 use super::auth::{ReadAccess, authorize};
+use super::openapi::Failure;
 use super::{AdminApi, ErrorMessage, internal_error, json_response, problem, text_response};
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
 
@@ -61,7 +63,7 @@ const HEADINGS: [&str; 14] = [
 pub(crate) struct ExpectedClients(Vec<Vec<String>>);
 
 /// The list, compared with the clients that the relay has seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InventoryReport {
     /// Number of expected clients.
     pub expected: usize,
@@ -245,6 +247,10 @@ impl AdminApi {
     }
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/inventory", operation_id = "inventory",
+    responses((status = 200, body = InventoryReport), Failure),
+)]
 pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>) -> Response {
     match api.inventory().await {
         Ok(Some(report)) => json_response(&report),
@@ -256,6 +262,15 @@ pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>) -> Response
     }
 }
 
+#[utoipa::path(
+    put, path = "/api/v1/inventory", operation_id = "replace_inventory",
+    security(("token" = [])),
+    request_body(content = String, content_type = "text/csv", description = "Names and addresses of the clients"),
+    responses(
+        (status = 200, content_type = "text/plain; charset=utf-8", description = "The result in words", body = String),
+        Failure,
+    ),
+)]
 pub(super) async fn replace(State(api): State<AdminApi>, request: Request) -> Response {
     if let Err(refusal) = authorize(api.token_file.clone(), request.headers()).await {
         return problem::respond(refusal);
@@ -272,6 +287,14 @@ pub(super) async fn replace(State(api): State<AdminApi>, request: Request) -> Re
     }
 }
 
+#[utoipa::path(
+    delete, path = "/api/v1/inventory", operation_id = "remove_inventory",
+    security(("token" = [])),
+    responses(
+        (status = 200, content_type = "text/plain; charset=utf-8", description = "The result in words", body = String),
+        Failure,
+    ),
+)]
 pub(super) async fn remove(State(api): State<AdminApi>, headers: HeaderMap) -> Response {
     if let Err(refusal) = authorize(api.token_file.clone(), &headers).await {
         return problem::respond(refusal);

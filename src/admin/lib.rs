@@ -16,6 +16,7 @@ mod fills;
 mod held;
 mod inventory;
 mod listener;
+mod openapi;
 mod page;
 mod problem;
 mod process;
@@ -200,6 +201,7 @@ impl AdminApi {
             .route("/metrics", get(metrics))
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
+            .route("/api/v1/openapi.json", get(openapi::show))
             .route("/api/v1/refresh", post(commands::refresh))
             .route("/api/v1/reload", post(commands::reload))
             .route("/api/v1/upgrade", post(commands::upgrade))

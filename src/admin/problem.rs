@@ -7,6 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Body as _;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ErrorMessage;
 
@@ -17,7 +18,7 @@ const MEDIA_TYPE: &str = "application/problem+json";
 const ABOUT_STATUS: &str = "about:blank";
 
 /// A problem document.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProblemDocument {
     /// Always `about:blank`: the status describes the problem.
     pub r#type: String,
@@ -48,7 +49,7 @@ pub(super) async fn describe_routing_error(request: Request, next: Next) -> Resp
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
     let detail = match response.status() {
-        StatusCode::NOT_FOUND => format!("{path}: no such resource"),
+        StatusCode::NOT_FOUND => format!("{path}: no such resource: see /api/v1/openapi.json"),
         StatusCode::METHOD_NOT_ALLOWED => format!("{path}: does not support {method}: see the Allow field"),
         _ => return response,
     };

@@ -7,7 +7,9 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::openapi::Failure;
 use super::request_body::{check_author, read_command};
 use super::{AdminApi, ErrorMessage, internal_error, json_response, problem};
 use gupd_cache::ObjectSelection;
@@ -16,7 +18,7 @@ use gupd_rollout::audit::{AuditEntry, AuditOutcome};
 use gupd_rollout::command::AttributedCommand;
 
 /// Request of a purge.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PurgeRequest {
     /// Author.
@@ -26,6 +28,7 @@ pub struct PurgeRequest {
     pub reason: Option<String>,
     /// Device and inode of the store's folder. A relay with another store refuses the purge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<u64>>)]
     pub folder: Option<(u64, u64)>,
     /// Objects to remove; at least one condition.
     pub select: ObjectSelection,
@@ -38,6 +41,12 @@ enum StoreCommand {
     Purge(ObjectSelection),
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/store/purge", operation_id = "purge",
+    security(("token" = [])),
+    request_body = PurgeRequest,
+    responses((status = 200, body = PurgeReport), Failure),
+)]
 pub(super) async fn purge(
     State(api): State<AdminApi>,
     ConnectInfo(from): ConnectInfo<SocketAddr>,

@@ -12,10 +12,11 @@ use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 
 use super::auth::ReadAccess;
+use super::openapi::{Failure, RolloutRequest};
 use super::request_body::{check_author, read_command};
 use super::{AdminApi, internal_error, json_response, problem, query_pairs};
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
-use gupd_rollout::command::{AttributedCommand, RolloutCommand};
+use gupd_rollout::command::{AttributedCommand, CommandOutcome, RolloutCommand};
 use gupd_rollout::engine::ExecuteError;
 use gupd_rollout::rings::Rings;
 use gupd_rollout::status::{Status, ViewStatus};
@@ -31,6 +32,11 @@ struct Envelope {
 }
 
 /// `GET /api/v1/rollout`; `?catalogs=true` adds the hashes of catalogs.
+#[utoipa::path(
+    get, path = "/api/v1/rollout", operation_id = "rollout_status",
+    params(("catalogs" = Option<bool>, Query, description = "Adds the hashes of catalogs")),
+    responses((status = 200, body = Status), Failure),
+)]
 pub(super) async fn status(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -> Response {
     let catalogs = match uri.query() {
         None | Some("catalogs=false") => false,
@@ -51,6 +57,14 @@ pub(super) async fn status(_: ReadAccess, State(api): State<AdminApi>, uri: Uri)
 }
 
 /// `GET /api/v1/rollout/view?client=ADDR&group=NAME`.
+#[utoipa::path(
+    get, path = "/api/v1/rollout/view", operation_id = "rollout_view",
+    params(
+        ("client" = String, Query, description = "Address", format = "ipv4"),
+        ("group" = String, Query, description = "Name of the group"),
+    ),
+    responses((status = 200, body = ViewStatus), Failure),
+)]
 pub(super) async fn view(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -> Response {
     let (mut client, mut group) = (None, None);
     for (name, value) in query_pairs(uri.query()) {
@@ -77,6 +91,15 @@ pub(super) async fn view(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -
 }
 
 /// `POST /api/v1/rollout`: a command as JSON with `by`, and optionally `reason` and `dry_run`.
+#[utoipa::path(
+    post, path = "/api/v1/rollout", operation_id = "rollout_command",
+    security(("token" = [])),
+    request_body = RolloutRequest,
+    responses(
+        (status = 200, description = "The outcome; of a dry run also its groups and clients", body = CommandOutcome),
+        Failure,
+    ),
+)]
 pub(super) async fn command(
     State(api): State<AdminApi>,
     ConnectInfo(from): ConnectInfo<SocketAddr>,

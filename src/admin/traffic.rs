@@ -7,12 +7,14 @@ use axum::response::Response;
 use percent_encoding::percent_decode_str;
 
 use super::auth::ReadAccess;
+use super::openapi::Failure;
 use super::{AdminApi, json_response, problem, query_pairs};
 use gupd_config::clock::UnixMillis;
 use gupd_config::units::{Time, UnitError};
 use gupd_ledger::{QueryError, TrafficQuery, TrafficReport};
 use gupd_rollout::clients::{ClientFilter, ClientReport};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Time that a report covers without `since=`.
 const DEFAULT_SINCE: UnixMillis = 24 * 3_600_000;
@@ -21,6 +23,17 @@ const DEFAULT_SINCE: UnixMillis = 24 * 3_600_000;
 const DEFAULT_TOP: usize = 20;
 
 /// `since=` is a time such as `24h`; `client=` and `object=` select, `top=` is the number of rows of each kind.
+#[utoipa::path(
+    get, path = "/api/v1/traffic", operation_id = "traffic",
+    params(
+        ("since" = Option<String>, Query, description = "Time to look back, such as 24h", example = "24h"),
+        ("client" = Option<String>, Query, description = "Only what this client caused"),
+        ("group" = Option<String>, Query, description = "Only what clients of this group caused"),
+        ("object" = Option<String>, Query, description = "Only objects with this text in their path"),
+        ("top" = Option<u32>, Query, description = "Rows of each kind, at most 1000", maximum = 1000),
+    ),
+    responses((status = 200, body = ClientTraffic), Failure),
+)]
 pub(super) async fn report(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -> Response {
     let query = match parse_query(uri.query(), api.clock.now()) {
         Ok(query) => query,
@@ -39,7 +52,7 @@ pub(super) async fn report(_: ReadAccess, State(api): State<AdminApi>, uri: Uri)
 }
 
 /// A report, with what is known of the client that it is about.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ClientTraffic {
     #[serde(flatten)]
     report: TrafficReport,

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use globset::GlobMatcher;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use gupd_config::clock::UnixMillis;
 use gupd_config::pattern;
@@ -12,11 +13,12 @@ use gupd_http::key;
 use gupd_store::{NewObject, Object};
 
 /// Conditions on an object. Without any, every object matches.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectSelection {
     /// Glob of the path.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub path: Option<PathGlob>,
     /// Label of the content type.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,9 +3,10 @@
 
 use gupd_config::clock::UnixMillis;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Urgency of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Clients get less than they should.
@@ -17,7 +18,7 @@ pub enum Severity {
 }
 
 /// Kind of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EventChange {
     /// An alarm was raised.

@@ -3,6 +3,7 @@
 use gupd_config::clock::UnixMillis;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Rows that a report may have of each kind.
 pub(crate) const MAX_ROWS: usize = 1_000;
@@ -25,7 +26,7 @@ pub struct TrafficQuery {
 }
 
 /// The traffic since a time.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TrafficReport {
     /// Beginning of the first interval.
     pub since: String,
@@ -57,7 +58,7 @@ pub struct TrafficReport {
 }
 
 /// Sums of transfers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TrafficSums {
     /// Transfers that have ended.
     pub transfers: u64,
@@ -70,7 +71,7 @@ pub struct TrafficSums {
 }
 
 /// Sums of the responses to clients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SiteSums {
     /// Bytes sent to clients.
     pub sent: u64,
@@ -83,7 +84,7 @@ pub struct SiteSums {
 }
 
 /// Traffic of one cause and kind of content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CauseRow {
     /// The cause.
     pub cause: String,
@@ -105,7 +106,7 @@ pub struct CauseRow {
 }
 
 /// Traffic that one client caused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClientRow {
     /// Its address; `relay` for the relay itself, `others` for clients without a row of their own.
     pub client: String,
@@ -115,7 +116,7 @@ pub struct ClientRow {
 }
 
 /// Traffic that the clients of one group caused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GroupRow {
     /// Its name; `relay` for the relay itself, `others` for groups without a row of their own.
     pub group: String,
@@ -127,7 +128,7 @@ pub struct GroupRow {
 }
 
 /// Traffic of one object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ObjectRow {
     /// Its path; `others` for objects without a row of their own.
     pub object: String,
@@ -139,7 +140,7 @@ pub struct ObjectRow {
 }
 
 /// Waits of one client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WaitRow {
     /// Its address; `others` for clients without a row of their own.
     pub client: String,
@@ -152,7 +153,7 @@ pub struct WaitRow {
 }
 
 /// Bytes of one cause in one interval.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TrafficPoint {
     /// Beginning of the interval, in seconds since 1970.
     pub at: i64,

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
+use utoipa::ToSchema;
 
 use self::metrics::RefreshMetrics;
 use self::prefetch::PrefetchFailure;
@@ -50,7 +51,7 @@ const MAX_WAITING: usize = 8;
 const MAX_FAILURES: u64 = 8;
 
 /// Result of a refresh.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RefreshReport {
     /// Number of requested catalogs.
     pub asked: u64,

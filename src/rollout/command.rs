@@ -2,6 +2,7 @@
 //! is applied whole or not at all. Authorisation and the audit log are the callers' concern.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::revision::RevisionNumber;
 use super::rings::{Ring, Rings};
@@ -79,7 +80,7 @@ pub struct AttributedCommand<C = RolloutCommand> {
 }
 
 /// Outcome of a command.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CommandOutcome {
     /// The effect, in words.
     #[serde(rename = "what")]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::clients::ClientReport;
 use super::command::CommandOutcome;
@@ -16,7 +17,7 @@ use gupd_config::clock::UnixMillis;
 const EVENTUALLY: UnixMillis = UnixMillis::MAX;
 
 /// Effect that a command would have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DryRun {
     /// Outcome of the command.
     #[serde(flatten)]
@@ -28,9 +29,10 @@ pub struct DryRun {
 }
 
 /// Clients of a group that see the same revisions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GroupChange {
     /// The group.
+    #[schema(value_type = String)]
     pub group: GroupId,
     /// Number of these clients.
     pub clients: u64,
@@ -40,11 +42,12 @@ pub struct GroupChange {
 }
 
 /// A client that would see another revision.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClientChange {
     /// Its address, or the name in its certificate.
     pub client: String,
     /// Its group.
+    #[schema(value_type = String)]
     pub group: GroupId,
     /// Its visible revisions.
     #[serde(flatten)]
@@ -52,7 +55,7 @@ pub struct ClientChange {
 }
 
 /// Visible revisions of a client with the command and without it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub struct VisibleChange {
     /// Now, without the command.
     #[serde(rename = "sees")]

@@ -9,12 +9,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use gupd_config::clock::UnixMillis;
 use gupd_store::{BlobId, ObjectKey};
 
 /// Number of a revision: the relay counts what it publishes from 1 on, and never gives a number twice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(transparent)]
 pub struct RevisionNumber(u64);
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use utoipa::ToSchema;
 
 pub use self::report::RolloutSnapshot;
 use super::revision::RevisionNumber;
@@ -18,7 +19,7 @@ use gupd_store::ObjectKey;
 const MAX_HASHES: usize = 100_000;
 
 /// Status of all rollouts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Time of the status.
     pub time: UtcTime,
@@ -37,7 +38,7 @@ pub struct Status {
 }
 
 /// A kept revision.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RevisionStatus {
     /// Its number.
     pub number: RevisionNumber,
@@ -65,19 +66,22 @@ pub struct RevisionStatus {
     /// SHA-256 of each catalog by key, `null` for an absent one. Only on request, and for the newest revisions if all
     /// would exceed the limit of an answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BTreeMap<String, Option<String>>>)]
     pub catalogs: Option<BTreeMap<ObjectKey, Option<String>>>,
 }
 
 /// A ring.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RingStatus {
     /// Its name.
     pub name: String,
     /// The ring that it follows.
     pub after: Option<String>,
     /// Its gate.
+    #[schema(value_type = String)]
     pub gate: Gate,
     /// Its groups.
+    #[schema(value_type = Vec<String>)]
     pub groups: Vec<GroupId>,
     /// Revisions visible to its clients that are neither held nor released: the newest first, down to one that all of
     /// them may see.
@@ -87,7 +91,7 @@ pub struct RingStatus {
 }
 
 /// Progress of a revision in a ring.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RingProgress {
     /// Its number.
     pub revision: RevisionNumber,
@@ -102,7 +106,7 @@ pub struct RingProgress {
 }
 
 /// A step that is not open yet.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct UpcomingStep {
     /// The revision.
     pub revision: RevisionNumber,
@@ -126,7 +130,7 @@ pub struct UpcomingStep {
 }
 
 /// Kind of obstacle before a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Obstacle {
     /// Rollouts are halted.
@@ -140,9 +144,10 @@ pub enum Obstacle {
 }
 
 /// A group.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GroupStatus {
     /// Its name.
+    #[schema(value_type = String)]
     pub name: GroupId,
     /// Its ring.
     pub ring: String,
@@ -157,7 +162,7 @@ pub struct GroupStatus {
 }
 
 /// A revision that a command makes visible to a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PinnedRevision {
     /// Its number.
     pub revision: RevisionNumber,
@@ -166,7 +171,7 @@ pub struct PinnedRevision {
 }
 
 /// The revision visible to one client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ViewStatus {
     /// The revision.
     pub revision: RevisionNumber,
@@ -181,18 +186,20 @@ pub struct ViewStatus {
 }
 
 /// Counts of clients.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClientCounts {
     /// Number of known clients.
     pub known: u64,
     /// Number by status: `green`, `yellow`, `red`, `grey`; a status without clients is left out.
     pub lights: BTreeMap<String, u64>,
     /// Number by the revision that they have.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub revisions: BTreeMap<RevisionNumber, u64>,
 }
 
 /// A time in the form of RFC 3339.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ToSchema)]
+#[schema(value_type = String, format = DateTime)]
 pub struct UtcTime(pub UnixMillis);
 
 impl ClientCounts {

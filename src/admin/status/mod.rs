@@ -11,10 +11,12 @@ mod sample;
 use axum::extract::State;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use self::alarms::AlarmWatch;
 pub(super) use self::collect::{collect, observe, wan_status};
 use super::auth::ReadAccess;
+use super::openapi::Failure;
 use super::{AdminApi, json_response};
 use gupd_config::clock::UnixMillis;
 pub use gupd_ledger::Severity;
@@ -23,7 +25,7 @@ use gupd_rollout::status::Status;
 use jiff::Timestamp;
 
 /// The state of a relay.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StatusReport {
     /// Version of the program.
     pub version: String,
@@ -54,7 +56,7 @@ pub struct StatusReport {
 }
 
 /// Something that needs attention.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatusFinding {
     /// Its kind, such as `upstream-failing`.
     #[serde(default)]
@@ -74,7 +76,7 @@ pub struct StatusFinding {
 }
 
 /// Traffic of two periods.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Savings {
     /// Since midnight at the site.
     pub today: PeriodTraffic,
@@ -83,7 +85,7 @@ pub struct Savings {
 }
 
 /// Traffic of a period.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PeriodTraffic {
     /// Bytes received from upstreams.
     pub wan_received: u64,
@@ -92,7 +94,7 @@ pub struct PeriodTraffic {
 }
 
 /// A line and its limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LineStatus {
     /// Mean rate of the last minute.
     pub bytes_per_second: u64,
@@ -101,7 +103,7 @@ pub struct LineStatus {
 }
 
 /// What runs now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Activity {
     /// Open connections of clients.
     pub connections: i64,
@@ -114,7 +116,7 @@ pub struct Activity {
 }
 
 /// An upstream or peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UpstreamStatus {
     /// Its name.
     pub name: String,
@@ -125,7 +127,7 @@ pub struct UpstreamStatus {
 }
 
 /// The store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StoreStatus {
     /// `well`, or the kind of failure.
     pub health: String,
@@ -182,6 +184,10 @@ impl LineStatus {
     }
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/status", operation_id = "status",
+    responses((status = 200, body = StatusReport), Failure),
+)]
 pub(super) async fn status(_: ReadAccess, State(api): State<AdminApi>) -> Response {
     json_response(&collect(&api).await)
 }

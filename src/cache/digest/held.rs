@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::proof::Unproven;
 use super::{ContentProof, Digests, ListedPayload};
@@ -68,7 +69,7 @@ impl HoldConsequence {
 }
 
 /// A held object, as administrators see it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct HeldObject {
     /// Identity: the SHA-256 of its bytes.
     pub sha256: String,
@@ -79,6 +80,7 @@ pub struct HeldObject {
     /// Number of bytes.
     pub bytes: u64,
     /// Name of the upstream that sent it.
+    #[schema(value_type = String)]
     pub upstream: Arc<str>,
     /// Time at which it arrived, in milliseconds since 1970.
     pub response_time: UnixMillis,

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
+use utoipa::ToSchema;
 
 use super::Fills;
 use crate::selection::{ObjectFacts, ObjectSelection};
@@ -11,7 +12,7 @@ use gupd_config::clock::UnixMillis;
 use gupd_store::{Object, StoreError};
 
 /// Number of removed objects and of running fills that will not be stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PurgeReport {
     /// Objects.
     pub objects: u64,

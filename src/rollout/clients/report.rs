@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::record::ClientRecord;
 use super::table::ClientTable;
@@ -23,7 +24,7 @@ pub const MAX_LISTED: usize = 50_000;
 const MAX_ERRORS: u32 = 3;
 
 /// The status of a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientStatus {
     /// Current: it has what is visible to it, or has not had time to fetch it.
@@ -50,13 +51,16 @@ pub struct VisibleRevision {
 pub type VisibleRevisionOf = dyn Fn(&ClientRecord, UnixMillis) -> Option<VisibleRevision> + Send + Sync;
 
 /// One client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ClientReport {
     /// Its address, or the name in its certificate.
+    #[schema(value_type = String)]
     pub client: ClientId,
     /// Address of its latest request.
+    #[schema(value_type = String)]
     pub address: IpAddr,
     /// Its group at that time.
+    #[schema(value_type = String)]
     pub group: GroupId,
     /// Its status.
     #[serde(rename = "light")]
@@ -78,6 +82,7 @@ pub struct ClientReport {
     /// Failed requests since one that succeeded.
     pub errors_in_a_row: u32,
     /// Its trouble with the visible revision: `failed`, `repeated`, `full-again`, `damaged`.
+    #[schema(value_type = Vec<String>)]
     pub trouble: Vec<&'static str>,
 }
 
