@@ -32,6 +32,10 @@ const SPARE_MAX: usize = 8;
 /// Overhead of a cached chunk in bytes: moka's entry, the key, the owner. Bounds the memory of many small bodies.
 const ENTRY_BYTES: usize = 512;
 
+/// Part of a small body that the allocator takes beside it, in size classes or in holes, as a divisor. Bodies of 4 KiB
+/// took 1.1 KiB more with glibc, jemalloc and mimalloc.
+const SMALL_OVERHEAD: usize = 4;
+
 /// Owner of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum MemoryId {
@@ -93,7 +97,11 @@ impl ChunkMemory {
     pub(super) fn new(capacity: u64) -> Self {
         let chunks = moka::sync::Cache::builder()
             .max_capacity(capacity)
-            .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len() + ENTRY_BYTES).unwrap_or(u32::MAX))
+            .weigher(|_, bytes: &Bytes| {
+                let is_small = (bytes.len() as u64) < BLOCK;
+                let overhead = ENTRY_BYTES + if is_small { bytes.len() / SMALL_OVERHEAD } else { 0 };
+                u32::try_from(bytes.len() + overhead).unwrap_or(u32::MAX)
+            })
             .eviction_policy(EvictionPolicy::lru())
             .build();
         Self { chunks, usage: Arc::default(), limit: capacity.saturating_add(PINNED_MAX) }
