@@ -2,8 +2,8 @@
 //! is immutable except for its marks: the last use, the last revalidation for a client, and whether a newer response has
 //! replaced it. No mark takes a lock.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use http::{HeaderMap, HeaderName, header};
 
@@ -26,6 +26,10 @@ const RELOAD_INTERVAL: u64 = 60_000;
 
 /// Maximum length of a payload without a validator that is revalidated for `no-cache`: it crosses the WAN in full.
 const MAX_UNVALIDATED_RELOAD: u64 = 1 << 20;
+
+/// Maximum number of last uses of dropped entries kept until the next flush. Beyond it, objects look a little older to
+/// eviction than they are.
+const MAX_PENDING_USES: usize = 100_000;
 
 const VALIDATORS: [HeaderName; 2] = [header::ETAG, header::LAST_MODIFIED];
 
@@ -51,7 +55,14 @@ pub struct CacheEntry {
     outdated: AtomicBool,
     /// The route needs a proof of the content, and none is stored.
     awaits_proof: AtomicBool,
+    /// Gets the last use when the entry is dropped.
+    pending_uses: Arc<PendingUses>,
 }
+
+/// Rows and last uses of entries that are in memory no more.
+// Locked to push or to take, never across I/O.
+#[derive(Debug, Default)]
+pub(crate) struct PendingUses(Mutex<Vec<(i64, UnixMillis)>>);
 
 impl CacheEntry {
     pub(crate) fn new(
@@ -59,6 +70,7 @@ impl CacheEntry {
         freshness: Freshness,
         selecting: VaryFields,
         classification: Classification,
+        pending_uses: &Arc<PendingUses>,
     ) -> Self {
         let needs_proof = classification.verification.needs_proof() && !negative::is_negative(object.status);
         let has_proof = || ContentProof::from_headers(&object.headers).is_some();
@@ -72,14 +84,16 @@ impl CacheEntry {
             used: AtomicBool::new(false),
             last_reload: AtomicI64::new(object.response_time),
             outdated: AtomicBool::new(false),
+            pending_uses: pending_uses.clone(),
             classification,
             object,
         }
     }
 
     /// Makes the entry that of a response without content, with its body in memory.
-    pub(crate) fn with_body(self, body: BodySource) -> Self {
-        Self { body: Some(body), ..self }
+    pub(crate) fn with_body(mut self, body: BodySource) -> Self {
+        self.body = Some(body);
+        self
     }
 
     /// Returns true for a response without content, which is in memory only.
@@ -160,5 +174,32 @@ impl CacheEntry {
         let fields = self.object.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64);
         // Twice: the stored and the client fields.
         ENTRY_OVERHEAD + 2 * fields.sum::<usize>()
+    }
+}
+
+impl Drop for CacheEntry {
+    fn drop(&mut self) {
+        // A negative entry has no row.
+        if let Some(unrecorded) = self.unrecorded_use().filter(|_| !self.is_negative()) {
+            self.pending_uses.push(unrecorded);
+        }
+    }
+}
+
+impl PendingUses {
+    /// Removes and returns all uses.
+    pub(crate) fn take(&self) -> Vec<(i64, UnixMillis)> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn push(&self, unrecorded: (i64, UnixMillis)) {
+        let mut uses = self.lock();
+        if uses.len() < MAX_PENDING_USES {
+            uses.push(unrecorded);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(i64, UnixMillis)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

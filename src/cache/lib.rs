@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, StatusCode};
-use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 
 use gupd_config::clock::{Clock, UnixMillis};
@@ -29,6 +28,7 @@ use gupd_http::{Freshness, SelectingRequest, UnstorableReason, VaryFields};
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, RemovalStats, Store, StoreError};
 
 pub use self::entry::CacheEntry;
+use self::entry::PendingUses;
 use self::negative::NegativeEntries;
 pub use self::selection::{ObjectSelection, PathGlob, age};
 
@@ -42,10 +42,6 @@ const REMEMBER_UNSTORABLE: Duration = Duration::from_secs(60);
 
 /// Maximum number of remembered unstorable keys.
 const MAX_UNSTORABLE: u64 = 10_000;
-
-/// Maximum number of last uses of evicted entries kept until the next flush. Beyond it, objects look a little older to
-/// eviction than they are.
-const MAX_PENDING_USES: usize = 100_000;
 
 /// Result of a lookup.
 #[derive(Debug)]
@@ -74,8 +70,9 @@ pub struct Cache {
     changes: AtomicU64,
     /// Store generation of the hot entries.
     generation: AtomicU64,
-    // Held to push or take, never across I/O.
-    pending_uses: Arc<Mutex<Vec<(i64, UnixMillis)>>>,
+    // Held to look for an entry and to insert the next one.
+    inserting: Mutex<()>,
+    pending_uses: Arc<PendingUses>,
     /// Number of calls of [`find`](Self::find), for tests.
     #[cfg(debug_assertions)]
     lookups: AtomicU64,
@@ -86,20 +83,14 @@ type Variants = Arc<[Arc<CacheEntry>]>;
 impl Cache {
     /// Creates a cache over `store` without hot entries.
     pub fn new(rules: config::CacheSettings, store: Arc<Store>, clock: Clock) -> Self {
-        let pending_uses = Arc::new(Mutex::new(Vec::new()));
-        let leaving = pending_uses.clone();
         let hot = moka::sync::Cache::builder()
             .max_capacity(HOT_ENTRIES)
             // moka's default policy may reject a new entry; then a fill that just ended would not be found.
             .eviction_policy(EvictionPolicy::lru())
+            // No eviction listener: with one, moka locks a key for each change, which cost a tenth of a small miss.
             .weigher(|key: &ObjectKey, variants: &Variants| {
                 let entries = variants.iter().map(|entry| entry.weight()).sum::<usize>();
                 u32::try_from(key.len() + entries).unwrap_or(u32::MAX)
-            })
-            .eviction_listener(move |_, variants: Variants, _| {
-                let mut uses = leaving.lock().unwrap_or_else(PoisonError::into_inner);
-                let room = MAX_PENDING_USES.saturating_sub(uses.len());
-                uses.extend(variants.iter().filter_map(|entry| entry.unrecorded_use()).take(room));
             })
             .build();
         let unstorable = moka::sync::Cache::builder()
@@ -116,7 +107,8 @@ impl Cache {
             clock,
             changes: AtomicU64::new(0),
             generation: AtomicU64::new(0),
-            pending_uses,
+            inserting: Mutex::default(),
+            pending_uses: Arc::default(),
             #[cfg(debug_assertions)]
             lookups: AtomicU64::new(0),
         }
@@ -205,12 +197,12 @@ impl Cache {
     ) -> Arc<CacheEntry> {
         let entry = Arc::new(self.entry(object, selecting, classification));
         self.negative.remove(&entry.object.key);
-        self.hot.entry(entry.object.key.clone()).and_compute_with(|present| {
-            let present = present.map(moka::Entry::into_value);
-            let others = present.iter().flat_map(|variants| variants.iter());
-            let others = others.filter(|other| other.object.selecting != entry.object.selecting);
-            Op::Put(std::iter::once(&entry).chain(others).take(gupd_store::MAX_VARIANTS).cloned().collect())
-        });
+        let _inserting = self.inserting.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = self.hot.get(&*entry.object.key);
+        let others = present.iter().flat_map(|variants| variants.iter());
+        let others = others.filter(|other| other.object.selecting != entry.object.selecting);
+        let variants = std::iter::once(&entry).chain(others).take(gupd_store::MAX_VARIANTS).cloned();
+        self.hot.insert(entry.object.key.clone(), variants.collect());
         entry
     }
 
@@ -388,7 +380,7 @@ impl Cache {
     /// # Errors
     /// Returns an error if the index cannot be written.
     pub async fn record_uses(&self) -> Result<(), StoreError> {
-        let mut uses = std::mem::take(&mut *self.pending_uses.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut uses = self.pending_uses.take();
         for (_, variants) in &self.hot {
             uses.extend(variants.iter().filter_map(|entry| entry.unrecorded_use()));
         }
@@ -411,6 +403,7 @@ impl Cache {
             return Ok(variants);
         }
         // A fill may have inserted newer entries in the meantime; they stay.
+        let _inserting = self.inserting.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(self.hot.entry(key.clone()).or_insert(variants).into_value())
     }
 
@@ -422,7 +415,7 @@ impl Cache {
             object.response_time,
             &classification,
         );
-        CacheEntry::new(object, freshness, selecting, classification)
+        CacheEntry::new(object, freshness, selecting, classification, &self.pending_uses)
     }
 
     fn forget(&self, keys: &[ObjectKey]) {

@@ -3,8 +3,7 @@
 
 use super::*;
 use gupd_cache::Cache;
-use gupd_config::policy::{Classification, PayloadForm};
-use gupd_config::{Class, Config, Verification};
+use gupd_config::Config;
 use gupd_http::{SelectingRequest, VaryFields};
 use gupd_store::{BLOCK, StoreHealth};
 
@@ -43,16 +42,8 @@ async fn permanently_unreadable_block_costs_its_blob_only() {
     super::store(&store, "kept", &kept).await.unwrap();
     let rules = Config::for_upstreams(&["http://manager:8014"]).unwrap().cache;
     let cache = Cache::new(rules, store.clone(), site.clock.clone());
-    let classified = Classification {
-        class: Class::Payload,
-        form: PayloadForm::Full,
-        content_type: Arc::from("test"),
-        rule: None,
-        format: None,
-        verification: Verification::Off,
-    };
     let hot = store.lookup("lost").await.unwrap().remove(0);
-    cache.insert(hot, VaryFields::default(), classified);
+    cache.insert(hot, VaryFields::default(), payload());
 
     let fields = HeaderMap::new();
     let request = SelectingRequest { headers: &fields, target: "/lost" };

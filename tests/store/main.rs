@@ -28,6 +28,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use gupd_config as config;
 use gupd_config::clock::Clock;
+use gupd_config::policy::{Classification, PayloadForm};
+use gupd_config::{Class, Verification};
 use gupd_store::{
     BlobId, BlobWriter, BodySource, CommittedObject, NewObject, ObjectCopy, PartialBlob, Publication,
     ReadError, Segment, Store, StoreError,
@@ -134,6 +136,17 @@ fn response(key: &str) -> NewObject {
         upstream: "manager".into(),
         request_time: NOW - 20,
         response_time: NOW - 10,
+    }
+}
+
+fn payload() -> Classification {
+    Classification {
+        class: Class::Payload,
+        form: PayloadForm::Full,
+        content_type: Arc::from("test"),
+        rule: None,
+        format: None,
+        verification: Verification::Off,
     }
 }
 

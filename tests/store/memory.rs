@@ -1,6 +1,10 @@
-//! Memory stays bounded for any readers, and concurrent readers share one disk read.
+//! Memory stays bounded for any readers, and concurrent readers share one disk read. An entry that leaves memory leaves
+//! its last use.
 
 use super::*;
+use gupd_cache::Cache;
+use gupd_config::Config;
+use gupd_http::{SelectingRequest, VaryFields};
 use gupd_store::{BLOCK, CHUNK, PIECES_MAX, PINNED_MAX};
 
 /// Returns a store with an empty cache, and a body that is only on disk.
@@ -83,4 +87,24 @@ fn stalled_readers_stay_within_the_memory_bound() {
             store.stats().memory_bytes
         );
     });
+}
+
+#[tokio::test]
+async fn last_use_of_an_entry_that_left_memory_is_recorded() {
+    let site = Site::new();
+    let store = site.open();
+    let committed = super::store(&store, "key", &body(1, BLOCK)).await.unwrap();
+    let rules = Config::for_upstreams(&["http://manager:8014"]).unwrap().cache;
+    let cache = Cache::new(rules.clone(), store.clone(), site.clock.clone());
+    let entry = cache.insert(committed.object, VaryFields::default(), payload());
+    entry.touch(NOW + 1000);
+    cache.reconfigure(rules);
+    drop(entry);
+    let fields = HeaderMap::new();
+    let request = SelectingRequest { headers: &fields, target: "/other" };
+    // The map of hot entries drops removed ones behind later lookups.
+    while store.lookup("key").await.unwrap()[0].last_used() != NOW + 1000 {
+        assert!(cache.find_hot("other", request).is_none());
+        cache.record_uses().await.unwrap();
+    }
 }
