@@ -293,7 +293,8 @@ async fn header_list_is_bounded_however_it_is_compressed() {
     attacker.write(&frames).await;
     let answer = attacker.read_until(|frame| frame.stream == 1 || frame.kind == kind::GOAWAY).await;
     assert_ne!(answer.map(|frame| frame.kind), Some(kind::DATA));
-    let grown = scene.relay.process.peak_memory() - memory;
+    // The kernel counts the peak less often than the present size.
+    let grown = scene.relay.process.peak_memory().saturating_sub(memory);
     assert!(grown < MEMORY, "{} MiB", grown >> 20);
     assert_eq!(scene.honest_client().await.get(PAYLOAD).await.unwrap().status(), 200);
 }
