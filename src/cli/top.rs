@@ -36,8 +36,8 @@ const MAX_RESPONSE: usize = 64 << 20;
 /// Flags of `gupd top`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Keys: q quit, Tab clients or fills, s sort by the next column, r reverse, / filter, arrows move.\n\n\
-                        Examples:\n  gupd top\n  gupd top --once\n  gupd top --once --fills --filter full.zip"
+    after_help = "Examples:\n  gupd top\n  gupd top --once\n  gupd top --once --fills --filter full.zip\n\n\
+                        Keys: q quit, Tab clients or fills, s sort by the next column, r reverse, / filter, arrows move."
 )]
 pub(super) struct TopFlags {
     #[command(flatten)]
