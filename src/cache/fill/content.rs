@@ -61,7 +61,7 @@ struct ContentState {
 struct Run {
     id: u64,
     span: RunSpan,
-    is_held: bool,
+    is_paused: bool,
     pieces: VecDeque<(Bytes, MemoryCharge)>,
 }
 
@@ -101,7 +101,7 @@ pub(super) struct RunLimit {
     /// End of the run; `u64::MAX` if unknown.
     pub(super) until: u64,
     /// The run pauses because readers wait for bytes of other runs.
-    pub(super) is_held: bool,
+    pub(super) is_paused: bool,
 }
 
 impl FillContent {
@@ -184,7 +184,7 @@ impl FillContent {
         state.next += 1;
         let id = state.next;
         let span = RunSpan { start: range.start, position: range.start, until: range.end };
-        state.runs.push(Run { id, span, is_held: false, pieces: VecDeque::new() });
+        state.runs.push(Run { id, span, is_paused: false, pieces: VecDeque::new() });
         id
     }
 
@@ -192,9 +192,9 @@ impl FillContent {
     pub(super) fn limit(&self, run: u64) -> RunLimit {
         let state = self.lock_state();
         let run = state.runs.iter().find(|known| known.id == run);
-        run.map_or(RunLimit { until: 0, is_held: false }, |run| RunLimit {
+        run.map_or(RunLimit { until: 0, is_paused: false }, |run| RunLimit {
             until: run.span.until,
-            is_held: run.is_held,
+            is_paused: run.is_paused,
         })
     }
 
@@ -203,7 +203,7 @@ impl FillContent {
         loop {
             let mut planned = std::pin::pin!(self.plan_changed.notified());
             planned.as_mut().enable();
-            if !self.limit(run).is_held {
+            if !self.limit(run).is_paused {
                 return;
             }
             planned.await;
@@ -227,7 +227,7 @@ impl FillContent {
     pub(super) fn stop(&self) {
         for run in &mut self.lock_state().runs {
             run.span.until = run.span.position;
-            run.is_held = false;
+            run.is_paused = false;
         }
         self.plan_changed.notify_waiters();
     }
@@ -270,7 +270,7 @@ impl FillContent {
         self.lock_state().runs.len()
     }
 
-    /// Returns the range to fetch next and updates which runs are held. Ranges that no reader wants are returned only
+    /// Returns the range to fetch next and updates which runs are paused. Ranges that no reader wants are returned only
     /// if `background` is set.
     pub(super) fn plan(&self, background: bool) -> Option<Range<u64>> {
         let mut state = self.lock_state();
@@ -279,15 +279,12 @@ impl FillContent {
         let demands: Vec<_> = state.demands.iter().map(|demand| demand.range.clone()).collect();
         let missing = |range| self.partial.first_gap(range);
         let plan = FetchPlan { length: self.length?, runs: &spans, demands: &demands, missing: &missing };
-        for (run, is_held) in state.runs.iter_mut().zip(plan.paused_runs()) {
-            run.is_held = is_held;
+        for (run, is_paused) in state.runs.iter_mut().zip(plan.paused_runs()) {
+            run.is_paused = is_paused;
         }
         self.plan_changed.notify_waiters();
-        if spans.is_empty() || self.accepts_ranges.load(Ordering::Relaxed) {
-            plan.next_range(background)
-        } else {
-            None
-        }
+        let can_fetch = spans.is_empty() || self.accepts_ranges.load(Ordering::Relaxed);
+        can_fetch.then(|| plan.next_range(background)).flatten()
     }
 
     /// Waits until a reader wants bytes that no run brings, or a follower left.
@@ -437,7 +434,7 @@ impl DemandGuard {
         if let Some(demand) = state.demands.iter_mut().find(|demand| demand.id == self.id) {
             demand.range.start = position;
         }
-        let comes = state.runs.iter().any(|run| !run.is_held && run.span.delivers_soon(position, NEAR));
+        let comes = state.runs.iter().any(|run| !run.is_paused && run.span.delivers_soon(position, NEAR));
         drop(state);
         if !comes {
             self.content.attention.notify_one();

@@ -92,11 +92,10 @@ impl ContentFetch<'_> {
         let start_run = |writer: &mut BlobWriter, range: Range<u64>, transfer| {
             self.source.run(self.begin_run(writer, range), transfer, self.phase, &check_limit)
         };
-        let mut runs = FuturesUnordered::new();
-        runs.extend(first.map(|(range, transfer)| start_run(writer, range, Some(transfer))));
-        // Reason to end early, once the runs have written what has arrived.
-        let mut ending = None;
-        let mut lingers_until = None;
+        let first = first.map(|(range, transfer)| start_run(writer, range, Some(transfer)));
+        let mut runs: FuturesUnordered<_> = first.into_iter().collect();
+        // The reason to end early, once the runs have written their bytes, and the end of the wait for followers.
+        let (mut ending, mut lingers_until) = (None, None);
         loop {
             self.set_purpose();
             lingers_until = lingers_until.filter(|_| !is_wanted());

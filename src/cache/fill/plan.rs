@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn run_without_readers_is_held_while_readers_wait() {
+    fn run_without_readers_is_paused_while_readers_wait() {
         let runs = [
             RunSpan { start: 0, position: 5, until: CHUNK },
             RunSpan { start: 4 * CHUNK, position: 4 * CHUNK, until: 5 * CHUNK },

@@ -119,7 +119,7 @@ impl RunSource {
             if buffer.position() >= limit.until {
                 return Ok(());
             }
-            if limit.is_held {
+            if limit.is_paused {
                 buffer.wait_until_released().await;
                 continue;
             }
