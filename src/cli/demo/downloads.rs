@@ -133,7 +133,7 @@ mod tests {
         let (passed, seen) = downloads_during(
             manager.address(),
             std::slice::from_ref(&flag),
-            sleep(Duration::from_millis(100)),
+            manager.wait_for_requests("/minitri.flg", CLIENTS),
         )
         .await;
         assert_eq!((passed, seen.failed, seen.retried), ((), 0, 0));
