@@ -171,9 +171,13 @@ impl CacheEntry {
 
     /// Returns the bytes that the entry takes in memory, about.
     pub(crate) fn weight(&self) -> usize {
-        let fields = self.object.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64);
+        let fields = self
+            .object
+            .headers
+            .iter()
+            .map(|(name, value)| name.as_str().len().saturating_add(value.len()).saturating_add(64));
         // Twice: the stored and the client fields.
-        ENTRY_OVERHEAD + 2 * fields.sum::<usize>()
+        fields.sum::<usize>().saturating_mul(2).saturating_add(ENTRY_OVERHEAD)
     }
 }
 

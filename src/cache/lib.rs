@@ -4,6 +4,9 @@
 //! shared download for each object) and [`digest::Digests`] (verification). The cache never asks an upstream; fills do,
 //! and insert their result. Start with [`Cache::find`] and [`fill::Fills::join`].
 
+// Guaranteed by lints, not by care: content comes from the network.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::string_slice, clippy::arithmetic_side_effects))]
+
 pub mod digest;
 mod entry;
 pub mod fill;
@@ -90,7 +93,7 @@ impl Cache {
             // No eviction listener: with one, moka locks a key for each change, which cost a tenth of a small miss.
             .weigher(|key: &ObjectKey, variants: &Variants| {
                 let entries = variants.iter().map(|entry| entry.weight()).sum::<usize>();
-                u32::try_from(key.len() + entries).unwrap_or(u32::MAX)
+                u32::try_from(key.len().saturating_add(entries)).unwrap_or(u32::MAX)
             })
             .build();
         let unstorable = moka::sync::Cache::builder()

@@ -91,8 +91,9 @@ impl NegativeEntries {
         let others = others.filter(|other| other.object.selecting != entry.object.selecting);
         let variants: Variants =
             std::iter::once(entry).chain(others).take(gupd_store::MAX_VARIANTS).cloned().collect();
-        let weight = |entry: &Arc<CacheEntry>| entry.weight() as u64 + entry.object.len;
-        let bytes = 2 * key.len() as u64 + variants.iter().map(weight).sum::<u64>();
+        let weight = |entry: &Arc<CacheEntry>| (entry.weight() as u64).saturating_add(entry.object.len);
+        let bytes =
+            variants.iter().map(weight).fold((key.len() as u64).saturating_mul(2), u64::saturating_add);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let replaces_own = before.is_some_and(|before| before.client == client);
         if !replaces_own && !self.usage.has_room(client, bytes) {
@@ -110,7 +111,7 @@ impl NegativeEntries {
             let count = found.variants.iter().filter(|entry| matches(&entry.object)).count() as u64;
             if count > 0 {
                 self.entries.invalidate(&*key);
-                removed += count;
+                removed = u64::saturating_add(removed, count);
             }
         }
         removed
@@ -135,12 +136,14 @@ impl ClientUsage {
     fn has_room(&self, client: Option<IpAddr>, bytes: u32) -> bool {
         let Some(client) = client else { return true };
         let used = self.lock().get(&client).copied().unwrap_or(0);
-        used + u64::from(bytes) <= CAPACITY / CLIENT_SHARE
+        used.saturating_add(u64::from(bytes)) <= CAPACITY / CLIENT_SHARE
     }
 
     fn add(&self, client: Option<IpAddr>, bytes: u32) {
         if let Some(client) = client {
-            *self.lock().entry(client).or_default() += u64::from(bytes);
+            let mut clients = self.lock();
+            let used = clients.entry(client).or_default();
+            *used = used.saturating_add(u64::from(bytes));
         }
     }
 

@@ -62,7 +62,7 @@ pub(crate) fn read_binding(
         upstreams.sort_unstable();
         upstreams
     };
-    if !has_paths && routes.windows(2).any(|two| sorted(&two[0]) != sorted(&two[1])) {
+    if !has_paths && routes.iter().zip(routes.iter().skip(1)).any(|(a, b)| sorted(a) != sorted(b)) {
         s.warn(
             "upstreams",
             "apply to every route, although routes have different upstreams: to bind some paths only, set paths, \

@@ -61,7 +61,7 @@ impl Clock {
             }
             ClockSource::Manual(manual) => {
                 let ManualTime { now, adjustment } = *manual.borrow();
-                (now, now - adjustment)
+                (now, now.saturating_sub(adjustment))
             }
         }
     }
@@ -93,7 +93,7 @@ impl Clock {
 
     /// Sets a manual clock back. Does nothing to a system clock.
     pub fn set_back(&self, by: Duration) {
-        self.modify(|manual, millis| manual.adjust(-millis), by);
+        self.modify(|manual, millis| manual.adjust(millis.saturating_neg()), by);
     }
 
     /// Sets a manual clock forward without time passing. Does nothing to a system clock.
@@ -103,7 +103,7 @@ impl Clock {
 
     /// Moves a manual clock forward. Does nothing to a system clock.
     pub fn advance(&self, by: Duration) {
-        self.modify(|manual, millis| manual.now += millis, by);
+        self.modify(|manual, millis| manual.now = manual.now.saturating_add(millis), by);
     }
 
     fn modify(&self, change: impl FnOnce(&mut ManualTime, i64), by: Duration) {
@@ -115,7 +115,7 @@ impl Clock {
 
 impl ManualTime {
     fn adjust(&mut self, millis: i64) {
-        self.now += millis;
-        self.adjustment += millis;
+        self.now = self.now.saturating_add(millis);
+        self.adjustment = self.adjustment.saturating_add(millis);
     }
 }

@@ -99,7 +99,7 @@ impl Document {
         let prefix = format!("GUPD_{}_", name.to_ascii_uppercase());
         entries.extend(self.variables.extract_if(.., |(variable, _)| variable.starts_with(&prefix)).map(
             |(variable, value)| Setting {
-                key: variable[prefix.len()..].to_ascii_lowercase(),
+                key: variable.get(prefix.len()..).unwrap_or_default().to_ascii_lowercase(),
                 location: Location::Environment(variable),
                 value: Value::Text(value),
             },

@@ -17,11 +17,11 @@ pub(crate) struct Duplicate {
 /// Returns the duplicate with its second key at `second`; `None` if the first is on the same line.
 pub(crate) fn find(text: &str, second: Range<usize>) -> Option<Duplicate> {
     let name = text.get(second.clone())?.trim_matches(['"', '\'']);
-    let line_start = text[..second.start].rfind('\n').map_or(0, |at| at + 1);
-    let before = &text[..line_start];
+    let line_start = text.get(..second.start)?.rfind('\n').map_or(0, |at| at.saturating_add(1));
+    let (before, line) = text.split_at_checked(line_start)?;
     let document = Document::parse(before).ok()?;
     let root = document.as_table();
-    if let Some(form) = header(text[line_start..].lines().next()?) {
+    if let Some(form) = header(line.lines().next()?) {
         let (section, item) = root.get_key_value(name)?;
         return Some(Duplicate {
             key: name.to_owned(),

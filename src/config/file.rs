@@ -85,7 +85,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Block>, Problem> {
 /// # Errors
 /// The first syntax error with its line.
 pub(crate) fn parse(name: &Arc<str>, text: &str) -> Result<Vec<Block>, Problem> {
-    let starts = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+    let starts = text.match_indices('\n').map(|(at, _)| at.saturating_add(1)).collect();
     let lines = Lines { file: name, starts };
     let document = toml_edit::Document::parse(text).map_err(|error| lines.problem(text, &error))?;
     let root = document.as_table();
@@ -153,7 +153,7 @@ impl Lines<'_> {
     }
 
     fn number(&self, span: &Range<usize>) -> usize {
-        self.starts.partition_point(|start| *start <= span.start) + 1
+        self.starts.partition_point(|start| *start <= span.start).saturating_add(1)
     }
 
     fn location(&self, span: Option<Range<usize>>) -> Location {

@@ -150,7 +150,8 @@ impl GroupSettings {
     /// Shortens a spread so that the client with the latest start has [`Self::MIN_START_WINDOW`] left, or half of a
     /// shorter window.
     pub fn fit_spread(spread: Duration, window: Duration) -> Duration {
-        spread.min(window.saturating_sub(Self::MIN_START_WINDOW).max(window / 2))
+        spread
+            .min(window.saturating_sub(Self::MIN_START_WINDOW).max(window.checked_div(2).unwrap_or_default()))
     }
 }
 
@@ -335,12 +336,12 @@ pub(crate) fn subnet(text: &str) -> Result<IpNet, String> {
 
 /// Returns the prefix length of the network that an address without a prefix probably means: its host part is zero.
 fn network_length(address: IpAddr) -> Option<u32> {
-    let (zeros, part, length) = match address {
+    let (zeros, part, length): (u32, u32, u32) = match address {
         IpAddr::V4(address) => (address.to_bits().trailing_zeros(), 8, 32),
         IpAddr::V6(address) => (address.to_bits().trailing_zeros(), 16, 128),
     };
-    let parts = zeros / part;
-    (parts > 0).then(|| length - parts * part)
+    let parts = zeros.checked_div(part)?;
+    (parts > 0).then(|| length.saturating_sub(parts.saturating_mul(part)))
 }
 
 fn known_listener(name: &str, server: &ServerSettings) -> Result<String, String> {

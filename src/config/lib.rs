@@ -9,6 +9,9 @@
 //! text of a setting, `reader` turns it into a value, and each section has a module above it. Start at `config`, which
 //! composes them, or at `server` for the reading of one section.
 
+// Guaranteed by lints, not by care: these rules run in the path of requests.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::string_slice, clippy::arithmetic_side_effects))]
+
 mod access;
 mod alarms;
 mod binding;

@@ -40,7 +40,9 @@ impl RateSchedule {
     /// Returns one of `parts` equal parts of it, at least 1 byte a second.
     pub(crate) fn divide(&self, parts: u32) -> Self {
         let divide = |ceiling| match ceiling {
-            Ceiling::Rate(Rate(rate)) => Ceiling::Rate(Rate((rate / u64::from(parts.max(1))).max(1))),
+            Ceiling::Rate(Rate(rate)) => {
+                Ceiling::Rate(Rate(rate.checked_div(parts.into()).unwrap_or(rate).max(1)))
+            }
             Ceiling::Unlimited => Ceiling::Unlimited,
         };
         Self::with_parts(
@@ -148,7 +150,7 @@ fn split_entry(text: &str) -> Result<(Ceiling, &str), String> {
         return Ok((Ceiling::Unlimited, times.trim()));
     }
     // A space before the unit is allowed, so a rate ends with its unit.
-    let end = text.find("/s").map_or(text.len(), |at| at + 2);
+    let end = text.find("/s").map_or(text.len(), |at| at.saturating_add(2));
     let (rate, times) = text.split_at(end);
     let Rate(bytes) = rate.parse().map_err(|error: UnitError| format!("{error}, or unlimited"))?;
     let bounds = defaults::LIMIT;

@@ -174,8 +174,8 @@ fn read_connections(s: &mut Section, is_gateway: bool, server: &ServerSettings) 
             format!("{max} exceeds server.max_connections ({site}), which includes it"),
         );
     }
-    let part = if is_gateway { 16 } else { 4 };
-    let default = (max / part).max(1);
+    let part = if is_gateway { max / 16 } else { max / 4 };
+    let default = part.max(1);
     let max_client = count(s, "max_client_connections", Bounds { default, ..defaults::MAX_CONNECTIONS });
     ConnectionBounds { max, max_client }
 }

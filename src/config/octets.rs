@@ -58,11 +58,11 @@ impl Iterator for Octets<'_> {
 /// behind it and the number of levels.
 fn decode(digits: &str) -> Option<(u8, &str, usize)> {
     let (mut octet, mut rest) = decode_once(digits)?;
-    let mut levels = 1;
+    let mut levels: usize = 1;
     while octet == b'%'
         && let Some((inner, behind)) = decode_once(rest)
     {
-        (octet, rest, levels) = (inner, behind, levels + 1);
+        (octet, rest, levels) = (inner, behind, levels.saturating_add(1));
     }
     Some((octet, rest, levels))
 }

@@ -139,7 +139,7 @@ fn line(text: &str) -> Result<(Class, PassedMethods), String> {
     if names.is_empty() || names.len() > MAX_METHODS {
         return Err(format!("{text:?} has no methods: write it like \"{} GET POST\"", class.as_str()));
     }
-    let mut methods: Vec<Method> = Vec::with_capacity(names.len() + 1);
+    let mut methods: Vec<Method> = Vec::with_capacity(names.len().saturating_add(1));
     for name in names {
         let method = method(name)?;
         // RFC 9110 §9.3.2: the head of the same response.

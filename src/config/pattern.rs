@@ -50,12 +50,12 @@ fn is_evidently_plain(path: &[u8]) -> bool {
 
 /// Decides [`is_plain`] by the octets of a path.
 fn has_plain_octets(path: &str) -> bool {
-    let (mut previous, mut digits_to_escape) = (None, 0);
+    let (mut previous, mut digits_to_escape) = (None, 0_u32);
     for octet in Octets::of(path) {
         let current = octet.printable();
         digits_to_escape = match current {
             Some('%') => 2,
-            Some(digit) if digit.is_ascii_hexdigit() && digits_to_escape > 0 => digits_to_escape - 1,
+            Some(digit) if digit.is_ascii_hexdigit() => digits_to_escape.saturating_sub(1),
             _ => 0,
         };
         // A decoded `%` and two digits, of which one is encoded, are another escape.
@@ -133,12 +133,12 @@ fn literal_braces(pattern: &str) -> String {
     let mut rest = pattern;
     while let Some((before, after)) = rest.split_once('{') {
         out.push_str(before);
-        match after.find(['{', '}', ',']) {
-            Some(end) if after[end..].starts_with('}') && !before.ends_with(['\\', '[']) => {
+        match after.split_once('}') {
+            Some((name, behind)) if !name.contains(['{', ',']) && !before.ends_with(['\\', '[']) => {
                 out.push_str("[{]");
-                out.push_str(&after[..end]);
+                out.push_str(name);
                 out.push_str("[}]");
-                rest = &after[end + 1..];
+                rest = behind;
             }
             _ => {
                 out.push('{');

@@ -183,8 +183,8 @@ pub(crate) fn glob(text: &str) -> Result<String, String> {
 
 /// Reads scheme, host and optional port of a server. Messages never show credentials: they end in logs.
 pub(crate) fn origin(text: &str, example: &str) -> Result<Uri, String> {
-    let authority_start = text.find("://").map_or(0, |at| at + 3);
-    let authority = text[authority_start..].split(['/', '?', '#']).next().unwrap_or_default();
+    let behind_scheme = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = behind_scheme.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') {
         return Err("contains credentials: remove them from the URL".to_owned());
     }

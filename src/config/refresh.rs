@@ -64,7 +64,7 @@ pub struct PrefetchSettings {
 impl Recurrence {
     /// Time between two runs; `None` if there are none.
     pub fn period(self) -> Option<Duration> {
-        let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+        let days = |days: u64| Duration::from_secs(days.saturating_mul(24 * 3600));
         match self {
             Self::Off => None,
             Self::Continuous => Some(defaults::CONTINUOUS),
@@ -105,7 +105,7 @@ pub(crate) fn read_refresh(
     // The offsets of two runs must not swap their order.
     let max = match schedule {
         Recurrence::Continuous => Duration::ZERO,
-        other => other.period().unwrap_or(defaults::RANDOM.most) / 2,
+        other => other.period().unwrap_or(defaults::RANDOM.most).checked_div(2).unwrap_or_default(),
     };
     if s.is_given("random") && refresh.random > max {
         match schedule {
@@ -127,7 +127,7 @@ pub(crate) fn read_refresh(
     }
     let is_open = match schedule {
         Recurrence::Daily(minute) => {
-            (0..WEEK).step_by(usize::from(DAY)).any(|day| wan.windows.value_at(day + minute))
+            (0..WEEK).step_by(usize::from(DAY)).any(|day| wan.windows.value_at(day.saturating_add(minute)))
         }
         Recurrence::Weekly(minute) => wan.windows.value_at(minute.0),
         _ => true,
@@ -188,7 +188,8 @@ fn recurrence(text: &str) -> Result<Recurrence, String> {
         ("weekly", rest) => {
             let (day, minute) = rest.split_once(' ').ok_or_else(refused)?;
             let day = week::parse_day(day).ok_or_else(refused)?;
-            Ok(Recurrence::Weekly(WeekMinute(day * DAY + week::parse_start_time(minute.trim())?)))
+            let minute = week::parse_start_time(minute.trim())?;
+            Ok(Recurrence::Weekly(WeekMinute(day.saturating_mul(DAY).saturating_add(minute))))
         }
         _ => Err(refused()),
     }

@@ -99,7 +99,7 @@ impl RingSettings {
     /// Time from its opening until its last client may have moved, without regard to windows.
     pub fn duration(&self) -> Duration {
         let steps = u32::try_from(self.steps.count()).unwrap_or(u32::MAX);
-        self.step.saturating_mul(steps - 1).saturating_add(self.spread)
+        self.step.saturating_mul(steps.saturating_sub(1)).saturating_add(self.spread)
     }
 }
 
@@ -208,31 +208,39 @@ fn check_group_exists(name: &str, groups: &[GroupSettings]) -> Result<(), String
 /// Links each ring to the one that its `after` names, and refuses cycles.
 fn link_rings(rings: &mut [RingSettings], sections: &mut [Section], after: &[Option<String>]) {
     for (at, name) in after.iter().enumerate() {
-        let (Some(name), Some(s)) = (name, sections.get_mut(at)) else { continue };
-        match rings.iter().position(|ring| ring.name == *name) {
-            Some(before) => rings[at].after = Some(before),
-            None => s.refuse("after", format!("unknown ring {name:?}: name another [[ring]] or remove it")),
+        let Some(name) = name else { continue };
+        let before = rings.iter().position(|ring| ring.name == *name);
+        let (Some(ring), Some(s)) = (rings.get_mut(at), sections.get_mut(at)) else { continue };
+        ring.after = before;
+        if before.is_none() {
+            s.refuse("after", format!("unknown ring {name:?}: name another [[ring]] or remove it"));
         }
     }
     for at in 0..rings.len() {
-        let walk = std::iter::successors(rings[at].after, |before| rings[*before].after);
-        if walk.take(rings.len()).any(|before| before == at) {
-            sections[at].refuse(
+        let is_in_cycle = rings_before(rings, at).any(|before| before == at);
+        if is_in_cycle && let (Some(ring), Some(s)) = (rings.get_mut(at), sections.get_mut(at)) {
+            s.refuse(
                 "after",
-                format!("ring {:?} follows itself: remove after from one ring of the cycle", rings[at].name),
+                format!("ring {:?} follows itself: remove after from one ring of the cycle", ring.name),
             );
             // Report each cycle once.
-            rings[at].after = None;
+            ring.after = None;
         }
     }
 }
 
+/// Returns the places of the rings before one, the nearest first. It ends also in a cycle.
+fn rings_before(rings: &[RingSettings], at: usize) -> impl Iterator<Item = usize> {
+    let before = move |at: &usize| rings.get(*at).and_then(|ring| ring.after);
+    std::iter::successors(before(&at), before).take(rings.len())
+}
+
 /// Warns of a ring that opens after revisions expire: it would see none of them.
 fn check_age(rings: &[RingSettings], at: usize, s: &mut Section, rollout: &RolloutSettings) {
-    let before = std::iter::successors(rings[at].after, |before| rings[*before].after).take(rings.len());
-    let opens = before.fold(rings[at].delay, |sum, before| {
-        sum.saturating_add(rings[before].delay).saturating_add(rings[before].duration())
-    });
+    let delay = rings.get(at).map_or(Duration::ZERO, |ring| ring.delay);
+    let before = rings_before(rings, at).filter_map(|before| rings.get(before));
+    let opens =
+        before.fold(delay, |sum, before| sum.saturating_add(before.delay).saturating_add(before.duration()));
     if opens > rollout.max_age {
         let message = format!(
             "opens the ring {} after publication, beyond rollout.max_age ({}): revisions are kept longer for it",
@@ -254,7 +262,7 @@ fn read_steps(s: &mut Section) -> Steps {
                 "{share} is not between {least} and 100: shares must rise, as in 10, 50, 100"
             ));
         }
-        least = share + 1;
+        least = share.saturating_add(1);
         Ok(share)
     });
     let subnets = s.read_list("subnets", subnet);

@@ -67,8 +67,8 @@ impl RouteSettings {
     /// Returns true if the prefix contains this path.
     pub(crate) fn contains(&self, path: &str) -> bool {
         let prefix = self.prefix.trim_end_matches('/');
-        path.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
-            && path[prefix.len()..].starts_with('/')
+        path.split_at_checked(prefix.len())
+            .is_some_and(|(begin, rest)| begin.eq_ignore_ascii_case(prefix) && rest.starts_with('/'))
     }
 }
 
@@ -142,10 +142,13 @@ fn check_route(s: &mut Section, route: &RouteSettings, others: &[RouteSettings])
             s.refuse("name", format!("{remedy}: use another name"));
         }
     }
-    if let Some((at, _)) =
-        route.upstreams.iter().enumerate().find(|(i, upstream)| route.upstreams[..*i].contains(upstream))
+    if let Some((at, _)) = route
+        .upstreams
+        .iter()
+        .enumerate()
+        .find(|(i, upstream)| route.upstreams.iter().take(*i).any(|other| other == *upstream))
     {
-        s.refuse("upstreams", format!("entry {} repeats an upstream: list each once", at + 1));
+        s.refuse("upstreams", format!("entry {} repeats an upstream: list each once", at.saturating_add(1)));
     }
 }
 

@@ -150,7 +150,7 @@ fn read_addresses(s: &mut Section) -> (Vec<SocketAddr>, SocketAddr) {
     let listen = s.read_list("listen", address).unwrap_or_else(|| vec![defaults::LISTEN]);
     let admin = s.read("admin", address).unwrap_or(defaults::ADMIN);
     if let Some((_, address)) =
-        listen.iter().enumerate().find(|(i, a)| listen[..*i].iter().any(|b| conflict(a, b)))
+        listen.iter().enumerate().find(|(i, a)| listen.iter().take(*i).any(|b| conflict(a, b)))
     {
         s.refuse("listen", format!("{address} overlaps another listen address: list each port once"));
     }

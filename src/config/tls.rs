@@ -62,7 +62,7 @@ impl FromStr for Pin {
         for (byte, pair) in pin.iter_mut().zip(pairs) {
             let [high, low] = pair.map(|digit| char::from(digit).to_digit(16));
             let (high, low) = high.zip(low).ok_or_else(refused)?;
-            *byte = u8::try_from(high * 16 + low).map_err(|_| refused())?;
+            *byte = u8::try_from((high << 4) | low).map_err(|_| refused())?;
         }
         Ok(Self(pin))
     }

@@ -112,7 +112,8 @@ impl fmt::Display for Rate {
         let bits = self.0.checked_mul(BITS).filter(|bits| *bits > 0 && !self.0.is_multiple_of(KIB));
         let shown = bits.and_then(|bits| {
             let (unit, factor) = BIT_UNITS.iter().find(|(_, factor)| bits.is_multiple_of(*factor))?;
-            (*factor > 1).then(|| (bits / factor, unit))
+            let count = bits.checked_div(*factor)?;
+            (*factor > 1).then_some((count, unit))
         });
         match shown {
             Some((count, unit)) => write!(f, "{count}{unit}/s"),
@@ -123,8 +124,9 @@ impl fmt::Display for Rate {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match SIZE_UNITS.iter().find(|(_, factor)| self.0 != 0 && self.0.is_multiple_of(*factor)) {
-            Some((unit, factor)) => write!(f, "{}{unit}", self.0 / factor),
+        let unit = SIZE_UNITS.iter().find(|(_, factor)| self.0 != 0 && self.0.is_multiple_of(*factor));
+        match unit.and_then(|(unit, factor)| Some((self.0.checked_div(*factor)?, unit))) {
+            Some((count, unit)) => write!(f, "{count}{unit}"),
             None => write!(f, "{}B", self.0),
         }
     }
@@ -133,8 +135,9 @@ impl fmt::Display for Size {
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        match TIME_UNITS.iter().find(|(_, factor)| millis.is_multiple_of(u128::from(*factor))) {
-            Some((unit, factor)) if millis > 0 => write!(f, "{}{unit}", millis / u128::from(*factor)),
+        let unit = TIME_UNITS.iter().find(|(_, factor)| millis.is_multiple_of(u128::from(*factor)));
+        match unit.and_then(|(unit, factor)| Some((millis.checked_div(u128::from(*factor))?, unit))) {
+            Some((count, unit)) if count > 0 => write!(f, "{count}{unit}"),
             _ => f.write_str("0s"),
         }
     }

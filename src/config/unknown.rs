@@ -88,22 +88,26 @@ pub(crate) fn closest_word<'a>(word: &str, known: impl Iterator<Item = &'a str>)
     let word = word.to_ascii_lowercase();
     let near = known.map(|candidate| (edit_distance(&word, candidate), candidate)).min()?;
     // A word with half of its letters wrong is another word.
-    (near.0 <= MAX_TYPOS && near.0 * 2 < near.1.len()).then_some(near.1)
+    (near.0 <= MAX_TYPOS && near.0.saturating_mul(2) < near.1.len()).then_some(near.1)
 }
 
 // Levenshtein distance, one row at a time.
 fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
+    // The distances of the beginnings of b, the empty one excepted, from the beginning of a.
+    let mut row: Vec<usize> = (1..=b.len()).collect();
+    let mut last = b.len();
     for (i, x) in a.bytes().enumerate() {
         let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        last = i.saturating_add(1);
+        for (y, distance) in b.bytes().zip(&mut row) {
+            let substituted = diagonal.saturating_add(usize::from(x != y));
+            let inserted_or_removed = last.min(*distance).saturating_add(1);
+            diagonal = *distance;
+            last = substituted.min(inserted_or_removed);
+            *distance = last;
         }
     }
-    row[b.len()]
+    last
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub(crate) fn read_verify(document: &mut Document) -> VerifySettings {
     let held_bytes = size(&mut s, "held_bytes", defaults::HELD_BYTES);
     let mut patterns = 0;
     let unsigned = s.read_list("unsigned", |text| {
-        patterns += 1;
+        patterns = usize::saturating_add(patterns, 1);
         match patterns > MAX_UNSIGNED {
             true => Err(format!("{text:?} exceeds the maximum of {MAX_UNSIGNED} patterns: remove some")),
             false => glob(text),

@@ -15,8 +15,10 @@ const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 /// A value for each minute of the week.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Week<T> {
-    // The minute at which each value starts; the first is 0, and neighbours differ.
-    steps: Vec<(u16, T)>,
+    // The value at minute 0.
+    first: T,
+    // The minute at which each later value starts; neighbours differ.
+    later: Vec<(u16, T)>,
 }
 
 /// Windows: true while one is open. Written like `mon-fri 20:00-06:00`.
@@ -29,78 +31,83 @@ pub struct WeekMinute(pub u16);
 impl<T: Copy + PartialEq> Week<T> {
     /// Creates a week with one value.
     pub fn constant(value: T) -> Self {
-        Self { steps: vec![(0, value)] }
+        Self { first: value, later: Vec::new() }
     }
 
     /// Returns the value at a minute of the week.
     pub fn value_at(&self, minute: u16) -> T {
-        let next = self.steps.partition_point(|(from, _)| *from <= minute % WEEK);
-        // The first step starts at 0, so one precedes any other.
-        self.steps[next.saturating_sub(1)].1
+        let next = self.later.partition_point(|(from, _)| *from <= minute % WEEK);
+        let step = next.checked_sub(1).and_then(|at| self.later.get(at));
+        step.map_or(self.first, |(_, value)| *value)
     }
 
     /// Returns the value if it is the same at all times.
     pub fn as_constant(&self) -> Option<T> {
-        if let [(_, value)] = self.steps[..] { Some(value) } else { None }
+        self.later.is_empty().then_some(self.first)
     }
 
     /// Returns each value with its minutes, from Monday 00:00. A value that spans the end of the week appears twice.
     pub fn steps(&self) -> impl Iterator<Item = (Range<u16>, T)> {
-        let ends = self.steps.iter().skip(1).map(|(from, _)| *from).chain([WEEK]);
-        self.steps.iter().zip(ends).map(|((from, value), end)| (*from..end, *value))
+        let ends = self.starts().skip(1).chain([WEEK]);
+        self.starts().zip(ends).map(|(from, end)| (from..end, self.value_at(from)))
     }
 
     /// Returns the minutes from the start of `minute` until the value changes, 1 to [`WEEK`]; `None` if it never does.
     pub fn minutes_until_change(&self, minute: u16) -> Option<u16> {
-        self.changes()?.map(|from| (from + WEEK - 1 - minute % WEEK) % WEEK + 1).min()
+        self.changes()?
+            .map(|from| minutes_between((minute % WEEK).saturating_add(1), from).saturating_add(1))
+            .min()
     }
 
     /// Returns the minutes from the last change of the value to the start of `minute`, 0 to [`WEEK`]; `None` if it
     /// never changes.
     pub fn minutes_since_change(&self, minute: u16) -> Option<u16> {
-        self.changes()?.map(|from| (minute % WEEK + WEEK - from) % WEEK).min()
+        self.changes()?.map(|from| minutes_between(from, minute % WEEK)).min()
     }
 
     // The minutes at which the value changes. The value at 0 may continue that of the end of the week.
     fn changes(&self) -> Option<impl Iterator<Item = u16>> {
-        let (first, last) = (self.steps.first()?, self.steps.last()?);
-        let wraps = usize::from(first.1 == last.1);
-        (self.steps.len() > 1).then(|| self.steps.iter().skip(wraps).map(|(from, _)| *from))
+        let (_, last) = self.later.last()?;
+        Some(self.starts().skip(usize::from(self.first == *last)))
+    }
+
+    fn starts(&self) -> impl Iterator<Item = u16> {
+        std::iter::once(0).chain(self.later.iter().map(|(from, _)| *from))
     }
 
     /// Creates a week from values of parts that do not overlap, and `rest` for all other minutes.
     pub(crate) fn with_parts(rest: T, mut parts: Vec<(Range<u16>, T)>) -> Self {
         parts.sort_by_key(|(minutes, _)| minutes.start);
-        let mut steps: Vec<(u16, T)> = Vec::with_capacity(2 * parts.len() + 1);
-        let mut step = |from: u16, value: T| match steps.last_mut() {
+        let mut first = rest;
+        let mut later: Vec<(u16, T)> = Vec::with_capacity(parts.len().saturating_mul(2));
+        let mut step = |from: u16, value: T| match later.last_mut() {
             Some((last, held)) if *last == from => *held = value,
-            Some((_, held)) if *held == value => {}
-            _ => steps.push((from, value)),
+            None if from == 0 => first = value,
+            _ => later.push((from, value)),
         };
-        step(0, rest);
         for (minutes, value) in parts {
             step(minutes.start, value);
             if minutes.end < WEEK {
                 step(minutes.end, rest);
             }
         }
-        steps.dedup_by(|later, earlier| later.1 == earlier.1);
-        Self { steps }
+        let mut held = first;
+        later.retain(|(_, value)| std::mem::replace(&mut held, *value) != *value);
+        Self { first, later }
     }
 }
 
 impl WeekWindows {
     /// Returns true if both are open at some minute.
     pub fn overlaps(&self, other: &Self) -> bool {
-        let starts = self.steps.iter().chain(&other.steps).map(|(from, _)| *from);
-        starts.into_iter().any(|minute| self.value_at(minute) && other.value_at(minute))
+        self.starts().chain(other.starts()).any(|minute| self.value_at(minute) && other.value_at(minute))
     }
 
     /// Length of the shortest window in minutes, [`WEEK`] if it is always open.
     pub fn shortest_window(&self) -> u16 {
         let is_opening =
             |minute: &u16| self.value_at(*minute) && self.minutes_since_change(*minute) == Some(0);
-        let openings = self.steps.iter().map(|(from, _)| *from).filter(is_opening);
+        let openings = self.starts().filter(is_opening);
         openings.filter_map(|minute| self.minutes_until_change(minute)).min().unwrap_or(WEEK)
     }
 }
@@ -108,8 +115,14 @@ impl WeekWindows {
 impl fmt::Display for WeekMinute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (day, minute) = if self.0 >= WEEK { (6, DAY) } else { (self.0 / DAY, self.0 % DAY) };
-        write!(f, "{} {:02}:{:02}", DAYS[usize::from(day)], minute / 60, minute % 60)
+        let day = DAYS.get(usize::from(day)).unwrap_or(&"");
+        write!(f, "{day} {:02}:{:02}", minute / 60, minute % 60)
     }
+}
+
+/// Returns the minutes from one minute of the week, at most [`WEEK`], to the next time that it is another one.
+fn minutes_between(from: u16, to: u16) -> u16 {
+    to.saturating_add(WEEK).saturating_sub(from) % WEEK
 }
 
 /// Parses `mon-fri 20:00-06:00`, or `20:00-06:00` for every day. A time past midnight belongs to the day that it starts
@@ -130,13 +143,14 @@ pub(crate) fn parse_times(text: &str) -> Result<Vec<Range<u16>>, String> {
     if begin == DAY {
         return Err(format!("{text:?} starts at 24:00: start at 00:00 of the next day"));
     }
-    let length = if end > begin { end - begin } else { end + DAY - begin };
+    let length = end.checked_sub(begin).unwrap_or_else(|| end.saturating_add(DAY.saturating_sub(begin)));
     let mut parts = Vec::new();
     for day in days {
-        let begin = day % 7 * DAY + begin;
-        parts.push(begin..(begin + length).min(WEEK));
-        if begin + length > WEEK {
-            parts.push(0..begin + length - WEEK);
+        let begin = (day % 7).saturating_mul(DAY).saturating_add(begin);
+        let end = begin.saturating_add(length);
+        parts.push(begin..end.min(WEEK));
+        if end > WEEK {
+            parts.push(0..end.saturating_sub(WEEK));
         }
     }
     Ok(parts)
@@ -178,7 +192,7 @@ pub(crate) fn parse_day(name: &str) -> Option<u16> {
 fn parse_days(text: &str) -> Option<Range<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (parse_day(first)?, parse_day(last)?);
-    Some(first..if last >= first { last + 1 } else { last + 8 })
+    Some(first..last.saturating_add(if last >= first { 1 } else { 8 }))
 }
 
 // Parses minutes since midnight.
@@ -190,12 +204,9 @@ fn parse_time_of_day(text: &str) -> Result<u16, String> {
             .then(|| digits.parse().ok())
             .flatten()
     };
-    match (number(hours), number(minutes)) {
-        (Some(hours), Some(minutes)) if minutes < 60 && hours * 60 + minutes <= DAY => {
-            Ok(hours * 60 + minutes)
-        }
-        _ => Err(refused()),
-    }
+    let (hours, minutes) = number(hours).zip(number(minutes)).ok_or_else(refused)?;
+    let time = hours.saturating_mul(60).saturating_add(minutes);
+    if minutes < 60 && time <= DAY { Ok(time) } else { Err(refused()) }
 }
 
 #[cfg(test)]

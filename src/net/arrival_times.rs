@@ -34,8 +34,9 @@ impl Allowance {
 
     /// Returns the time that brings `amount` back.
     fn time_of(&self, amount: u64) -> Nanos {
-        let time = u128::from(amount) * self.period.as_nanos() / u128::from(self.amount.max(1));
-        u64::try_from(time).unwrap_or(u64::MAX)
+        let time = u128::from(amount).saturating_mul(self.period.as_nanos());
+        let time = time.checked_div(u128::from(self.amount.max(1)));
+        time.and_then(|time| u64::try_from(time).ok()).unwrap_or(u64::MAX)
     }
 }
 
@@ -66,7 +67,7 @@ impl ArrivalTimes {
         now: Nanos,
     ) -> Nanos {
         let due = self.due(client).max(now).saturating_add(allowance.time_of(amount));
-        (due - now).saturating_sub(allowance.period())
+        due.saturating_sub(now).saturating_sub(allowance.period())
     }
 
     fn due(&self, client: IpAddr) -> Nanos {

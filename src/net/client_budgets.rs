@@ -74,7 +74,9 @@ impl ClientBudgets {
     pub fn reconfigure(&self, config: &Config) {
         for kind in BudgetKind::ALL {
             let amount = amount(kind, config).unwrap_or(0);
-            self.budgets[kind as usize].amount.store(amount, Ordering::Relaxed);
+            if let Some(budget) = self.budgets.get(kind as usize) {
+                budget.amount.store(amount, Ordering::Relaxed);
+            }
         }
     }
 
@@ -129,7 +131,7 @@ impl ClientBudgets {
         kind: BudgetKind,
         act: impl FnOnce(&mut ArrivalTimes, Allowance, Nanos) -> T,
     ) -> Option<T> {
-        let budget = &self.budgets[kind as usize];
+        let budget = self.budgets.get(kind as usize)?;
         let amount = budget.amount.load(Ordering::Relaxed);
         if amount == 0 {
             return None;

@@ -6,6 +6,9 @@
 //! [`shape::LanLimiter`], [`shape::SlotLimiter`], [`client_budgets::ClientBudgets`], [`redirect::PublicUrls`]. Start
 //! reading at [`upstream`] for requests to managers, at [`listen`] for clients.
 
+// Guaranteed by lints, not by care: these bytes come from the network.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::string_slice, clippy::arithmetic_side_effects))]
+
 mod arrival_times;
 pub mod client_budgets;
 pub mod field_names;

@@ -138,7 +138,7 @@ impl BodyRange {
                 headers.remove(HeaderName::from_static("content-digest"));
                 headers.remove(HeaderName::from_static("content-md5"));
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(complete));
-                let (skip, end) = (range.start - bytes.start, Some(bytes.end));
+                let (skip, end) = (range.start.saturating_sub(bytes.start), Some(bytes.end));
                 Some(Self { status: StatusCode::OK, headers, length: Some(complete), range, skip, end })
             }
             (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => None,
@@ -154,6 +154,6 @@ impl BodyRange {
 /// Returns the whole blocks within `bytes`; the last block of the content counts as whole.
 fn whole_blocks(bytes: &Range<u64>, complete: u64) -> Option<Range<u64>> {
     let start = bytes.start.checked_next_multiple_of(BLOCK)?;
-    let end = if bytes.end == complete { complete } else { bytes.end / BLOCK * BLOCK };
+    let end = if bytes.end == complete { complete } else { bytes.end.saturating_sub(bytes.end % BLOCK) };
     (start < end).then_some(start..end)
 }

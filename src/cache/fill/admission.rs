@@ -54,7 +54,7 @@ impl FillAdmission {
         let (fair, catalogs) = (most / FAIR_SHARE, most / CATALOG_SHARE);
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self {
-            common: semaphore(most - fair - catalogs),
+            common: semaphore(most.saturating_sub(fair).saturating_sub(catalogs)),
             fair: semaphore(fair),
             catalogs: semaphore(catalogs),
             client_share: fair.div_ceil(FAIR_CLIENTS),
@@ -120,7 +120,8 @@ impl CommitBacklog {
         if length > CHUNK {
             return permit;
         }
-        let kib = u32::try_from(length.div_ceil(1 << 10) + COMMIT_OVERHEAD_KIB).unwrap_or(u32::MAX);
+        let kib =
+            u32::try_from(length.div_ceil(1 << 10).saturating_add(COMMIT_OVERHEAD_KIB)).unwrap_or(u32::MAX);
         match Arc::clone(&self.0).try_acquire_many_owned(kib) {
             Ok(place) => FillPermit { _permit: place, _client: None },
             Err(_) => permit,

@@ -181,7 +181,7 @@ impl FillContent {
                 run.span.until = range.start;
             }
         }
-        state.next += 1;
+        state.next = state.next.saturating_add(1);
         let id = state.next;
         let span = RunSpan { start: range.start, position: range.start, until: range.end };
         state.runs.push(Run { id, span, is_paused: false, pieces: VecDeque::new() });
@@ -242,7 +242,7 @@ impl FillContent {
 
     pub(super) fn push(&self, run: u64, piece: Bytes, charge: MemoryCharge) {
         if let Some(run) = self.lock_state().run(run) {
-            run.span.position += piece.len() as u64;
+            run.span.position = run.span.position.saturating_add(piece.len() as u64);
             run.pieces.push_back((piece, charge));
         }
     }
@@ -252,7 +252,7 @@ impl FillContent {
         let mut state = self.lock_state();
         let Some(run) = state.run(run) else { return };
         while let Some((piece, _)) = run.pieces.front() {
-            let end = run.span.start + piece.len() as u64;
+            let end = run.span.start.saturating_add(piece.len() as u64);
             if end > written {
                 break;
             }
@@ -309,7 +309,7 @@ impl FillContent {
     /// Adds the demand of a reader, on behalf of `client`.
     pub(super) fn add_demand(self: &Arc<Self>, range: Range<u64>, client: Option<IpAddr>) -> DemandGuard {
         let mut state = self.lock_state();
-        state.next += 1;
+        state.next = state.next.saturating_add(1);
         let id = state.next;
         state.demands.push(ReaderDemand { id, range, client });
         drop(state);
@@ -388,7 +388,7 @@ impl FillContent {
             .runs
             .iter()
             .map(|run| run.span.position.min(range.end).saturating_sub(run.span.start.max(range.start)));
-        stored + arriving.sum::<u64>()
+        arriving.fold(stored, u64::saturating_add)
     }
 
     fn lock_state(&self) -> MutexGuard<'_, ContentState> {
@@ -417,9 +417,10 @@ impl Run {
     fn piece_at(&self, position: u64) -> Option<Bytes> {
         let mut start = self.span.start;
         for (piece, _) in &self.pieces {
-            let end = start + piece.len() as u64;
+            let end = start.saturating_add(piece.len() as u64);
             if position < end {
-                return usize::try_from(position - start).ok().map(|offset| piece.slice(offset..));
+                let offset = usize::try_from(position.checked_sub(start)?).ok()?;
+                return Some(piece.slice(offset..));
             }
             start = end;
         }

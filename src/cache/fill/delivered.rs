@@ -52,7 +52,7 @@ impl DeliveredBytes {
 
     pub(super) fn push(&mut self, piece: &[u8]) {
         self.hash.update(piece);
-        self.count += piece.len() as u64;
+        self.count = self.count.saturating_add(piece.len() as u64);
     }
 }
 

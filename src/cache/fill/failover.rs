@@ -62,7 +62,7 @@ impl FailoverOrder {
     /// Delays the first attempt: the current upstream has broken off as often before.
     pub(super) fn after_restarts(mut self, restarts: u32, now: Instant) -> Self {
         if let Some(state) = self.upstreams.get_mut(self.current).filter(|_| restarts > 0) {
-            state.retry_at = Some(now + backoff(restarts));
+            state.retry_at = now.checked_add(backoff(restarts));
         }
         self
     }
@@ -76,10 +76,10 @@ impl FailoverOrder {
 
     /// Records that the current upstream brought no byte.
     pub(super) fn record_failure(&mut self, failure: AttemptFailure, now: Instant) {
-        self.tries += 1;
+        self.tries = self.tries.saturating_add(1);
         let Some(state) = self.upstreams.get_mut(self.current) else { return };
-        state.failures += 1;
-        state.retry_at = Some(now + backoff(state.failures));
+        state.failures = state.failures.saturating_add(1);
+        state.retry_at = now.checked_add(backoff(state.failures));
         state.unsuitable |= failure == AttemptFailure::Unsuitable;
         let state = *state;
         if failure != AttemptFailure::Interrupted || self.tries >= TRIES_IN_A_ROW || !self.can_try(&state) {
@@ -90,8 +90,8 @@ impl FailoverOrder {
     /// Moves on to the next upstream that can be tried, if there is one.
     fn advance(&mut self) {
         let count = self.upstreams.len();
-        let next = (1..count).map(|step| (self.current + step) % count);
-        let next = next.into_iter().find(|next| self.can_try(&self.upstreams[*next]));
+        let mut next = (1..count).filter_map(|step| self.current.checked_add(step)?.checked_rem(count));
+        let next = next.find(|next| self.upstreams.get(*next).is_some_and(|state| self.can_try(state)));
         if let Some(next) = next {
             self.current = next;
             self.tries = 0;
@@ -106,7 +106,10 @@ impl FailoverOrder {
 fn backoff(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
-        again => FIRST_BACKOFF.saturating_mul(1 << (again - 1).min(10)).min(MAX_BACKOFF),
+        again => {
+            let factor = 2_u32.saturating_pow(again.saturating_sub(1).min(10));
+            FIRST_BACKOFF.saturating_mul(factor).min(MAX_BACKOFF)
+        }
     }
 }
 

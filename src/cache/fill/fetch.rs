@@ -214,7 +214,7 @@ impl ContentFetch<'_> {
             (FinishPolicy::Above(_), Some(length)) if length <= SMALL_CONTENT => true,
             (FinishPolicy::Above(percent), Some(length)) => {
                 let arrived = self.source.arrived.load(Ordering::Relaxed);
-                u128::from(arrived) * 100 >= u128::from(length) * u128::from(percent)
+                u128::from(arrived) * 100 >= u128::from(length).saturating_mul(u128::from(percent))
             }
         }
     }

@@ -78,15 +78,15 @@ impl FetchPlan<'_> {
             }
         };
         let most = end.next_multiple_of(CHUNK).min(self.length);
-        let mut start = needed / CHUNK * CHUNK;
+        let mut start = needed.saturating_sub(needed % CHUNK);
         for run in self.runs {
             // A run that brings these bytes later ends before them, but keeps the bytes about to arrive.
             let taken = if run.until <= needed { run.until } else { run.position.next_multiple_of(BLOCK) };
             if run.start <= needed {
-                start = start.max(taken.min(needed / BLOCK * BLOCK));
+                start = start.max(taken.min(needed.saturating_sub(needed % BLOCK)));
             }
         }
-        while let Some(gap) = (self.missing)(start..needed + 1)
+        while let Some(gap) = (self.missing)(start..needed.saturating_add(1))
             && gap.end <= needed
         {
             start = gap.end;
@@ -100,8 +100,11 @@ impl FetchPlan<'_> {
     /// Returns the run length that matches the stored bytes before `start`, in doublings of [`MIN_RUN`].
     fn run_length_at(&self, start: u64) -> u64 {
         let mut length = MIN_RUN;
-        while length < start && (self.missing)(start - length..start).is_none() {
-            length *= 2;
+        while let Some(before) = start.checked_sub(length)
+            && before > 0
+            && (self.missing)(before..start).is_none()
+        {
+            length = length.saturating_mul(2);
         }
         length
     }

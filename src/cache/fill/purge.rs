@@ -40,7 +40,8 @@ impl Fills {
             store.discard_unfinished_if(|object, len| unfinished.matches_unfinished(object, len, now));
         };
         spawn_blocking(discard).await?;
-        report.objects += context.cache.remove_negative_if(|object| selection.matches(object, now));
+        let negative = context.cache.remove_negative_if(|object| selection.matches(object, now));
+        report.objects = report.objects.saturating_add(negative);
         let mut after = 0;
         loop {
             let page = context.store.page(after).await?;
@@ -54,10 +55,10 @@ impl Fills {
 
     async fn purge_key(&self, object: &Object, report: &mut PurgeReport) -> Result<(), StoreError> {
         // A revalidation would confirm the purged object.
-        report.fills += self.detach(&object.key);
+        report.fills = report.fills.saturating_add(self.detach(&object.key));
         let removed = self.context.cache.invalidate(&object.key).await?;
-        report.objects += removed.objects;
-        report.bytes += removed.bytes;
+        report.objects = report.objects.saturating_add(removed.objects);
+        report.bytes = report.bytes.saturating_add(removed.bytes);
         Ok(())
     }
 

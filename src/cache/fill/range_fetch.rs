@@ -96,9 +96,9 @@ pub async fn fetch_range(
     let mut transfer = Transfer::new(answer.response.into_body(), skip, end);
     let mut bytes = Vec::new();
     loop {
-        let position = range.start + bytes.len() as u64;
+        let position = range.start.saturating_add(bytes.len() as u64);
         if position >= range.end {
-            bytes.truncate(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
+            bytes.truncate(usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX));
             return Ok(bytes.into());
         }
         let interrupted = |interruption| match interruption {

@@ -145,12 +145,12 @@ impl ContentReader {
             Ok(piece) => piece?,
             Err(error) => return Some(Err(error)),
         };
-        let left = self.end.map_or(u64::MAX, |end| end - self.position);
+        let left = self.end.map_or(u64::MAX, |end| end.saturating_sub(self.position));
         let piece = match usize::try_from(left) {
             Ok(left) if left < piece.len() => piece.slice(..left),
             _ => piece,
         };
-        self.position += piece.len() as u64;
+        self.position = self.position.saturating_add(piece.len() as u64);
         match (&self.source, &mut self.delivered) {
             (ReadSource::Arriving(_), Some(delivered)) => delivered.push(&piece),
             // Only a fill starts again.
@@ -239,11 +239,11 @@ impl ContentReader {
         };
         let mut found = DeliveredBytes::default();
         while found.count() < delivered.count() {
-            let left = delivered.count() - found.count();
+            let left = delivered.count().saturating_sub(found.count());
             let Some(piece) = reader.next().await else { return Err(error.into()) };
             let piece = piece?;
             let wanted = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
-            found.push(&piece[..wanted]);
+            found.push(piece.get(..wanted).unwrap_or(&piece));
         }
         if found != *delivered {
             return Err(error.into());

@@ -175,7 +175,7 @@ impl Resumption {
         let candidates = self.origin.candidates();
         let failover = FailoverOrder::new(candidates.len(), self.settings().attempts, failure);
         // Content without a validator starts over after each break, so each attempt is one more replacement.
-        let restarts = self.changes + u32::from(self.validator.is_none());
+        let restarts = self.changes.saturating_add(u32::from(self.validator.is_none()));
         (candidates, failover.after_restarts(restarts, Instant::now()))
     }
 

@@ -136,9 +136,9 @@ impl RunSource {
             }
             let bytes = piece.len() as u64;
             if content.length.is_none() {
-                check_limit(buffer.position() + bytes).map_err(Interruption::Fatal)?;
+                check_limit(buffer.position().saturating_add(bytes)).map_err(Interruption::Fatal)?;
             }
-            let arrived = self.arrived.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            let arrived = self.arrived.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
             if content.length.is_some_and(|length| arrived >= length) && content.head.is_kept_surely() {
                 content.head.mark_replaced();
             }

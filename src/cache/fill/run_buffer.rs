@@ -101,7 +101,7 @@ impl RunBuffer {
             let pressed = self.store.chunk_memory().has_tail_pressure();
             self.write_behind(pressed);
             let most = if pressed { MAX_UNWRITTEN_PRESSED } else { MAX_UNWRITTEN };
-            if self.unwritten_bytes + self.disk.in_flight() >= most {
+            if self.unwritten_bytes.saturating_add(self.disk.in_flight()) >= most {
                 self.wait_for_disk().await?;
                 continue;
             }
@@ -115,9 +115,9 @@ impl RunBuffer {
     /// Appends `piece`. Followers may read it at once.
     pub(super) fn push(&mut self, piece: Bytes) {
         let length = piece.len() as u64;
-        let charge = self.store.chunk_memory().charge_tail(length + PIECE_OVERHEAD);
-        self.position += length;
-        self.unwritten_bytes += length;
+        let charge = self.store.chunk_memory().charge_tail(length.saturating_add(PIECE_OVERHEAD));
+        self.position = self.position.saturating_add(length);
+        self.unwritten_bytes = self.unwritten_bytes.saturating_add(length);
         self.unwritten.push(piece.clone());
         self.content.push(self.run, piece, charge);
     }
@@ -146,12 +146,12 @@ impl RunBuffer {
 
     /// Starts the next write: up to the chunk boundary, or whole blocks under memory pressure.
     fn write_behind(&mut self, pressed: bool) {
-        let from = self.position - self.unwritten_bytes;
-        let to_boundary = CHUNK - from % CHUNK;
+        let from = self.position.saturating_sub(self.unwritten_bytes);
+        let to_boundary = CHUNK.saturating_sub(from % CHUNK);
         let due = if self.unwritten_bytes >= to_boundary {
             to_boundary
         } else if pressed {
-            (self.position / BLOCK * BLOCK).saturating_sub(from)
+            self.unwritten_bytes.saturating_sub(self.position % BLOCK)
         } else {
             0
         };
@@ -178,7 +178,7 @@ impl RunBuffer {
         for mut piece in std::mem::take(&mut self.unwritten) {
             let length = piece.len() as u64;
             if left >= length {
-                left -= length;
+                left = left.saturating_sub(length);
                 pieces.push(piece);
             } else {
                 if left > 0 {
@@ -189,7 +189,7 @@ impl RunBuffer {
             }
         }
         self.unwritten = kept;
-        self.unwritten_bytes -= bytes;
+        self.unwritten_bytes = self.unwritten_bytes.saturating_sub(bytes);
         pieces
     }
 

@@ -69,7 +69,7 @@ impl FillHandle {
             arrived,
             length,
             resumed_from,
-            followers: waiting + readers,
+            followers: waiting.saturating_add(readers),
             elapsed: self.flags.elapsed(),
         }
     }

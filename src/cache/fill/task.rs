@@ -200,7 +200,7 @@ impl FillTask {
         let (upstream, status) = (answer.upstream.name.clone(), answer.response.status());
         let reason = format!("{status} was not requested").into();
         let error = UpstreamError::Response { upstream, reason };
-        self.unrequested += 1;
+        self.unrequested = self.unrequested.saturating_add(1);
         if self.unrequested > self.request.upstream_order.len() {
             return StepOutcome::Done(self.fail(error.into()));
         }

@@ -89,12 +89,12 @@ impl Transfer {
     /// Returns the wanted bytes of `piece`, if any, when the next wanted byte is at `position`.
     pub(super) fn accept(&mut self, mut piece: Bytes, position: u64) -> Result<Option<Bytes>, Interruption> {
         let known = self.skip.min(piece.len() as u64);
-        self.skip -= known;
+        self.skip = self.skip.saturating_sub(known);
         let piece = piece.split_off(usize::try_from(known).unwrap_or(piece.len()));
         if piece.is_empty() {
             return Ok(None);
         }
-        if self.end.is_some_and(|end| position + piece.len() as u64 > end) {
+        if self.end.is_some_and(|end| position.saturating_add(piece.len() as u64) > end) {
             return Err(Interruption::upstream("its response was longer than declared"));
         }
         Ok(Some(piece))

@@ -1,18 +1,6 @@
 //! Compiled policy tables of one configuration: routes, class rules, content types and groups. They decide by host,
 //! path, client and time only, without I/O, and never change a path. A reload builds a new policy.
 
-// Guaranteed by lints, not by care: paths come from the network.
-#![warn(clippy::indexing_slicing, clippy::string_slice, clippy::arithmetic_side_effects)]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::indexing_slicing,
-        clippy::string_slice,
-        clippy::arithmetic_side_effects,
-        reason = "a test ends by a panic"
-    )
-)]
-
 mod binding;
 #[allow(
     clippy::arithmetic_side_effects,

@@ -32,9 +32,8 @@ impl HostPattern {
             return host.eq_ignore_ascii_case(&self.name);
         }
         let (host, name) = (host.as_bytes(), self.name.as_bytes());
-        host.len()
-            .checked_sub(name.len() + 1)
-            .is_some_and(|dot| dot > 0 && host[dot] == b'.' && host[dot + 1..].eq_ignore_ascii_case(name))
+        let begin = host.len().checked_sub(name.len()).and_then(|begin| host.split_at_checked(begin));
+        begin.is_some_and(|(begin, end)| matches!(begin, [_, .., b'.']) && end.eq_ignore_ascii_case(name))
     }
 }
 

@@ -169,8 +169,8 @@ fn read_path(s: &mut Section) -> Option<PathRule> {
 fn read_key_query(s: &mut Section) -> QuerySelection {
     match s.read_list("key_query", parameter) {
         None => QuerySelection::All,
-        Some(names) if names.len() == 1 && names[0] == "all" => QuerySelection::All,
-        Some(names) if names.len() == 1 && names[0] == "none" => QuerySelection::Only(Vec::new()),
+        Some(names) if names == ["all"] => QuerySelection::All,
+        Some(names) if names == ["none"] => QuerySelection::Only(Vec::new()),
         Some(names) => {
             if names.iter().any(|name| matches!(name.as_str(), "all" | "none")) {
                 s.refuse(
@@ -178,7 +178,7 @@ fn read_key_query(s: &mut Section) -> QuerySelection {
                     "has all or none beside names: write \"all\", \"none\" or a list of names",
                 );
             }
-            if names.iter().enumerate().any(|(at, name)| names[..at].contains(name)) {
+            if names.iter().enumerate().any(|(at, name)| names.iter().take(at).any(|other| other == name)) {
                 s.refuse("key_query", "repeats a name: list each once");
             }
             QuerySelection::Only(names)

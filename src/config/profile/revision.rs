@@ -51,7 +51,7 @@ impl RevisionPattern {
         };
         Ok(Self {
             text: text.to_owned(),
-            depth: before.split('/').count() - 1,
+            depth: before.matches('/').count(),
             before: compile(before)?,
             after: compile(after)?,
         })
@@ -60,13 +60,15 @@ impl RevisionPattern {
     /// Returns the number in a normalised path. Costs a count of segments for paths of another form.
     pub(crate) fn find(&self, path: &str) -> Option<NumberSpan> {
         let (slash, _) = path.match_indices('/').nth(self.depth)?;
-        let start = slash + 1;
-        let end = start + path[start..].find('/')?;
-        let is_number = path[start..end].starts_with(|c: char| c.is_ascii_digit());
+        let (before, number) = path.split_at_checked(slash)?;
+        let (number, name) = number.strip_prefix('/')?.split_once('/')?;
+        let is_number = number.starts_with(|c: char| c.is_ascii_digit());
         // An empty name is a folder.
-        let is_file = path.len() > end + 1;
+        let is_file = !name.is_empty();
+        let start = slash.checked_add(1)?;
+        let end = start.checked_add(number.len())?;
         let matches = |glob: &GlobMatcher, part: &str| glob.is_match(pattern::fold(part));
-        (is_number && is_file && matches(&self.before, &path[..slash]) && matches(&self.after, &path[end..]))
+        (is_number && is_file && matches(&self.before, before) && matches(&self.after, path.get(end..)?))
             .then_some(NumberSpan { start, end })
     }
 }

@@ -17,15 +17,16 @@ impl Template {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let name = after.split('}').next().unwrap_or(after);
-            let Some(placeholder) = known.iter().find(|known| **known == name && after.len() > name.len())
-            else {
+            let (name, behind) =
+                after.split_once('}').map_or((after, None), |(name, rest)| (name, Some(rest)));
+            let placeholder = known.iter().find(|known| **known == name);
+            let Some((placeholder, behind)) = placeholder.zip(behind) else {
                 let known: Vec<_> = known.iter().map(|name| format!("{{{name}}}")).collect();
                 return Err(format!("unknown placeholder {{{name}}}: use {}", known.join(", ")));
             };
             parts.push(TemplatePart::Text(before.to_owned()));
             parts.push(TemplatePart::Placeholder(placeholder));
-            rest = &after[name.len() + 1..];
+            rest = behind;
         }
         parts.push(TemplatePart::Text(rest.to_owned()));
         Ok(Self(parts))

@@ -4,18 +4,6 @@
 //! thread with its own runtime, so that a connection never changes cores. Every bound on connections is enforced here;
 //! a [`RequestHandler`] answers the requests.
 
-// Guaranteed by lints, not by care: these bytes come from the network.
-#![warn(clippy::indexing_slicing, clippy::string_slice, clippy::arithmetic_side_effects)]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::indexing_slicing,
-        clippy::string_slice,
-        clippy::arithmetic_side_effects,
-        reason = "a test ends by a panic"
-    )
-)]
-
 mod acceptor;
 mod activity;
 mod certificate_watch;

@@ -68,7 +68,8 @@ impl Bucket {
 
     /// Returns unused bytes to the bucket.
     pub(super) fn put_back(&mut self, bytes: u64) {
-        self.level = (self.level + u128::from(bytes) * SECOND).min(u128::from(self.capacity) * SECOND);
+        let level = self.level.saturating_add(u128::from(bytes) * SECOND);
+        self.level = level.min(u128::from(self.capacity) * SECOND);
     }
 
     /// Returns the time at which `bytes`, at most the capacity, are available.
@@ -80,7 +81,7 @@ impl Bucket {
 
     fn refill(&mut self, now: Nanos) {
         let passed = now.saturating_sub(self.at);
-        let more = u128::from(passed) * u128::from(self.rate);
+        let more = u128::from(passed).saturating_mul(u128::from(self.rate));
         self.level = self.level.saturating_add(more).min(u128::from(self.capacity) * SECOND);
         self.at = self.at.max(now);
     }

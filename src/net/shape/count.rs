@@ -43,7 +43,7 @@ impl SlotCount {
     /// that use few, so that no client holds all of them.
     pub(super) fn has_room_for(&self, own: u32) -> bool {
         self.limit.is_none_or(|limit| {
-            let is_scarce = self.used >= limit - limit / RESERVE;
+            let is_scarce = self.used >= limit.saturating_sub(limit / RESERVE);
             self.used < limit && (!is_scarce || own < (limit / FEW).max(1))
         })
     }
@@ -62,7 +62,7 @@ impl SlotCount {
     }
 
     pub(super) fn take(&mut self, now: Nanos) {
-        self.used += 1;
+        self.used = self.used.saturating_add(1);
         if !self.has_room() {
             self.full_since.get_or_insert(now);
         }
@@ -71,7 +71,8 @@ impl SlotCount {
     pub(super) fn release(&mut self, now: Nanos) {
         if let Some(since) = self.full_since.take() {
             let latest = now.saturating_sub(since);
-            let mean = |interval: Nanos| interval - interval / WEIGHT + latest / WEIGHT;
+            let mean =
+                |interval: Nanos| interval.saturating_sub(interval / WEIGHT).saturating_add(latest / WEIGHT);
             self.interval = Some(self.interval.map_or(latest, mean));
         }
         self.used = self.used.saturating_sub(1);
@@ -82,8 +83,8 @@ impl SlotCount {
 
     /// Counts a queued request; `first` if it is the only one of its client.
     pub(super) fn enqueue(&mut self, first: bool) {
-        self.queued += 1;
-        self.clients += u32::from(first);
+        self.queued = self.queued.saturating_add(1);
+        self.clients = self.clients.saturating_add(u32::from(first));
     }
 
     /// Counts a request that left the queue; `last` if its client has no other.
@@ -104,10 +105,10 @@ impl SlotCount {
     pub(super) fn estimate_queue(&self, own: u32, before: u32, unknown: Nanos, now: Nanos) -> Nanos {
         // Clients alternate: each other client has as many requests ahead as this one, plus one.
         let clients = self.clients.saturating_sub(u32::from(own > 0));
-        let of_others = self.queued.saturating_sub(own).min(clients.saturating_mul(before + 1));
+        let of_others = self.queued.saturating_sub(own).min(clients.saturating_mul(before.saturating_add(1)));
         let present = self.full_since.map_or(0, |since| now.saturating_sub(since));
         let interval = self.interval.unwrap_or(unknown).max(present);
-        interval.saturating_mul(u64::from(before) + u64::from(of_others) + 1)
+        interval.saturating_mul(u64::from(before).saturating_add(u64::from(of_others)).saturating_add(1))
     }
 }
 

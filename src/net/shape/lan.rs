@@ -167,7 +167,7 @@ impl LanState {
     fn remove_idle(&mut self) {
         if self.clients.len() >= self.remove_idle_at {
             self.clients.retain(|_, client| client.flow.strong_count() > 0);
-            self.remove_idle_at = IDLE_CHECK.max(2 * self.clients.len());
+            self.remove_idle_at = IDLE_CHECK.max(self.clients.len().saturating_mul(2));
         }
     }
 }

@@ -32,6 +32,9 @@ impl Priority {
 /// One in this many bytes goes to lower priorities: 5 %, enough against starvation and too little to notice.
 const STARVATION_SHARE: u64 = 20;
 
+/// Bytes of the highest priority for each byte of lower ones.
+const SHARE_OF_FIRST: u64 = STARVATION_SHARE - 1;
+
 /// Bytes by which a share with deltas may be ahead of its due. A client's deltas, 40 to 200 KB each and 1.5 MB at most,
 /// thus go before others' full sets. Any number of files that are named like deltas take no more than this.
 pub(super) const DELTA_LEAD: u64 = 2 << 20;
@@ -131,15 +134,16 @@ impl<T: Copy> PriorityQueue<T> {
         start: StartTags,
         item: T,
     ) -> QueuePosition {
-        self.arrivals += 1;
+        self.arrivals = self.arrivals.saturating_add(1);
         let (level, rank) = (priority as usize, (start.flow, self.arrivals));
         let waiting = self.shares.entry(share).or_insert_with(|| WaitingShare::new(start.share));
-        let of_level = &mut waiting.levels[level];
-        if of_level.items.is_empty() {
-            of_level.rank = (order_tag(level, waiting.start), self.arrivals);
-            self.levels[level].insert(of_level.rank, share);
+        if let (Some(of_share), Some(shares)) = (waiting.levels.get_mut(level), self.levels.get_mut(level)) {
+            if of_share.items.is_empty() {
+                of_share.rank = (order_tag(level, waiting.start), self.arrivals);
+                shares.insert(of_share.rank, share);
+            }
+            of_share.items.insert(rank, item);
         }
-        of_level.items.insert(rank, item);
         QueuePosition { level, share, rank }
     }
 
@@ -154,7 +158,7 @@ impl<T: Copy> PriorityQueue<T> {
         let first = self.first_level()?;
         let passing = bytes(item);
         if position.level > first {
-            self.overtaken = self.overtaken.saturating_sub((STARVATION_SHARE - 1) * passing);
+            self.overtaken = self.overtaken.saturating_sub(SHARE_OF_FIRST.saturating_mul(passing));
             self.last_shared = position.level;
         } else if self.lower_levels(first).next().is_some() {
             self.overtaken = self.overtaken.saturating_add(passing);
@@ -173,12 +177,12 @@ impl<T: Copy> PriorityQueue<T> {
     /// Removes the item at `position`.
     pub(super) fn remove(&mut self, position: QueuePosition) -> Option<T> {
         let waiting = self.shares.get_mut(&position.share)?;
-        let of_level = &mut waiting.levels[position.level];
-        let item = of_level.items.remove(&position.rank)?;
-        if of_level.items.is_empty() {
-            self.levels[position.level].remove(&of_level.rank);
+        let of_share = waiting.levels.get_mut(position.level)?;
+        let item = of_share.items.remove(&position.rank)?;
+        if of_share.items.is_empty() {
+            self.levels.get_mut(position.level)?.remove(&of_share.rank);
         }
-        if waiting.levels.iter().all(|of_level| of_level.items.is_empty()) {
+        if waiting.levels.iter().all(|level| level.items.is_empty()) {
             self.shares.remove(&position.share);
         }
         Some(item)
@@ -187,12 +191,12 @@ impl<T: Copy> PriorityQueue<T> {
     /// Gives a share the ranks of its start tag, behind others with the same one.
     fn move_share(&mut self, share: ShareId) {
         let Some(waiting) = self.shares.get_mut(&share) else { return };
-        self.arrivals += 1;
-        for (level, of_level) in waiting.levels.iter_mut().enumerate() {
-            if !of_level.items.is_empty() {
-                self.levels[level].remove(&of_level.rank);
-                of_level.rank = (order_tag(level, waiting.start), self.arrivals);
-                self.levels[level].insert(of_level.rank, share);
+        self.arrivals = self.arrivals.saturating_add(1);
+        for (level, (of_share, shares)) in waiting.levels.iter_mut().zip(&mut self.levels).enumerate() {
+            if !of_share.items.is_empty() {
+                shares.remove(&of_share.rank);
+                of_share.rank = (order_tag(level, waiting.start), self.arrivals);
+                shares.insert(of_share.rank, share);
             }
         }
     }
@@ -206,14 +210,14 @@ impl<T: Copy> PriorityQueue<T> {
             .or(self.lower_levels(first).next());
         let starving = after.and_then(|level| self.head(level));
         starving
-            .filter(|(_, item)| self.overtaken >= (STARVATION_SHARE - 1) * bytes(*item))
+            .filter(|(_, item)| self.overtaken >= SHARE_OF_FIRST.saturating_mul(bytes(*item)))
             .or_else(|| self.head(first))
     }
 
     /// Returns the first item of the first share of a level.
     fn head(&self, level: usize) -> Option<(QueuePosition, T)> {
-        let share = *self.levels[level].first_key_value()?.1;
-        let (rank, item) = self.shares.get(&share)?.levels[level].items.first_key_value()?;
+        let share = *self.levels.get(level)?.first_key_value()?.1;
+        let (rank, item) = self.shares.get(&share)?.levels.get(level)?.items.first_key_value()?;
         Some((QueuePosition { level, share, rank: *rank }, *item))
     }
 
@@ -223,13 +227,14 @@ impl<T: Copy> PriorityQueue<T> {
         const DELTA: usize = Priority::ClientDelta as usize;
         const CONTENT: usize = Priority::Client as usize;
         let first = self.levels.iter().position(|level| !level.is_empty())?;
-        let tag = |level: usize| self.levels[level].first_key_value().map(|((tag, _), _)| *tag);
+        let tag = |level: usize| Some(self.levels.get(level)?.first_key_value()?.0.0);
         let is_ahead = first == DELTA && tag(CONTENT).is_some_and(|content| tag(DELTA) > Some(content));
         Some(if is_ahead { CONTENT } else { first })
     }
 
     fn lower_levels(&self, first: usize) -> impl Iterator<Item = usize> {
-        (first + 1..Priority::COUNT).filter(|level| !self.levels[*level].is_empty())
+        let lower = self.levels.iter().enumerate().skip(first.saturating_add(1));
+        lower.filter(|(_, shares)| !shares.is_empty()).map(|(level, _)| level)
     }
 }
 

@@ -98,7 +98,7 @@ impl Scavenger {
 
     /// Returns the bytes in flight that build no longer queue than the target.
     pub(super) fn window(&self) -> u64 {
-        let time = self.base.known().unwrap_or_default() + 2 * TARGET;
+        let time = self.base.known().unwrap_or_default().saturating_add(TARGET.saturating_mul(2));
         (self.rate * time.as_secs_f64()) as u64
     }
 
@@ -110,7 +110,7 @@ impl Scavenger {
             return false;
         }
         self.step.shortest = self.step.shortest.into_iter().chain(sample.round_trip).min();
-        self.step.received += sample.received;
+        self.step.received = self.step.received.saturating_add(sample.received);
         self.step.disorder |= sample.disorder;
         if passed < DECISION_INTERVAL {
             return false;
@@ -123,7 +123,7 @@ impl Scavenger {
                 shortest.saturating_sub(self.base.shortest(shortest, now))
             }
             None => {
-                self.unmeasured += u32::from(received > 0);
+                self.unmeasured = self.unmeasured.saturating_add(u32::from(received > 0));
                 if self.unmeasured < MAX_UNMEASURED && !disorder {
                     return false;
                 }
@@ -139,7 +139,7 @@ impl Scavenger {
         if let Some((steps, before)) = self.probe {
             match steps {
                 0 => (self.probe, self.rate) = (None, before),
-                _ => self.probe = Some((steps - 1, before)),
+                _ => self.probe = Some((steps.saturating_sub(1), before)),
             }
             return;
         }
@@ -174,7 +174,7 @@ impl ObservationStep {
 impl BaseDelay {
     /// Returns the shortest known round trip, including this one.
     fn shortest(&mut self, sample: Duration, now: Nanos) -> Duration {
-        if Duration::from_nanos(now.saturating_sub(self.begun)) > BASE_LIFETIME / 2 {
+        if Duration::from_nanos(now.saturating_sub(self.begun)).saturating_mul(2) > BASE_LIFETIME {
             (self.begun, self.before, self.now) = (now, self.now, None);
         }
         self.now = Some(self.now.map_or(sample, |known| known.min(sample)));

@@ -115,7 +115,7 @@ impl ByteSchedule {
             return;
         }
         for (at, step) in flow.path.iter_mut().enumerate() {
-            let limit = &mut self.limits[step.limit.0];
+            let Some(limit) = self.limits.get_mut(step.limit.0) else { continue };
             let waiting = flow.quantum.as_ref().filter(|(quantum, _)| quantum.at == at);
             let waiting = waiting.and_then(|(_, position)| limit.queue.remove(*position));
             limit.leave(step);
@@ -136,7 +136,9 @@ impl ByteSchedule {
         self.withdraw_quantum(id, now);
         let Some(flow) = self.flows.try_remove(id.0) else { return };
         for step in &flow.path {
-            self.limits[step.limit.0].leave(step);
+            if let Some(limit) = self.limits.get_mut(step.limit.0) {
+                limit.leave(step);
+            }
         }
     }
 
@@ -174,8 +176,8 @@ impl ByteSchedule {
             return;
         }
         if let Some((quantum, position)) = &mut flow.quantum {
-            let step = &flow.path[quantum.at];
-            let limit = &mut self.limits[step.limit.0];
+            let Some(step) = flow.path.get(quantum.at) else { return };
+            let Some(limit) = self.limits.get_mut(step.limit.0) else { return };
             limit.queue.remove(*position);
             *position = limit.enqueue(priority, step, id);
         }
@@ -185,7 +187,8 @@ impl ByteSchedule {
     pub(super) fn put_back(&mut self, id: FlowId, bytes: u64) {
         let Some(flow) = self.flows.get(id.0) else { return };
         for step in &flow.path {
-            if let Some(bucket) = &mut self.limits[step.limit.0].bucket {
+            let limit = self.limits.get_mut(step.limit.0);
+            if let Some(bucket) = limit.and_then(|limit| limit.bucket.as_mut()) {
                 bucket.put_back(bytes);
             }
         }
@@ -222,7 +225,8 @@ impl ByteSchedule {
     fn first_quantum(&mut self, id: FlowId, now: Nanos) -> Option<Quantum> {
         let flow = self.flows.get(id.0)?;
         let (_, want) = flow.requests.front()?;
-        let quanta = flow.path.iter().map(|step| self.limits[step.limit.0].next_quantum(step, now));
+        let next_quantum = |step: &PathStep| Some(self.limits.get_mut(step.limit.0)?.next_quantum(step, now));
+        let quanta = flow.path.iter().filter_map(next_quantum);
         let bytes = quanta.min().unwrap_or(MAX_QUANTUM);
         Some(Quantum { at: 0, bytes: bytes.min((*want).max(1)) })
     }
@@ -247,7 +251,7 @@ impl ByteSchedule {
         let flow = self.flows.get_mut(id.0)?;
         while let Some(step) = flow.path.get_mut(quantum.at) {
             let number = step.limit.0;
-            let limit = &mut self.limits[number];
+            let limit = self.limits.get_mut(number)?;
             if let Some(bucket) = &mut limit.bucket {
                 quantum.bytes = quantum.bytes.min(bucket.capacity());
                 if !limit.queue.is_empty() || !bucket.take(quantum.bytes, now) {
@@ -262,7 +266,7 @@ impl ByteSchedule {
                 }
             }
             limit.record_pass(step, quantum.bytes);
-            quantum.at += 1;
+            quantum.at = quantum.at.saturating_add(1);
         }
         Some(quantum.bytes)
     }
@@ -292,8 +296,11 @@ impl ByteSchedule {
             let next_start = limit.record_service(&next, passing);
             let Some(flow) = self.flows.get_mut(id.0) else { continue };
             if let Some((Quantum { at, .. }, _)) = flow.quantum.take() {
-                flow.path[at].next = next_start;
-                self.advance_flow(id, Quantum { at: at + 1, bytes: passing }, now, grants);
+                if let Some(step) = flow.path.get_mut(at) {
+                    step.next = next_start;
+                }
+                let next = Quantum { at: at.saturating_add(1), bytes: passing };
+                self.advance_flow(id, next, now, grants);
             }
         }
     }
@@ -302,8 +309,8 @@ impl ByteSchedule {
     fn withdraw_quantum(&mut self, id: FlowId, now: Nanos) {
         let Some(flow) = self.flows.get_mut(id.0) else { return };
         let Some((quantum, position)) = flow.quantum.take() else { return };
-        for (at, step) in flow.path.iter().enumerate().take(quantum.at + 1) {
-            let limit = &mut self.limits[step.limit.0];
+        for (at, step) in flow.path.iter().enumerate().take(quantum.at.saturating_add(1)) {
+            let Some(limit) = self.limits.get_mut(step.limit.0) else { continue };
             if at == quantum.at {
                 limit.queue.remove(position);
             } else if let Some(bucket) = &mut limit.bucket {

@@ -94,10 +94,11 @@ impl SlotQueue {
     /// Returns the index of the group with this name.
     pub(super) fn group(&mut self, name: &str) -> GroupIndex {
         let known = self.groups.iter().position(|group| group.name == name);
-        GroupIndex(known.unwrap_or_else(|| {
+        let index = known.unwrap_or(self.groups.len());
+        if known.is_none() {
             self.groups.push(GroupSlots::new(name));
-            self.groups.len() - 1
-        }))
+        }
+        GroupIndex(index)
     }
 
     /// Returns the maximum time in the queue.
@@ -107,7 +108,7 @@ impl SlotQueue {
 
     /// Takes a slot if one is free; it overtakes no queued request, because none of those could take it.
     pub(super) fn take(&mut self, group: GroupIndex, address: IpAddr, now: Nanos) -> bool {
-        let group = &mut self.groups[group.0];
+        let Some(group) = self.groups.get_mut(group.0) else { return false };
         let has_room = |client: &ClientSlots| client.count.has_room();
         let own = group.clients.get(&address).map_or(0, |client| client.count.used());
         if !self.total.has_room_for(own)
@@ -135,7 +136,7 @@ impl SlotQueue {
         if self.take(group, address, now) {
             return SlotDecision::Granted;
         }
-        let group = &mut self.groups[group.0];
+        let Some(group) = self.groups.get_mut(group.0) else { return SlotDecision::QueueFull };
         let own = group.clients.get(&address).map_or(0, |client| client.count.queued());
         if own >= self.settings.client_queue {
             return SlotDecision::ClientQueueFull;
@@ -150,7 +151,7 @@ impl SlotQueue {
         }
         client.requests.push_back(request);
         if own == 0 {
-            self.sequence += 1;
+            self.sequence = self.sequence.saturating_add(1);
             client.last_served = self.sequence;
             client.update_position(&mut group.queue, address);
         }
@@ -159,17 +160,18 @@ impl SlotQueue {
 
     /// Lends a slot to the queue: it counts for its client only.
     pub(super) fn lend(&mut self, group: GroupIndex, now: Nanos, granted: &mut Vec<usize>) {
-        for count in [&mut self.total, &mut self.groups[group.0].count] {
-            count.release(now);
-        }
+        self.total_and_group(group).for_each(|count| count.release(now));
         self.grant_free(now, granted);
     }
 
     /// Counts a lent slot again, even above the counts.
     pub(super) fn reclaim(&mut self, group: GroupIndex, now: Nanos) {
-        for count in [&mut self.total, &mut self.groups[group.0].count] {
-            count.take(now);
-        }
+        self.total_and_group(group).for_each(|count| count.take(now));
+    }
+
+    fn total_and_group(&mut self, group: GroupIndex) -> impl Iterator<Item = &mut SlotCount> {
+        let group = self.groups.get_mut(group.0).map(|group| &mut group.count);
+        std::iter::once(&mut self.total).chain(group)
     }
 
     /// Releases a slot.
@@ -180,7 +182,7 @@ impl SlotQueue {
         now: Nanos,
         granted: &mut Vec<usize>,
     ) {
-        let group = &mut self.groups[group.0];
+        let Some(group) = self.groups.get_mut(group.0) else { return };
         let Some(client) = group.clients.get_mut(&address) else { return };
         for count in [&mut self.total, &mut group.count, &mut client.count] {
             count.release(now);
@@ -192,7 +194,7 @@ impl SlotQueue {
 
     /// Removes a queued request.
     pub(super) fn cancel(&mut self, group: GroupIndex, address: IpAddr, request: usize) {
-        let group = &mut self.groups[group.0];
+        let Some(group) = self.groups.get_mut(group.0) else { return };
         let Some(client) = group.clients.get_mut(&address) else { return };
         let Some(at) = client.requests.iter().position(|known| *known == request) else { return };
         client.requests.remove(at);
@@ -215,7 +217,7 @@ impl SlotQueue {
         request: Option<usize>,
         now: Nanos,
     ) -> Nanos {
-        let group = &self.groups[group.0];
+        let Some(group) = self.groups.get(group.0) else { return 0 };
         let client = group.clients.get(&address);
         let own = client.map_or(0, |client| client.count.queued());
         let at = client
@@ -250,7 +252,7 @@ impl SlotQueue {
                 count.dequeue(last);
                 count.take(now);
             }
-            self.sequence += 1;
+            self.sequence = self.sequence.saturating_add(1);
             client.last_served = self.sequence;
             client.update_position(&mut group.queue, address);
             granted.push(request);

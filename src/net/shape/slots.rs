@@ -237,10 +237,10 @@ impl SlotState {
         for (_, holder) in &mut self.holders {
             let is_slow = holder.progress.waiting_time(now) >= LEND_AFTER.as_nanos() as Nanos;
             if is_slow && !holder.is_lent {
-                self.lent += 1;
+                self.lent = self.lent.saturating_add(1);
                 self.queue.lend(holder.group, now, granted);
             } else if !is_slow && holder.is_lent {
-                self.lent -= 1;
+                self.lent = self.lent.saturating_sub(1);
                 self.queue.reclaim(holder.group, now);
             }
             holder.is_lent = is_slow;
@@ -249,7 +249,7 @@ impl SlotState {
 
     fn release(&mut self, slot: &Slot, now: Nanos, granted: &mut Vec<usize>) {
         if self.holders.remove(slot.holder).is_lent {
-            self.lent -= 1;
+            self.lent = self.lent.saturating_sub(1);
             self.queue.reclaim(slot.group, now);
         }
         self.queue.release(slot.group, slot.client, now, granted);

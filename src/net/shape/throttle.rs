@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use slab::Slab;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::bucket::Nanos;
 use super::queue::Priority;
@@ -64,9 +64,9 @@ impl Pacer {
             match next {
                 None => earlier.await,
                 Some(at) => {
-                    let at = self.created + Duration::from_nanos(at);
+                    let due = Duration::from_nanos(at).saturating_sub(self.created.elapsed());
                     tokio::select! {
-                        () = sleep_until(at.max(Instant::now() + TICK)) => {}
+                        () = sleep(due.max(TICK)) => {}
                         () = earlier => sleep(TICK).await,
                     }
                 }
@@ -205,7 +205,7 @@ impl Throttle {
         }
         let credit = self.credit.unsigned_abs();
         if self.request.is_none() && left > credit {
-            self.request = Some(self.open_request(left - credit));
+            self.request = Some(self.open_request(left.saturating_sub(credit)));
         }
         Poll::Ready(credit.min(left))
     }
@@ -263,7 +263,7 @@ impl Drop for Throttle {
         let mut grants = Vec::new();
         if let Some(number) = request.take() {
             match state.waiters.try_remove(number) {
-                Some(GrantWaiter::Granted(bytes)) => unused += bytes,
+                Some(GrantWaiter::Granted(bytes)) => unused = unused.saturating_add(bytes),
                 _ => state.schedule.cancel(flow.id, number, now, &mut grants),
             }
         }

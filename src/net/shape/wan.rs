@@ -246,7 +246,7 @@ impl WanLimiter {
     /// minute's bytes of an 8 KiB/s line at once.
     pub(crate) fn window(&self, round_trip: Option<Duration>) -> Option<u64> {
         let rate = self.line_rate.load(Ordering::Relaxed);
-        let time = (round_trip.unwrap_or_default() * 2).max(IN_FLIGHT);
+        let time = round_trip.unwrap_or_default().saturating_mul(2).max(IN_FLIGHT);
         let bytes = (rate as f64 * time.as_secs_f64()) as u64;
         let window = self.scavenger().as_ref().map(Scavenger::window);
         (rate > 0).then_some(bytes.min(window.unwrap_or(u64::MAX)).max(MIN_WINDOW))

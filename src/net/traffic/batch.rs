@@ -154,23 +154,23 @@ pub struct TrafficBatch {
 
 impl AddAssign for TrafficCounts {
     fn add_assign(&mut self, more: Self) {
-        self.transfers += more.transfers;
-        self.received += more.received;
-        self.sent += more.sent;
-        self.followers += more.followers;
+        self.transfers = self.transfers.saturating_add(more.transfers);
+        self.received = self.received.saturating_add(more.received);
+        self.sent = self.sent.saturating_add(more.sent);
+        self.followers = self.followers.saturating_add(more.followers);
     }
 }
 
 impl AddAssign for WaitCounts {
     fn add_assign(&mut self, more: Self) {
-        self.waits += more.waits;
+        self.waits = self.waits.saturating_add(more.waits);
         self.millis = self.millis.saturating_add(more.millis);
     }
 }
 
 impl AddAssign for IncidentCounts {
     fn add_assign(&mut self, more: Self) {
-        self.count += more.count;
+        self.count = self.count.saturating_add(more.count);
         self.bytes = self.bytes.saturating_add(more.bytes);
     }
 }
@@ -184,12 +184,12 @@ impl TrafficBatch {
         cause: TransferCause,
         counts: TrafficCounts,
     ) {
-        let (hour, labels) = (at - at.rem_euclid(HOUR), &record.labels);
+        let (hour, labels) = (beginning(at, HOUR), &record.labels);
         let content_type = labels.content_type.clone().unwrap_or_default();
         let from_revision = record.from_revision.clone().unwrap_or_default();
         self.add_line(
             LineKey {
-                at: at - at.rem_euclid(MINUTE),
+                at: beginning(at, MINUTE),
                 is_peer: record.is_peer,
                 upstream: record.upstream.clone(),
                 cause,
@@ -214,7 +214,7 @@ impl TrafficBatch {
 
     /// Adds a wait that ended at this time.
     pub fn add_wait(&mut self, at: UnixMillis, client: IpAddr, reason: WaitReason, millis: u64) {
-        let (at, client) = (at - at.rem_euclid(HOUR), Some(client.to_canonical()));
+        let (at, client) = (beginning(at, HOUR), Some(client.to_canonical()));
         self.add_wait_counts(WaitKey { at, client, reason }, WaitCounts { waits: 1, millis });
     }
 
@@ -252,7 +252,7 @@ impl TrafficBatch {
 
     fn add_line(&mut self, key: LineKey, counts: TrafficCounts) {
         add_bounded(&mut self.line, key, counts, |key| LineKey {
-            at: key.at - key.at.rem_euclid(DAY),
+            at: beginning(key.at, DAY),
             content_type: Arc::default(),
             ..key
         });
@@ -260,7 +260,7 @@ impl TrafficBatch {
 
     fn add_client(&mut self, key: ClientTrafficKey, counts: TrafficCounts) {
         add_bounded(&mut self.clients, key, counts, |key| ClientTrafficKey {
-            at: key.at - key.at.rem_euclid(DAY),
+            at: beginning(key.at, DAY),
             client: None,
             content_type: Arc::default(),
             from_revision: Arc::default(),
@@ -270,7 +270,7 @@ impl TrafficBatch {
 
     fn add_group(&mut self, key: GroupTrafficKey, counts: TrafficCounts) {
         add_bounded(&mut self.groups, key, counts, |key| GroupTrafficKey {
-            at: key.at - key.at.rem_euclid(DAY),
+            at: beginning(key.at, DAY),
             group: None,
             content_type: Arc::default(),
             ..key
@@ -279,7 +279,7 @@ impl TrafficBatch {
 
     fn add_object(&mut self, key: ObjectTrafficKey, counts: TrafficCounts) {
         add_bounded(&mut self.objects, key, counts, |key| ObjectTrafficKey {
-            at: key.at - key.at.rem_euclid(DAY),
+            at: beginning(key.at, DAY),
             object: Arc::default(),
             from_revision: Arc::default(),
             ..key
@@ -288,7 +288,7 @@ impl TrafficBatch {
 
     fn add_wait_counts(&mut self, key: WaitKey, counts: WaitCounts) {
         add_bounded(&mut self.waits, key, counts, |key| WaitKey {
-            at: key.at - key.at.rem_euclid(DAY),
+            at: beginning(key.at, DAY),
             client: None,
             ..key
         });
@@ -303,6 +303,11 @@ impl TrafficBatch {
     }
 }
 
+/// Returns the beginning of the period, in milliseconds, that a time is in.
+fn beginning(at: UnixMillis, period: i64) -> UnixMillis {
+    at.saturating_sub(at.rem_euclid(period))
+}
+
 /// Adds to a map of at most [`MAX_KEYS`] keys and those that `coarsen` returns, of which there are few.
 fn add_bounded<K: Eq + Hash, C: AddAssign + Default>(
     map: &mut HashMap<K, C>,
@@ -313,7 +318,7 @@ fn add_bounded<K: Eq + Hash, C: AddAssign + Default>(
     let is_full = map.len() >= MAX_KEYS;
     let key = match map.entry(key) {
         Entry::Occupied(mut entry) => {
-            *entry.get_mut() += counts;
+            entry.get_mut().add_assign(counts);
             return;
         }
         Entry::Vacant(entry) if !is_full => {
@@ -322,7 +327,7 @@ fn add_bounded<K: Eq + Hash, C: AddAssign + Default>(
         }
         Entry::Vacant(entry) => coarsen(entry.into_key()),
     };
-    *map.entry(key).or_default() += counts;
+    map.entry(key).or_default().add_assign(counts);
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ impl TrafficRecorder {
                 let state = self.state();
                 let folder = folder(&record.object);
                 let missing = state.missing.iter().rev().find(|delta| *delta.folder == *folder);
-                if let Some(delta) = missing.filter(|delta| at - delta.at <= EXPLAINS) {
+                if let Some(delta) = missing.filter(|delta| at.saturating_sub(delta.at) <= EXPLAINS) {
                     record.labels.cause = TransferCause::NoDelta;
                     record.from_revision.clone_from(&delta.from_revision);
                 }

@@ -4,18 +4,6 @@
 //! `health` detects their recovery, `pool` keeps connections. Nothing here caches or resumes: a fill decides about
 //! broken transfers.
 
-// Guaranteed by lints, not by care: responses come from the network.
-#![warn(clippy::indexing_slicing, clippy::string_slice, clippy::arithmetic_side_effects)]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::indexing_slicing,
-        clippy::string_slice,
-        clippy::arithmetic_side_effects,
-        reason = "a test ends by a panic"
-    )
-)]
-
 mod body_stream;
 mod breaker;
 mod cause;

@@ -110,7 +110,7 @@ impl FillTask {
             ContentFetchResult::Changed(answer) => {
                 writer.discard();
                 self.note_disagreement(&content, &answer);
-                self.changes += 1;
+                self.changes = self.changes.saturating_add(1);
                 let error = FillError::Changed { upstream: answer.upstream.name.clone() };
                 if self.changes > MAX_RESTARTS {
                     return StepOutcome::Done(self.fail(error));
@@ -333,7 +333,7 @@ impl FillTask {
     pub(super) fn distrust(&mut self, upstream: UpstreamId) {
         self.distrusted.push(upstream);
         if self.request.upstream_order.iter().all(|id| self.distrusted.contains(id)) {
-            self.distrusted.drain(..self.distrusted.len() - 1);
+            self.distrusted.drain(..self.distrusted.len().saturating_sub(1));
         }
     }
 

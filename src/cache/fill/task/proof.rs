@@ -63,7 +63,7 @@ impl FillTask {
         }
         let source = BodySource::Partial(content.partial.clone());
         let first = self.context.store.read(&source, 0).await?;
-        let beginning = &first[..first.len().min(plausibility::BEGINNING)];
+        let beginning = first.get(..plausibility::BEGINNING).unwrap_or(&first);
         Ok(!content.head.is_plausible(path, Some(beginning)))
     }
 

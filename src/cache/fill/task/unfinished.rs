@@ -56,7 +56,7 @@ impl FillTask {
         let enough = match missing.end > requested.start {
             true => requested.end.next_multiple_of(CHUNK),
             // Every requested byte is stored; one more chunk shows whether the content is still the same.
-            false => missing.start + CHUNK,
+            false => missing.start.saturating_add(CHUNK),
         };
         let range = missing.start..missing.end.min(enough);
         let resumption = Resumption::new(origin.clone(), &unfinished.object.headers, Some(unfinished.len));

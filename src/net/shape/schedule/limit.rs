@@ -82,24 +82,25 @@ impl ScheduledLimit {
 
     /// Adds a flow, to the share of its owner if it has one. `id` is the id of this limit.
     pub(super) fn join(&mut self, id: LimitId, owner: Option<IpAddr>) -> PathStep {
-        self.flows += 1;
+        self.flows = self.flows.saturating_add(1);
         let share = match owner.and_then(|owner| self.owners.get(&owner)) {
             Some(share) => *share,
             None => self.add_share(owner),
         };
-        let joined = &mut self.shares[share.0];
-        self.active += u64::from(joined.flows == 0);
-        joined.flows += 1;
+        if let Some(joined) = self.shares.get_mut(share.0) {
+            self.active = self.active.saturating_add(u64::from(joined.flows == 0));
+            joined.flows = joined.flows.saturating_add(1);
+        }
         PathStep { limit: id, share, next: 0 }
     }
 
     /// Removes a flow that does not wait here.
     pub(super) fn leave(&mut self, step: &PathStep) {
-        self.flows -= 1;
-        let share = &mut self.shares[step.share.0];
-        share.flows -= 1;
+        self.flows = self.flows.saturating_sub(1);
+        let Some(share) = self.shares.get_mut(step.share.0) else { return };
+        share.flows = share.flows.saturating_sub(1);
         if share.flows == 0 {
-            self.active -= 1;
+            self.active = self.active.saturating_sub(1);
             if share.owner.is_none() || share.next <= self.virtual_time {
                 self.remove_share(step.share);
             }
@@ -108,7 +109,7 @@ impl ScheduledLimit {
 
     /// Returns the number of an owner's flows.
     pub(super) fn flows_of(&self, owner: IpAddr) -> u64 {
-        self.owners.get(&owner).map_or(0, |share| self.shares[share.0].flows)
+        self.owners.get(&owner).map_or(0, |share| self.flows_in(*share))
     }
 
     /// Queues a flow.
@@ -143,22 +144,29 @@ impl ScheduledLimit {
     /// and frequency.
     fn quantum(&self, step: &PathStep) -> u64 {
         let Some(bucket) = &self.bucket else { return MAX_QUANTUM };
-        let flows = self.active * self.shares[step.share.0].flows;
-        let even = bucket.rate() / QUANTA_PER_SECOND / if flows > FEW_FLOWS { flows } else { 1 };
+        let flows = self.active.saturating_mul(self.flows_in(step.share));
+        let largest = bucket.rate() / QUANTA_PER_SECOND;
+        let even = largest.checked_div(flows).filter(|_| flows > FEW_FLOWS).unwrap_or(largest);
         even.max(bucket.rate() / MAX_QUANTA_PER_SECOND)
             .clamp(MIN_CAPACITY, MAX_QUANTUM)
             .min(bucket.capacity())
     }
 
     fn start(&self, step: &PathStep) -> StartTags {
-        let share = &self.shares[step.share.0];
-        StartTags { share: share.next.max(self.virtual_time), flow: step.next.max(share.virtual_time) }
+        let share = self.shares.get(step.share.0);
+        let (next, virtual_time) = share.map_or((0, 0), |share| (share.next, share.virtual_time));
+        StartTags { share: next.max(self.virtual_time), flow: step.next.max(virtual_time) }
+    }
+
+    fn flows_in(&self, share: ShareId) -> u64 {
+        self.shares.get(share.0).map_or(0, |share| share.flows)
     }
 
     fn charge(&mut self, share: ShareId, start: StartTags, bytes: u64) -> u64 {
-        let share = &mut self.shares[share.0];
-        share.next = start.share.saturating_add(bytes);
-        share.virtual_time = share.virtual_time.max(start.flow);
+        if let Some(share) = self.shares.get_mut(share.0) {
+            share.next = start.share.saturating_add(bytes);
+            share.virtual_time = share.virtual_time.max(start.flow);
+        }
         start.flow.saturating_add(bytes)
     }
 
@@ -174,14 +182,14 @@ impl ScheduledLimit {
     }
 
     fn remove_idle_shares(&mut self) {
-        let idle = self.owners.values().filter(|share| self.shares[share.0].flows == 0);
+        let idle = self.owners.values().filter(|share| self.flows_in(**share) == 0);
         for share in idle.copied().collect::<Vec<_>>() {
             self.remove_share(share);
         }
     }
 
     fn remove_share(&mut self, share: ShareId) {
-        if let Some(owner) = self.shares.remove(share.0).owner {
+        if let Some(owner) = self.shares.try_remove(share.0).and_then(|share| share.owner) {
             self.owners.remove(&owner);
         }
     }
