@@ -18,6 +18,8 @@ pub enum UnstorableReason {
     LargeRequest,
     /// The client has authenticated its upstream connection, and so may have caused the response.
     ConnectionAuth,
+    /// The client has brought its part of the stored variants of this name.
+    ClientVariants,
     /// The response said `no-store` (§5.2.2.5).
     NoStore,
     /// The response said `private` (§5.2.2.7).
@@ -45,7 +47,7 @@ pub enum UnstorableReason {
 
 impl UnstorableReason {
     /// Every reason, for the label set of a metric.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::ClassPrivate,
         Self::Method,
         Self::Partial,
@@ -53,6 +55,7 @@ impl UnstorableReason {
         Self::RequestNoStore,
         Self::LargeRequest,
         Self::ConnectionAuth,
+        Self::ClientVariants,
         Self::NoStore,
         Self::Private,
         Self::Authorization,
@@ -65,6 +68,18 @@ impl UnstorableReason {
         Self::UnexpectedType,
         Self::Unproven,
     ];
+
+    /// Returns true if the request of the client is the reason, so that any number of its requests would go upstream.
+    pub const fn is_chosen_by_client(self) -> bool {
+        matches!(
+            self,
+            Self::RequestNoStore
+                | Self::LargeRequest
+                | Self::ConnectionAuth
+                | Self::ClientVariants
+                | Self::Authorization
+        )
+    }
 
     /// Returns true if the next response to the same name will most likely not be stored either: the reason is in the
     /// response, not in one request or a temporary failure.
@@ -90,6 +105,7 @@ impl UnstorableReason {
             Self::RequestNoStore => "request-no-store",
             Self::LargeRequest => "large-request",
             Self::ConnectionAuth => "connection-auth",
+            Self::ClientVariants => "client-variants",
             Self::NoStore => "no-store",
             Self::Private => "private",
             Self::Authorization => "authorization",

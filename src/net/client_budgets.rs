@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::arrival_times::{Allowance, ArrivalTimes};
+use crate::client_variants::ClientVariants;
 use crate::shape::Nanos;
 use gupd_config::{Config, client_network};
 use gupd_http::refusal::BudgetKind;
@@ -30,6 +31,7 @@ pub struct ClientBudgets {
     budgets: [Budget; BudgetKind::ALL.len()],
     /// Hashes of the names that clients asked for lately.
     recent: Mutex<RecentNames>,
+    variants: Mutex<ClientVariants>,
     hasher: RandomState,
 }
 
@@ -64,6 +66,7 @@ impl ClientBudgets {
             created: Instant::now(),
             budgets: Default::default(),
             recent: Mutex::default(),
+            variants: Mutex::default(),
             hasher: RandomState::new(),
         };
         budgets.reconfigure(config);
@@ -126,6 +129,26 @@ impl ClientBudgets {
         Ok(())
     }
 
+    /// Counts a variant of a stored name for the client that brings it. False if the client has brought `most` already. A
+    /// variant that any client brought lately is not counted.
+    pub fn admits_variant(&self, client: IpAddr, name: &str, variant: &str, most: u32) -> bool {
+        let variant = self.hasher.hash_one((name, variant));
+        if self.recent().contains(variant) {
+            return true;
+        }
+        let pair = self.hasher.hash_one((client_network(client), name));
+        let mut variants = self.variants.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_admitted = variants.try_add(pair, most, self.now());
+        if is_admitted {
+            self.recent().insert(variant);
+        }
+        is_admitted
+    }
+
+    fn now(&self) -> Nanos {
+        u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
     fn with<T>(
         &self,
         kind: BudgetKind,
@@ -136,7 +159,7 @@ impl ClientBudgets {
         if amount == 0 {
             return None;
         }
-        let now = u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let now = self.now();
         let mut spent = budget.spent.lock().unwrap_or_else(PoisonError::into_inner);
         Some(act(&mut spent, Allowance { amount, period: kind.period() }, now))
     }

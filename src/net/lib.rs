@@ -11,6 +11,7 @@
 
 mod arrival_times;
 pub mod client_budgets;
+mod client_variants;
 pub mod field_names;
 pub mod listen;
 pub mod log_limit;

@@ -113,6 +113,16 @@ impl BodyContent {
         }
     }
 
+    /// Calls `observe` with the length of each piece of a stream.
+    pub(crate) fn observing_pieces(self, observe: impl Fn(u64) + Send + 'static) -> Self {
+        match self {
+            Self::Stream(pieces) => {
+                Self::Stream(Box::pin(pieces.inspect_ok(move |piece| observe(piece.len() as u64))))
+            }
+            Self::Empty | Self::Whole(_) => self,
+        }
+    }
+
     /// Several parts of one content (RFC 9110 §14.6). `open` reads one part.
     pub(crate) fn multipart(
         multipart: Multipart,

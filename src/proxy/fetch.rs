@@ -12,7 +12,9 @@ use http::StatusCode;
 use tokio::time::timeout;
 
 use crate::Proxy;
-use crate::budget::{spend_absent_name, spend_upstream_request};
+use crate::budget::{
+    admit_variant, check_passed_bytes, spend_absent_name, spend_passed_bytes, spend_upstream_request,
+};
 use crate::exchange::{Exchange, Lookup, Repeat, has_other_request};
 use crate::hit::{Served, serve_stored};
 use crate::pipeline::StepResult;
@@ -117,7 +119,8 @@ impl Attempt {
             // A stale response is better than a refusal.
             return Break(Box::pin(self.serve_stale(proxy, exchange, None)).await.unwrap_or(refused));
         }
-        if let Some(why) = self.unshared_reason(proxy, exchange) {
+        if let Some(why) = self.unshared_reason(proxy, exchange, unanswered.is_new) {
+            check_passed_bytes(proxy, exchange, why)?;
             return Break(
                 Box::pin(self.forward_alone(proxy, exchange, ForwardOutcome::NotStored(why))).await,
             );
@@ -214,7 +217,12 @@ impl Attempt {
     }
 
     /// The reason why this request should not wait for a shared response: none will come of it.
-    fn unshared_reason(&self, proxy: &Proxy, exchange: &Exchange<'_>) -> Option<UnstorableReason> {
+    fn unshared_reason(
+        &self,
+        proxy: &Proxy,
+        exchange: &Exchange<'_>,
+        is_new: bool,
+    ) -> Option<UnstorableReason> {
         if exchange.control.has(Directive::NoStore) {
             // Nothing of its response may be stored, not even the fields of a 304.
             return Some(UnstorableReason::RequestNoStore);
@@ -228,9 +236,14 @@ impl Attempt {
         if self.stale.is_some() {
             return None;
         }
+        let is_running = proxy.fills.find_running(exchange.key(), &self.variant).is_some();
         // A HEAD does not make content worth fetching, but a running fill can answer it.
-        if exchange.is_head() && proxy.fills.find_running(exchange.key(), &self.variant).is_none() {
+        if exchange.is_head() && !is_running {
             return Some(UnstorableReason::Method);
+        }
+        let is_new_variant = is_new && !self.variant.is_empty() && !is_running;
+        if is_new_variant && !admit_variant(proxy, exchange, &self.variant) {
+            return Some(UnstorableReason::ClientVariants);
         }
         // The last response for this key was not storable (hit-for-pass).
         proxy.cache.unstorable(exchange.key())
@@ -339,6 +352,7 @@ impl Attempt {
                 };
                 let Some(answer) = answer else { return Followed::Alone(outcome) };
                 let reply = Box::pin(passthrough::pass_on(proxy, exchange, answer)).await;
+                let reply = spend_passed_bytes(proxy, exchange, outcome, reply);
                 let status = CacheStatus::Forwarded(self.forward, outcome);
                 Followed::Reply(reply.annotate(status, exchange.classification(), None))
             }
@@ -405,6 +419,7 @@ impl Attempt {
             );
         }
         let reply = passthrough::forward(proxy, exchange, RequestBody::Empty).await;
+        let reply = spend_passed_bytes(proxy, exchange, outcome, reply);
         reply.annotate(CacheStatus::Forwarded(self.forward, outcome), exchange.classification(), None)
     }
 }

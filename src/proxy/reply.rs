@@ -128,6 +128,11 @@ impl Reply {
         Self { content: self.content.holding(held), ..self }
     }
 
+    /// Calls `observe` with the length of each piece of passed-on content.
+    pub(crate) fn observing_pieces(self, observe: impl Fn(u64) + Send + 'static) -> Self {
+        Self { content: self.content.observing_pieces(observe), ..self }
+    }
+
     pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.headers
     }

@@ -247,3 +247,87 @@ async fn unfinished_content_of_one_client_counts_as_new_bytes() {
     let other = Request::get(&PAYLOAD.replace("full.zip", "2.zip")).range("0-0");
     assert_eq!(ask(OTHER, &site, other).await.status, 206);
 }
+
+/// A site whose manager selects `/files/a.msi` by language, and has other content under each other name.
+fn site_with_languages(change: impl FnOnce(&mut ClientSettings)) -> Site {
+    let respond = |request: &RecordedRequest| {
+        let language = request.header("accept-language").unwrap_or_default();
+        let content = Resource::new(format!("{} {language}", request.target).into_bytes());
+        Some(content.header("Vary", "Accept-Language").header("Cache-Control", "max-age=600"))
+    };
+    let manager = Manager::with_origin(OriginServer::computed(respond)).unwrap();
+    Site::for_manager(manager, |config| change(&mut config.clients))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_variants_leave_those_that_others_use() {
+    let site = site_with_languages(|_| {});
+    let request = |language: &str| Request::get("/files/a.msi").header("Accept-Language", language);
+    let used = ["en", "de", "fr"];
+    for language in used {
+        assert_eq!(ask(OTHER, &site, request(language)).await.status, 200);
+        site.wait_for_fills().await;
+    }
+    for number in 0..20 {
+        let language = format!("x-{number}");
+        let response = ask(GREEDY, &site, request(&language)).await;
+        let is_passed = response.cache_status().ends_with("detail=client-variants");
+        assert_eq!(is_passed, number >= 3, "{number}: {}", response.cache_status());
+        assert_eq!(response.expect_body(), format!("/files/a.msi {language}").as_bytes());
+        site.wait_for_fills().await;
+    }
+    for language in used {
+        let response = ask(OTHER, &site, request(language)).await;
+        assert!(response.cache_status().starts_with("gupd; hit"), "{language}: {}", response.cache_status());
+    }
+    // Another client brings its own, and every client has what others have brought.
+    for client in [OTHER, GREEDY] {
+        let response = ask(client, &site, request("sv")).await;
+        assert!(!response.cache_status().contains("detail"), "{}", response.cache_status());
+        site.wait_for_fills().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variants_made_up_at_once_are_bounded_too() {
+    let site = site_with_languages(|_| {});
+    let request = |language: &str| Request::get("/files/a.msi").header("Accept-Language", language);
+    assert_eq!(ask(OTHER, &site, request("en")).await.status, 200);
+    site.wait_for_fills().await;
+    let languages: Vec<_> = (0..20).map(|number| format!("x-{number}")).collect();
+    let responses = futures_util::future::join_all(
+        languages.iter().map(|language| ask(GREEDY, &site, request(language))),
+    );
+    assert!(responses.await.iter().all(|response| response.status == 200));
+    site.wait_for_fills().await;
+    let response = ask(OTHER, &site, request("en")).await;
+    assert!(response.cache_status().starts_with("gupd; hit"), "{}", response.cache_status());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_kept_out_of_the_store_by_a_client_are_bounded() {
+    const LENGTH: usize = 1 << 20;
+    let large = "v".repeat(9_000);
+    for (field, value) in [
+        ("Cache-Control", "no-store"),
+        ("Cache-Control", "max-age=0, No-Store"),
+        ("Authorization", "Basic YTpi"),
+        ("User-Agent", &*large),
+    ] {
+        for target in [PAYLOAD, "/files/a.msi"] {
+            let site = Site::with_config(|config| config.clients.new_bytes = Some(4 << 20));
+            site.manager.put(target, Resource::new(bytes(7, LENGTH)));
+            let request = Request::get(target).header(field, value);
+            let statuses = ask_each(&site, std::iter::repeat_n(request, 20)).await;
+            assert!(
+                statuses.iter().all(|status| [200, 503].contains(status)),
+                "{field} {target}: {statuses:?}"
+            );
+            // The budget may be exceeded once.
+            let sent = site.manager.body_bytes();
+            assert!(sent <= 5 << 20, "{field}: {value:.20} {target}: {sent} bytes");
+            let other = ask(OTHER, &site, Request::get(target)).await;
+            assert_eq!(other.expect_body(), bytes(7, LENGTH), "{field} {target}");
+        }
+    }
+}
