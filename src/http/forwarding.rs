@@ -61,6 +61,30 @@ static OVERRIDES: [HeaderName; 6] = [
     HeaderName::from_static("x-rewrite-url"),
 ];
 
+/// Further fields by which applications learn the client and the URL that it wrote. They differ from client to client, and
+/// a page with them is wrong for all others.
+const PERSONAL_NAMES: [&str; 12] = [
+    "cf-connecting-ip",
+    "client-ip",
+    "fastly-client-ip",
+    "forwarded-for",
+    "front-end-https",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-forwarded",
+    "x-forwarder-for",
+    "x-remote-addr",
+    "x-remote-ip",
+];
+
+/// Further fields that replace a part of the request. `Proxy` becomes the proxy of CGI programs.
+const OVERRIDE_NAMES: [&str; 8] =
+    ["base-url", "proxy", "x-backend-host", "x-host", "x-path", "x-scheme", "x-url-scheme", "x-wap-profile"];
+
+/// Beginnings of the names of such fields.
+const OVERRIDE_PREFIXES: [&str; 5] = ["x-http-", "x-method-", "x-original-", "x-override-", "x-rewrite-"];
+
 /// Fields that the relay sets itself.
 static OWN: [HeaderName; 3] = [header::HOST, header::EXPECT, WANT_REPR_DIGEST];
 
@@ -115,12 +139,20 @@ pub fn prepare_fill(
 pub(super) fn is_sent_by_fills(name: &HeaderName, class: Class) -> bool {
     match class {
         Class::Payload | Class::Catalog => CONTENT_FIELDS.contains(name),
-        Class::Generic | Class::Private => !is_never_sent_by_fills(name) && !OVERRIDES.contains(name),
+        Class::Generic | Class::Private => !is_never_sent_by_fills(name) && !is_override(name),
     }
 }
 
 fn is_never_sent_by_fills(name: &HeaderName) -> bool {
     SELECTIVE.iter().chain(&PERSONAL).chain(&OWN).chain(&HOP_BY_HOP).any(|unsent| unsent == name)
+        || PERSONAL_NAMES.contains(&name.as_str())
+        || name.as_str().starts_with("x-forwarded-")
+}
+
+fn is_override(name: &HeaderName) -> bool {
+    OVERRIDES.contains(name)
+        || OVERRIDE_NAMES.contains(&name.as_str())
+        || OVERRIDE_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
 /// Returns true if a fill does not send some of this client's fields, which its response may depend on.

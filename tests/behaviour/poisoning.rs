@@ -66,6 +66,47 @@ async fn special_request_costs_at_most_one_more_fill() {
     }
 }
 
+/// Fields by which applications learn host, path, scheme or client. They write them into links, or obey them.
+const MISLEADING: [&str; 21] = [
+    "Base-Url",
+    "CF-Connecting-IP",
+    "Client-IP",
+    "Forwarded",
+    "Front-End-Https",
+    "Proxy",
+    "True-Client-IP",
+    "X-Client-IP",
+    "X-Forwarded-Host",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Scheme",
+    "X-Forwarded-Server",
+    "X-Forwarded-Ssl",
+    "X-Host",
+    "X-HTTP-Path-Override",
+    "X-Original-Host",
+    "X-Original-URL",
+    "X-Override-URL",
+    "X-Path",
+    "X-Rewrite-URL",
+    "X-Wap-Profile",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn page_made_for_a_host_or_client_is_not_shared() {
+    let site = site_of(|request| {
+        let links_to = MISLEADING.iter().find_map(|name| request.header(name)).unwrap_or("manager.example");
+        Some(Resource::new(links_to.to_owned()).header("Cache-Control", "max-age=600"))
+    });
+    for (number, name) in MISLEADING.into_iter().enumerate() {
+        let page = format!("/pages/{number}.html");
+        site.send(Request::get(&page).header(name, "evil.example")).await;
+        site.wait_for_fills().await;
+        let other = site.get(&page).await;
+        assert!(other.cache_status().starts_with("gupd; hit"), "{name}: {}", other.cache_status());
+        assert_eq!(other.expect_body(), b"manager.example", "{name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn field_that_a_manager_demands_is_sent_for_its_client() {
     for (name, value) in [
