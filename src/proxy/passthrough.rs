@@ -113,6 +113,10 @@ async fn send_alone(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -
     let (sender, instance) = (exchange.connection.sender, upstreams.instance());
     let mut headers = forwarding::prepare_passthrough(&exchange.headers, exchange.version, sender, instance);
     forwarding::decrement_max_forwards(exchange.method, &mut headers);
+    if exchange.method.is_safe() && !matches!(body, RequestBody::Empty) {
+        // Servers that expect no body here take it for the next request: of the next client, on a kept connection.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     let outgoing = UpstreamRequest {
         method: exchange.method.clone(),
         target: exchange.target.original.clone(),

@@ -121,6 +121,19 @@ async fn body_with_two_framings_is_forwarded_with_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn unexpected_body_is_the_last_of_its_upstream_connection() {
+    let site = Site::new();
+    site.manager.put("/files/a", Resource::echo());
+    for (method, is_last) in [("GET", true), ("HEAD", true), ("POST", false)] {
+        let smuggled = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
+        assert_eq!(site.send(Request::new(method, "/files/a").body(smuggled)).await.status, 200, "{method}");
+        let sent = site.manager.requests_for("/files/a");
+        let connection = sent.last().and_then(|request| request.header("connection"));
+        assert_eq!(connection == Some("close"), is_last, "{method}: {connection:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refusal_reaches_client_that_is_still_sending() {
     let site = Site::new();
     let body = bytes(1, 8 << 20);
