@@ -27,14 +27,15 @@ const FAILURE_DELAY: Duration = Duration::from_secs(1);
 /// Minimum time between two log lines about wrong tokens.
 const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Refuses requests whose `Host` is a foreign name (RFC 9110 §15.5.20).
+/// Refuses requests with a foreign name in `Host` or in their target (RFC 9110 §15.5.20).
 pub(super) async fn refuse_foreign_host(
     State(names): State<Arc<[PublicName]>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let host = request.headers().get(header::HOST).map_or(Ok(""), |host| host.to_str());
-    if host.is_ok_and(|host| PublicName::is_admin_host(&names, host)) {
+    let hosts = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().ok());
+    let mut hosts = hosts.chain(request.uri().host().map(Some));
+    if hosts.all(|host| host.is_some_and(|host| PublicName::is_admin_host(&names, host))) {
         return next.run(request).await;
     }
     let message = "Host: not a name of this relay: use its address, or add the name to server.public_names";

@@ -159,6 +159,12 @@ async fn admin_address_refuses_foreign_names() {
             let response = Request::get(target).header("Host", host).send(admin).await;
             assert_ne!(response.status, 421, "{target} {host}");
         }
+        let absolute = Request::get(&format!("http://evil.example{target}")).header("Host", "localhost");
+        let named = Request::get(&format!("http://localhost{target}")).header("Host", "evil.example");
+        let twice = Request::get(target).header("Host", "localhost").header("Host", "evil.example");
+        for request in [absolute, named, twice] {
+            assert_eq!(request.send(admin).await.status, 421, "{target}");
+        }
     }
 }
 
