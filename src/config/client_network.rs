@@ -18,6 +18,16 @@ pub fn client_network(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Identity of a client that shows no certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientIdentity {
+    /// Its address.
+    #[default]
+    Address,
+    /// The hardware address behind its IPv4 address, if the client is on a link of the relay.
+    Mac,
+}
+
 /// Maximum bytes of a name (RFC 1035 §2.3.4).
 const MAX_NAME: usize = 255;
 
@@ -35,6 +45,14 @@ pub fn certificate_identity(names: &[Box<str>]) -> Option<&str> {
 pub fn certificate_network(name_hash: u64) -> IpAddr {
     let bits = (0x0100_0000_0000_0000 | name_hash >> 8) & 0x01ff_ffff_ffff_ffff;
     Ipv6Addr::from(u128::from(bits) << (u128::BITS - NETWORK_BITS)).into()
+}
+
+/// Returns the address by which a client with this hardware address counts. It lies in `0200::/16`, which is assigned to
+/// nobody (RFC 4048), so it is no other client's.
+pub fn hardware_network(hardware: [u8; 6]) -> IpAddr {
+    let [a, b, c, d, e, f] = hardware;
+    let [ab, cd, ef] = [[a, b], [c, d], [e, f]].map(u16::from_be_bytes);
+    Ipv6Addr::new(0x0200, ab, cd, ef, 0, 0, 0, 0).into()
 }
 
 #[cfg(test)]

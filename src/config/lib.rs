@@ -67,7 +67,9 @@ pub mod week;
 pub use access::{AccessList, AccessSettings};
 pub use alarms::AlarmSettings;
 pub use binding::Binding;
-pub use client_network::{certificate_identity, certificate_network, client_network};
+pub use client_network::{
+    ClientIdentity, certificate_identity, certificate_network, client_network, hardware_network,
+};
 pub use clients::ClientSettings;
 pub use clock::Clock;
 pub use config::{Config, DEFAULT_FILE};

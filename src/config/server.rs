@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::access::{AccessSettings, read_access};
+use crate::client_network::ClientIdentity;
 use crate::defaults::{self, Bounds};
 use crate::document::{Document, Section};
 use crate::listener::{ClientCertificates, ListenerSettings, ListenerTls, read_listeners, read_tls};
@@ -40,6 +41,8 @@ pub struct ServerSettings {
     pub access: AccessSettings,
     /// Proxies between clients and the relay.
     pub proxies: ProxySettings,
+    /// Identity of clients without a certificate, in limits, shares and budgets.
+    pub client_identity: ClientIdentity,
     /// Maximum number of open connections, 1 to 1,000,000.
     pub max_connections: usize,
     /// Maximum number of one client's connections once three quarters of `max_connections` are open; a quarter of
@@ -131,6 +134,7 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
         listeners: Vec::new(),
         access: read_access(&mut s),
         proxies: read_proxies(&mut s),
+        client_identity: s.read("client_identity", identity).unwrap_or_default(),
         max_connections,
         max_client_connections,
         // Both are at most 1 MiB.
@@ -196,6 +200,10 @@ fn check_admin(s: &mut Section, admin: SocketAddr, has_token: bool, has_tls: boo
 
 fn workers(text: &str) -> Result<usize, String> {
     if text == "auto" { Ok(available_cores()) } else { number(text, defaults::WORKERS) }
+}
+
+fn identity(text: &str) -> Result<ClientIdentity, String> {
+    choice(text, &[("address", ClientIdentity::Address), ("mac", ClientIdentity::Mac)])
 }
 
 fn sandbox(text: &str) -> Result<bool, String> {

@@ -32,6 +32,7 @@ allow = [\"10.0.0.0/8\", \"10.0.0.0/8\"]
 deny = \"10.1.2.3/16\"
 trusted_proxies = \"0.0.0.0/0\"
 client_address = \"x-real-ip\"
+client_identity = \"ip\"
 [[upstream]]
 url = \"http://manager:8014\"
 [[route]]
@@ -46,17 +47,18 @@ max_pass_through = 0
         "gupd.toml:3: server.deny: ",
         "gupd.toml:4: server.trusted_proxies: 0.0.0.0/0 trusts every client",
         "gupd.toml:5: server.client_address: invalid value \"x-real-ip\": use one of proxy-protocol, forwarded, x-forwarded-for",
-        "gupd.toml:10: route.pass: \"payload\" has no methods: write it like \"payload GET POST\"",
-        "gupd.toml:10: route.pass: \"get\" is not a method: write it in capitals",
-        "gupd.toml:10: route.pass: invalid value \"other\": use one of payload, catalog, private, generic",
-        "gupd.toml:10: route.pass: CONNECT never passes",
-        "gupd.toml:10: route.pass: catalog is listed twice",
-        "gupd.toml:11: route.max_upload: ",
-        "gupd.toml:12: route.max_pass_through: 0 is below the minimum of 1",
+        "gupd.toml:6: server.client_identity: invalid value \"ip\": use one of address, mac",
+        "gupd.toml:11: route.pass: \"payload\" has no methods: write it like \"payload GET POST\"",
+        "gupd.toml:11: route.pass: \"get\" is not a method: write it in capitals",
+        "gupd.toml:11: route.pass: invalid value \"other\": use one of payload, catalog, private, generic",
+        "gupd.toml:11: route.pass: CONNECT never passes",
+        "gupd.toml:11: route.pass: catalog is listed twice",
+        "gupd.toml:12: route.max_upload: ",
+        "gupd.toml:13: route.max_pass_through: 0 is below the minimum of 1",
     ] {
         assert!(lines.iter().any(|line| line.starts_with(expected)), "{expected} in {lines:#?}");
     }
-    assert_eq!(lines.len(), 11, "{lines:#?}");
+    assert_eq!(lines.len(), 12, "{lines:#?}");
 }
 
 #[test]

@@ -48,6 +48,7 @@ mod inventory;
 mod listeners;
 mod log;
 mod metrics_page;
+mod neighbours;
 mod orders;
 mod page;
 mod pair;

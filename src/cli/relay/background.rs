@@ -67,6 +67,8 @@ impl BackgroundTasks {
         tokio::spawn(run_until(stopped(), async move { lan.run().await }));
         tokio::spawn(run_until(stopped(), async move { wan.run().await }));
         tokio::spawn(run_until(stopped(), self.health.run()));
+        let neighbours = relay.server.listeners().neighbours().clone();
+        tokio::spawn(run_until(stopped(), async move { neighbours.run().await }));
         // Transfers record themselves until the last response has ended.
         relay.ledger_writes.spawn(self.ledger.run(relay.ledger_end.clone()));
     }

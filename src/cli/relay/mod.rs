@@ -135,6 +135,7 @@ impl Relay {
             public_names: config.server.public_names.clone(),
             access: config.server.access.clone(),
             proxies: config.server.proxies.clone(),
+            client_identity: config.server.client_identity,
             max_uri_bytes: config.server.max_uri_bytes,
             drain_timeout: config.server.drain_timeout,
             ..current.config.server.clone()

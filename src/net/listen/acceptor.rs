@@ -145,6 +145,7 @@ impl Acceptor {
         if !self.listener.permits(client) {
             return Err(ConnectionRefusal::Denied);
         }
+        let client = self.listener.network_of(client);
         if !self.rate.admit(client) {
             return Err(ConnectionRefusal::TooManyNew);
         }

@@ -27,7 +27,7 @@ use super::tls;
 use crate::metrics::GaugeGuard;
 use crate::metrics::NetMetrics;
 use crate::upstream::ConnectionPin;
-use gupd_config::{certificate_identity, certificate_network, client_network};
+use gupd_config::{certificate_identity, certificate_network};
 use gupd_http::client_address::InvalidAddressField;
 
 /// Advice for the administrator of a refused proxy.
@@ -107,11 +107,12 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Returns the address by which the client counts in limits: that of its certificate, or else of its network.
+    /// Returns the address by which the client counts in limits: that of its certificate, or else of its host or
+    /// network.
     pub fn network(&self) -> IpAddr {
         match certificate_identity(self.certificate_names()) {
             Some(name) => certificate_network(xxh3_64(name.as_bytes())),
-            None => client_network(self.address.ip()),
+            None => self.state.listener.network_of(self.address.ip()),
         }
     }
 

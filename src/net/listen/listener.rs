@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use super::certificate_watch::{FileStates, read_states};
 use super::client_rules::ClientRules;
 use super::connection_limits::ConnectionLimits;
+use super::neighbours::Neighbours;
 use super::tls;
 use crate::pem::{self, PemError};
 use gupd_config::clock::UnixMillis;
@@ -31,6 +32,8 @@ pub struct ClientListener {
     pub(super) limits: Arc<ConnectionLimits>,
     /// Those of all listeners.
     rules: Arc<ArcSwap<ClientRules>>,
+    /// Those of the relay.
+    neighbours: Arc<Neighbours>,
     pub(super) has_http2: bool,
     pub(super) max_header_bytes: usize,
     pub(super) header_timeout: Duration,
@@ -47,6 +50,13 @@ pub(super) struct LoadedTls {
     pub(super) crl_expiry: Option<UnixMillis>,
 }
 
+/// State that all listeners share.
+struct SharedByListeners {
+    site: Arc<ConnectionLimits>,
+    rules: Arc<ArcSwap<ClientRules>>,
+    neighbours: Arc<Neighbours>,
+}
+
 /// All listeners.
 #[derive(Debug)]
 pub struct ClientListeners {
@@ -54,6 +64,7 @@ pub struct ClientListeners {
     clients: Vec<Arc<ClientListener>>,
     /// The admin address, if it speaks TLS.
     admin: Option<Arc<ClientListener>>,
+    neighbours: Arc<Neighbours>,
 }
 
 impl ClientListeners {
@@ -64,9 +75,17 @@ impl ClientListeners {
     pub fn load(server: &ServerSettings) -> Result<Self, PemError> {
         let site = ConnectionLimits::new(server.max_connections, server.max_client_connections);
         let rules = Arc::new(ArcSwap::from_pointee(ClientRules::new(server)));
-        let load = |settings| ClientListener::load(settings, &site, rules.clone()).map(Arc::new);
+        let neighbours = Arc::new(Neighbours::default());
+        neighbours.configure(server.client_identity);
+        let shared = SharedByListeners { site, rules, neighbours: neighbours.clone() };
+        let load = |settings| ClientListener::load(settings, &shared).map(Arc::new);
         let clients = server.all_listeners().map(load).collect::<Result<_, _>>()?;
-        Ok(Self { clients, admin: server.admin_listener().map(load).transpose()? })
+        Ok(Self { clients, admin: server.admin_listener().map(load).transpose()?, neighbours })
+    }
+
+    /// Returns the hosts of the relay's link. Their addresses count by themselves until its task runs.
+    pub fn neighbours(&self) -> &Arc<Neighbours> {
+        &self.neighbours
     }
 
     /// Returns the listener of this name.
@@ -103,6 +122,7 @@ impl ClientListeners {
         if let Some(listener) = self.clients.first() {
             listener.rules.store(Arc::new(ClientRules::new(server)));
         }
+        self.neighbours.configure(server.client_identity);
         for (listener, renewed) in renewed {
             if let Some(tls) = listener.tls() {
                 listener.replace_tls(&tls, renewed);
@@ -113,11 +133,8 @@ impl ClientListeners {
 }
 
 impl ClientListener {
-    fn load(
-        settings: ListenerSettings,
-        site: &Arc<ConnectionLimits>,
-        rules: Arc<ArcSwap<ClientRules>>,
-    ) -> Result<Self, PemError> {
+    fn load(settings: ListenerSettings, shared: &SharedByListeners) -> Result<Self, PemError> {
+        let SharedByListeners { site, rules, neighbours } = shared;
         let mut http1 = http1::Builder::new();
         // `pipeline_flush` stays off: with it, hyper copies every body behind its head. `keep_alive` bounds the time of
         // a head.
@@ -139,7 +156,8 @@ impl ClientListener {
             tls: ArcSwapOption::new(tls.map(Arc::new)),
             http1,
             limits,
-            rules,
+            rules: rules.clone(),
+            neighbours: neighbours.clone(),
             has_http2,
             max_header_bytes: settings.max_header_bytes,
             header_timeout: settings.header_timeout,
@@ -160,6 +178,11 @@ impl ClientListener {
     /// Returns true if connections of this address may carry requests of any client, in whose place it does not count.
     pub fn is_proxy(&self, peer: IpAddr) -> bool {
         self.rules.load().is_proxy(peer)
+    }
+
+    /// Returns the address by which the client at an address counts.
+    pub(super) fn network_of(&self, client: IpAddr) -> IpAddr {
+        self.neighbours.network_of(client)
     }
 
     /// Returns true if this client is served.

@@ -56,10 +56,11 @@ impl<A: RequestHandler> HttpServer<A> {
             return Err(refused(ConnectionRefusal::Denied));
         }
         // The proxy's own connections are not counted: it checks the relay's health with them.
-        if addresses.is_some() && self.rate.as_ref().is_some_and(|rate| !rate.admit(client.ip())) {
+        let network = listener.network_of(client.ip());
+        if addresses.is_some() && self.rate.as_ref().is_some_and(|rate| !rate.admit(network)) {
             return Err(refused(ConnectionRefusal::TooManyNew));
         }
-        let counted = listener.limits.count(client.ip()).map_err(refused)?;
+        let counted = listener.limits.count(network).map_err(refused)?;
         Ok(ProxiedClient { addresses, counted })
     }
 }
