@@ -9,6 +9,7 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use serde::Serialize;
 
 use super::machine::Machine;
+use super::screen::with_spinner;
 use super::{CommandError, CommonFlags, fitness, new_runtime, print_line, to_json};
 use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config, UpstreamSettings};
@@ -102,7 +103,8 @@ fn probe_upstreams(
     let mut failed = Vec::new();
     for (upstream, configured) in upstreams.iter().zip(&config.upstreams) {
         let started = Instant::now();
-        match runtime.block_on(upstreams.send_to(upstream, &request)) {
+        let waiting = format!("waiting for upstream {}", upstream.name);
+        match runtime.block_on(with_spinner(&waiting, upstreams.send_to(upstream, &request))) {
             Ok(reply) => answers.push(UpstreamAnswer {
                 name: upstream.name.to_string(),
                 url: configured.url.to_string(),

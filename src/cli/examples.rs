@@ -13,10 +13,17 @@ const EXAMPLES: [(&str, &[&str]); 28] = [
     ),
     ("check", &["gupd check", "gupd check --probe", "gupd check --json", "gupd check --profile vendor.toml"]),
     ("refresh", &["gupd refresh", "gupd refresh --json"]),
-    ("upgrade", &["gupd upgrade"]),
+    ("upgrade", &["gupd upgrade", "gupd upgrade --json"]),
     ("reload", &["gupd reload", "gupd reload --admin 192.0.2.10:9467 --admin-ca ca.pem --token-file token"]),
     ("drain", &["gupd drain", "gupd drain --redirect", "gupd drain --end"]),
-    ("clients-config", &["gupd clients-config --host relay.example.com", "gupd clients-config --only pac"]),
+    (
+        "clients-config",
+        &[
+            "gupd clients-config --host relay.example.com",
+            "gupd clients-config --only pac",
+            "gupd clients-config --json",
+        ],
+    ),
     ("completions", &["gupd completions bash"]),
     ("man", &["gupd man man8"]),
     (
@@ -44,7 +51,7 @@ const EXAMPLES: [(&str, &[&str]); 28] = [
         &["gupd store purge --revision 261121001 --dry-run", "gupd store purge --path '**/full.zip'"],
     ),
     ("store held", &["gupd store held", "gupd store held --json"]),
-    ("store verify", &["gupd store verify --dry-run", "sudo gupd store verify"]),
+    ("store verify", &["gupd store verify --dry-run --json", "sudo gupd store verify"]),
     ("store export", &["gupd store export --since 7d --output week.tar"]),
     ("demo", &["gupd demo", "gupd demo --clients 50 --exit"]),
     ("store release", &["gupd store release 0a1b2c3d"]),

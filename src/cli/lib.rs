@@ -8,6 +8,7 @@
 //! stops a [`relay::Relay`].
 
 mod admin_client;
+mod admin_flags;
 mod chart;
 mod check;
 mod clients_config;
@@ -42,7 +43,7 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 use tokio::runtime::Runtime;
 
-use self::admin_client::AdminClient;
+use self::admin_flags::AdminFlags;
 use self::config_file::ConfigFile;
 use gupd_config::{Config, Overrides, Problems};
 use gupd_net::SetupError;
@@ -78,9 +79,9 @@ enum Command {
     /// Make the running relay revalidate all catalogs now.
     Refresh(process_commands::RefreshFlags),
     /// Replace the running relay by the program on disk; its guard keeps clients served.
-    Upgrade(AdminFlags),
+    Upgrade(process_commands::ProcessFlags),
     /// Make the running relay reload its configuration, and print the result.
-    Reload(AdminFlags),
+    Reload(process_commands::ProcessFlags),
     /// Make /readyz answer 503 so that load balancers use another relay; downloads continue.
     Drain(process_commands::Drain),
     /// Print the client settings for this relay: policies, proxy file, DNS record.
@@ -168,57 +169,6 @@ impl CommonFlags {
             tls_cert: self.tls_cert.clone(),
             tls_key: self.tls_key.clone(),
             wan_limit: self.wan_limit.clone(),
-        }
-    }
-}
-
-/// Flags of commands for the running relay: the way to its admin address.
-#[derive(Clone, Debug, Args)]
-struct AdminFlags {
-    #[command(flatten)]
-    file: ConfigFile,
-    /// Admin address of the relay [default: server.admin of the configuration, or 127.0.0.1:9467].
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<String>,
-    /// Issuers of the relay's certificate, for a relay of another machine whose admin address speaks TLS.
-    #[arg(long, value_name = "PEM")]
-    admin_ca: Option<PathBuf>,
-    /// File with the admin token [default: server.admin_token_file of the configuration].
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-}
-
-impl AdminFlags {
-    fn load(&self) -> Result<Config, Problems> {
-        self.file.load_without_upstreams(&Overrides { admin: self.admin.clone(), ..Overrides::default() })
-    }
-
-    /// Connects to read what has addresses.
-    fn client_for_reading(&self) -> Result<AdminClient, CommandError> {
-        let config = self.load()?;
-        let client = match &self.token_file {
-            Some(given) => AdminClient::with_token(&config, given),
-            None => AdminClient::for_reading(&config),
-        };
-        client.map(|client| self.with_issuers(client))
-    }
-
-    /// Connects with the admin token. `command` is the subcommand, for the error.
-    fn client_with_token(&self, command: &str) -> Result<AdminClient, CommandError> {
-        let config = self.load()?;
-        let Some(token_file) = self.token_file.as_ref().or(config.server.admin_token_file.as_ref()) else {
-            return Err(CommandError::Configuration(format!(
-                "{command}: no admin token: {}",
-                self.file.where_to_set("server.admin_token_file")
-            )));
-        };
-        AdminClient::with_token(&config, token_file).map(|client| self.with_issuers(client))
-    }
-
-    fn with_issuers(&self, client: AdminClient) -> AdminClient {
-        match &self.admin_ca {
-            Some(file) => client.with_issuers(file),
-            None => client,
         }
     }
 }
@@ -409,29 +359,30 @@ mod tests {
     }
 
     #[test]
-    fn every_command_that_prints_data_has_json() {
-        // Others print a sentence, a file of another format, or run until they are stopped.
+    fn every_command_with_a_result_has_json() {
+        // Commands without --json, each with its reason.
         let others = [
-            "serve",
-            "upgrade",
-            "reload",
-            "drain",
-            "clients-config",
-            "completions",
-            "man",
-            "init",
-            "demo",
-            "store purge",
-            "store release",
-            "store reject",
-            "store verify",
-            "store export",
-            "store import",
-            "top",
+            ("serve", "runs until it is stopped; its log lines are JSON"),
+            ("top", "runs until it is stopped; status, rollout status and why have its figures"),
+            ("demo", "runs until it is stopped; --record writes its measurements"),
+            ("init", "prints a configuration file"),
+            ("completions", "prints a script of a shell"),
+            ("man", "writes manual pages"),
         ];
         for_each_command(&command_line(), "", &mut |words, command| {
             let has_json = command.get_arguments().any(|argument| argument.get_id() == "json");
-            assert_eq!(has_json, !others.contains(&words), "{words}");
+            assert_eq!(has_json, !others.iter().any(|(other, _)| *other == words), "{words}");
+        });
+    }
+
+    #[test]
+    fn every_command_with_admin_has_token_and_issuers() {
+        for_each_command(&command_line(), "", &mut |words, command| {
+            let has = |id: &str| command.get_arguments().any(|argument| argument.get_id() == id);
+            // The relay itself, and commands that examine its configuration, have --admin as one of its settings.
+            if has("admin") && !has("listen") {
+                assert!(has("token_file") && has("admin_ca"), "{words}");
+            }
         });
     }
 

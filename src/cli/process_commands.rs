@@ -2,6 +2,7 @@
 
 use clap::Args;
 use http::Method;
+use serde_json::json;
 
 use super::{AdminFlags, CommandError, print_line, to_json};
 use gupd_refresh::RefreshReport;
@@ -16,11 +17,21 @@ pub(super) struct RefreshFlags {
     json: bool,
 }
 
+/// Flags of `gupd reload` and `upgrade`.
+#[derive(Debug, Args)]
+pub(super) struct ProcessFlags {
+    #[command(flatten)]
+    admin: AdminFlags,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Flags of `gupd drain`.
 #[derive(Debug, Args)]
 pub(super) struct Drain {
     #[command(flatten)]
-    admin: AdminFlags,
+    flags: ProcessFlags,
     /// Also redirect new requests to the manager.
     #[arg(long)]
     redirect: bool,
@@ -44,11 +55,11 @@ pub(super) fn refresh(flags: &RefreshFlags) -> Result<(), CommandError> {
     Err(CommandError::Failed(format!("refresh: {failed} of {asked} catalogs failed: see the relay's log")))
 }
 
-pub(super) fn reload(flags: &AdminFlags) -> Result<(), CommandError> {
+pub(super) fn reload(flags: &ProcessFlags) -> Result<(), CommandError> {
     send(flags, "reload", Method::POST, "/api/v1/reload")
 }
 
-pub(super) fn upgrade(flags: &AdminFlags) -> Result<(), CommandError> {
+pub(super) fn upgrade(flags: &ProcessFlags) -> Result<(), CommandError> {
     send(flags, "upgrade", Method::POST, "/api/v1/upgrade")
 }
 
@@ -58,11 +69,13 @@ pub(super) fn drain(drain: &Drain) -> Result<(), CommandError> {
         (false, true) => (Method::POST, "/api/v1/drain?redirect=true"),
         (false, false) => (Method::POST, "/api/v1/drain"),
     };
-    send(&drain.admin, "drain", method, path)
+    send(&drain.flags, "drain", method, path)
 }
 
-fn send(flags: &AdminFlags, command: &str, method: Method, path: &str) -> Result<(), CommandError> {
-    let admin = flags.client_with_token(command)?;
-    print_line(String::from_utf8_lossy(&admin.command(method, path)?).trim());
+fn send(flags: &ProcessFlags, command: &str, method: Method, path: &str) -> Result<(), CommandError> {
+    let body = flags.admin.client_with_token(command)?.command(method, path)?;
+    let result = String::from_utf8_lossy(&body);
+    let result = result.trim();
+    print_line(&if flags.json { to_json(&json!({ "result": result }))? } else { result.to_owned() });
     Ok(())
 }

@@ -30,7 +30,7 @@ pub(crate) fn store(command: &str, folder: &Path, arguments: &[&str]) -> Ended {
 }
 
 /// Starts a relay that has served all content once.
-async fn start_filled_relay(manager: &Manager, folder: &Path) -> Relay {
+pub(crate) async fn start_filled_relay(manager: &Manager, folder: &Path) -> Relay {
     let relay = Relay::start(&mut serve(manager, folder));
     for (seed, (path, _, length)) in content().into_iter().enumerate() {
         manager.put(&path, Resource::new(bytes(seed as u64, length)));
@@ -40,7 +40,7 @@ async fn start_filled_relay(manager: &Manager, folder: &Path) -> Relay {
     relay
 }
 
-fn stop(relay: Relay) {
+pub(crate) fn stop(relay: Relay) {
     relay.process.signal("TERM");
     assert!(relay.process.wait_for_exit().status.success());
 }
@@ -56,12 +56,12 @@ fn list_paths(folder: &Path, arguments: &[&str]) -> Vec<String> {
     list_objects(folder, arguments).iter().map(path).collect()
 }
 
-fn blob_path(folder: &Path, object: &Value) -> PathBuf {
+pub(crate) fn blob_path(folder: &Path, object: &Value) -> PathBuf {
     let name = object["sha256"].as_str().unwrap();
     folder.join("blobs").join(&name[..2]).join(name)
 }
 
-fn flip_a_bit(file: &Path, at: u64) {
+pub(crate) fn flip_a_bit(file: &Path, at: u64) {
     let file = fs::File::options().read(true).write(true).open(file).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();

@@ -7,7 +7,7 @@ mod parts;
 use clap::Args;
 
 use self::parts::{ClientSetting, RelayAddress};
-use super::{CommandError, CommonFlags, print_line};
+use super::{CommandError, CommonFlags, print_line, to_json};
 use gupd_config::Config;
 
 /// Host name of this machine.
@@ -28,6 +28,9 @@ pub(super) struct ClientsConfig {
     /// Print one part only, without explanation: pac, dns, or a name of the profiles, such as gup or liveupdate.
     #[arg(long, value_name = "PART")]
     only: Option<String>,
+    /// Print a JSON array of the parts.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(command: &ClientsConfig) -> Result<(), CommandError> {
@@ -36,7 +39,12 @@ pub(super) fn run(command: &ClientsConfig) -> Result<(), CommandError> {
     let Some(only) = command.only.as_deref() else {
         let of_profiles = instructions::in_use(&config).into_iter();
         let settings = of_profiles.map(|client| instructions::setting(&address, client));
-        settings.chain(PARTS.map(|(_, part)| part(&address))).for_each(|part| print_line(&part.to_string()));
+        let settings = settings.chain(PARTS.map(|(_, part)| part(&address)));
+        if command.json {
+            print_line(&to_json(&settings.map(|part| part.to_json()).collect::<Vec<_>>())?);
+        } else {
+            settings.for_each(|part| print_line(&part.to_string()));
+        }
         return Ok(());
     };
     let setting = match PARTS.iter().find(|(name, _)| *name == only) {
@@ -46,10 +54,9 @@ pub(super) fn run(command: &ClientsConfig) -> Result<(), CommandError> {
             None => return Err(CommandError::Configuration(unknown_part(&config, only))),
         },
     };
-    match setting.text {
-        Ok(text) => print_line(text.trim_end()),
-        Err(reason) => return Err(CommandError::Failed(reason)),
-    }
+    let json = setting.to_json();
+    let text = setting.text.map_err(CommandError::Failed)?;
+    print_line(&if command.json { to_json(&[json])? } else { text.trim_end().to_owned() });
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use http::Uri;
 use http::uri::Scheme;
+use serde_json::{Value, json};
 
 use gupd_config::Config;
 use gupd_config::profile::Certainty;
@@ -134,6 +135,21 @@ impl RelayAddress<'_> {
 /// Formats a URL without the trailing slash of an empty path.
 pub(super) fn origin(url: &Uri) -> String {
     url.to_string().trim_end_matches('/').to_owned()
+}
+
+impl ClientSetting {
+    pub(super) fn to_json(&self) -> Value {
+        let Self { title, clients, place, certainty, explanation, text } = self;
+        json!({
+            "title": title,
+            "clients": clients,
+            "enter_in": place,
+            "certainty": certainty.as_str(),
+            "explanation": explanation,
+            "text": text.as_ref().ok(),
+            "not_applicable": text.as_ref().err(),
+        })
+    }
 }
 
 impl fmt::Display for ClientSetting {

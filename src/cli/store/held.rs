@@ -7,11 +7,11 @@ use http::Method;
 use indicatif::BinaryBytes;
 
 use super::{CommandError, StoreLocation};
-use crate::admin_client::{AdminClient, AdminRequest};
-use crate::{print_line, rollout};
+use crate::admin_client::AdminRequest;
+use crate::admin_flags::AdminAccess;
+use crate::{print_line, rollout, to_json};
 use gupd_admin::{HeldDecision, HeldRequest};
 use gupd_cache::digest::HeldObject;
-use gupd_config::Overrides;
 use gupd_store::Inventory;
 
 /// Maximum bytes of the relay's response.
@@ -26,12 +26,14 @@ pub(crate) struct DecisionFlags {
     /// SHA-256 of the content, or its first 8 digits or more.
     #[arg(value_name = "SHA256")]
     sha256: String,
-    /// Admin address of the running relay [default: 127.0.0.1:9467].
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<String>,
+    #[command(flatten)]
+    access: AdminAccess,
     /// Reason, for the audit log.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Prints all held content.
@@ -45,9 +47,7 @@ pub(super) fn list(location: &StoreLocation, as_json: bool) -> Result<(), Comman
         }
     }
     if as_json {
-        let text = serde_json::to_string_pretty(&held)
-            .map_err(|error| CommandError::Failed(format!("held: cannot be written as JSON: {error}")))?;
-        print_line(&text);
+        print_line(&to_json(&held)?);
         return Ok(());
     }
     print_line(&format!("{:<DIGITS$} {:>11} {:<20} PATH: REASON", "SHA-256", "SIZE", "UPSTREAM"));
@@ -65,23 +65,20 @@ pub(super) fn decide(
     flags: DecisionFlags,
     decision: HeldDecision,
 ) -> Result<(), CommandError> {
-    let DecisionFlags { sha256, admin, reason } = flags;
-    let config = location.load_with(Overrides { admin, ..Overrides::default() })?;
-    let token_file = config.server.admin_token_file.as_deref().ok_or_else(|| {
-        let remedy = location.file.where_to_set("server.admin_token_file");
-        CommandError::Configuration(format!("no admin token: {remedy}"))
-    })?;
-    let admin = AdminClient::with_token(&config, token_file)?;
+    let DecisionFlags { sha256, access, reason, json } = flags;
+    let config = location.load_with(access.overrides())?;
+    let (command, done) = match decision {
+        HeldDecision::Release => ("store release", "released"),
+        HeldDecision::Reject => ("store reject", "rejected"),
+    };
+    let admin = access.client_with_token(&config, &location.file, command)?;
     let request = HeldRequest { by: rollout::author(), reason, decision, sha256 };
     let body = serde_json::to_vec(&request)
         .map_err(|error| CommandError::Failed(format!("held: cannot be written as JSON: {error}")))?;
     let (path, body) = ("/api/v1/store/held", Bytes::from(body));
     let body = admin.send(AdminRequest { method: Method::POST, path, body, max_response: MAX_RESPONSE })?;
     let held: HeldObject = serde_json::from_slice(&body).map_err(|error| admin.invalid_response(&error))?;
-    let done = match decision {
-        HeldDecision::Release => "released",
-        HeldDecision::Reject => "rejected",
-    };
-    print_line(&format!("{done} {} (sha256 {})", held.path.escape_debug(), held.sha256));
+    let text = format!("{done} {} (sha256 {})", held.path.escape_debug(), held.sha256);
+    print_line(&if json { to_json(&held)? } else { text });
     Ok(())
 }

@@ -51,9 +51,6 @@ pub(super) enum StoreCommand {
         location: StoreLocation,
         #[command(flatten)]
         selection: Selection,
-        /// Only list the objects.
-        #[arg(long)]
-        dry_run: bool,
         #[command(flatten)]
         flags: purge::PurgeFlags,
     },
@@ -89,6 +86,9 @@ pub(super) enum StoreCommand {
         /// Only report damage. Beside a running relay this is always so.
         #[arg(long)]
         dry_run: bool,
+        /// Print a JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Write objects to a bundle that another site can import.
     Export {
@@ -100,6 +100,9 @@ pub(super) enum StoreCommand {
         /// Bundle to write.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
+        /// Print a JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Verify a bundle and add the objects that the store does not have.
     Import {
@@ -108,6 +111,9 @@ pub(super) enum StoreCommand {
         /// Bundle to read.
         #[arg(value_name = "FILE")]
         bundle: PathBuf,
+        /// Print a JSON object.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -124,16 +130,17 @@ pub(super) struct StoreLocation {
 pub(super) fn run(command: StoreCommand) -> Result<(), CommandError> {
     match command {
         StoreCommand::Ls { location, selection, json } => list::run(&location, &selection, json),
-        StoreCommand::Purge { location, selection, dry_run: true, .. } => {
-            purge::dry_run(&location, &selection)
-        }
-        StoreCommand::Purge { location, selection, flags, .. } => purge::run(&location, &selection, flags),
+        StoreCommand::Purge { location, selection, flags } => purge::run(&location, &selection, flags),
         StoreCommand::Held { location, json } => held::list(&location, json),
         StoreCommand::Release { location, flags } => held::decide(&location, flags, HeldDecision::Release),
         StoreCommand::Reject { location, flags } => held::decide(&location, flags, HeldDecision::Reject),
-        StoreCommand::Verify { location, upstream, dry_run } => verify::run(&location, upstream, dry_run),
-        StoreCommand::Export { location, since, output } => transfer::export(&location, since, &output),
-        StoreCommand::Import { location, bundle } => transfer::import(&location, &bundle),
+        StoreCommand::Verify { location, upstream, dry_run, json } => {
+            verify::run(&location, upstream, dry_run, json)
+        }
+        StoreCommand::Export { location, since, output, json } => {
+            transfer::export(&location, since, &output, json)
+        }
+        StoreCommand::Import { location, bundle, json } => transfer::import(&location, &bundle, json),
     }
 }
 
@@ -192,6 +199,13 @@ impl OpenedStore {
             Store::open(&config::StoreSettings { memory: CHUNK_MEMORY, ..config.clone() }, Clock::system())?;
         Ok(Self { store, runtime })
     }
+}
+
+/// A bar over objects on standard error.
+fn object_bar(what: &'static str, objects: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} {bar:28} {pos} of {len} objects, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(u64::try_from(objects).unwrap_or(u64::MAX)).with_style(style).with_prefix(what)
 }
 
 /// A bar over bytes on standard error; nothing where that is no terminal.

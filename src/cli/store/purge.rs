@@ -12,35 +12,34 @@ use indicatif::{BinaryBytes, HumanCount};
 
 use super::list::{ListFormat, print_list};
 use super::selection::Selection;
-use super::{CommandError, OpenedStore, StoreLocation};
+use super::{CommandError, OpenedStore, StoreLocation, object_bar};
 use crate::admin_client::{AdminClient, AdminRequest};
-use crate::{print_line, rollout};
+use crate::admin_flags::AdminAccess;
+use crate::{print_line, rollout, to_json};
 use gupd_admin::PurgeRequest;
 use gupd_cache::ObjectSelection;
 use gupd_cache::fill::PurgeReport;
+use gupd_config::Config;
 use gupd_config::clock::{Clock, UnixMillis};
-use gupd_config::{Config, Overrides};
 use gupd_store::{Inventory, Object, ObjectKey, StoreError};
 
 /// Maximum bytes of the relay's response.
 const MAX_RESPONSE: usize = 64 << 10;
 
-/// Flags of a purge by the running relay.
+/// Flags of a purge.
 #[derive(Debug, Args)]
 pub(crate) struct PurgeFlags {
-    /// Admin address of the running relay [default: 127.0.0.1:9467].
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<String>,
+    /// Only list the objects.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON: the counts, or the objects of --dry-run.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    access: AdminAccess,
     /// Reason, for the audit log of the running relay.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-}
-
-/// Lists the objects that a purge would remove.
-pub(super) fn dry_run(location: &StoreLocation, selection: &Selection) -> Result<(), CommandError> {
-    let conditions = conditions(selection)?;
-    let inventory = location.open(selection)?;
-    print_list(&inventory, |object, now| is_purged(&conditions, object, now), ListFormat::Table)
 }
 
 pub(super) fn run(
@@ -49,29 +48,32 @@ pub(super) fn run(
     flags: PurgeFlags,
 ) -> Result<(), CommandError> {
     let conditions = conditions(selection)?;
-    let overrides = Overrides { admin: flags.admin, ..Overrides::default() };
-    let (config, inventory) = location.open_with(overrides, selection)?;
-    match OpenedStore::open(&config.store) {
-        Ok(opened) => purge_opened(&opened, &inventory, &conditions),
+    let PurgeFlags { dry_run, json, access, reason } = flags;
+    if dry_run {
+        let inventory = location.open(selection)?;
+        let format = if json { ListFormat::Json } else { ListFormat::Table };
+        return print_list(&inventory, |object, now| is_purged(&conditions, object, now), format);
+    }
+    let (config, inventory) = location.open_with(access.overrides(), selection)?;
+    let report = match OpenedStore::open(&config.store) {
+        Ok(opened) => purge_opened(&opened, &inventory, &conditions)?,
         Err(StoreError::Locked { path }) => {
             let context = format!("store folder {}: in use by another gupd", path.display());
-            let token_file = config.server.admin_token_file.as_deref().ok_or_else(|| {
-                let remedy = location.file.where_to_set("server.admin_token_file");
-                CommandError::Configuration(format!("{context}: no admin token: {remedy}"))
-            })?;
-            let admin = AdminClient::with_token(&config, token_file)?;
-            purge_running(&admin, &config, conditions, flags.reason)
-                .map_err(|error| error.with_context(&context))
+            let admin = access.client_with_token(&config, &location.file, &context)?;
+            purge_running(&admin, &config, conditions, reason)
+                .map_err(|error| error.with_context(&context))?
         }
-        Err(error) => Err(error.into()),
-    }
+        Err(error) => return Err(error.into()),
+    };
+    print_line(&if json { to_json(&report)? } else { report_line(report) });
+    Ok(())
 }
 
 fn purge_opened(
     OpenedStore { store, runtime }: &OpenedStore,
     inventory: &Inventory,
     selection: &ObjectSelection,
-) -> Result<(), CommandError> {
+) -> Result<PurgeReport, CommandError> {
     let now = Clock::system().now();
     let mut keys = BTreeSet::<ObjectKey>::new();
     for object in inventory.objects() {
@@ -82,13 +84,15 @@ fn purge_opened(
     }
     store.discard_unfinished_if(|object, len| selection.matches_unfinished(object, len, now));
     let mut report = PurgeReport::default();
+    let bar = object_bar("removing", keys.len());
     for key in &keys {
         let removed = runtime.block_on(store.remove(key))?;
         report.objects += removed.objects;
         report.bytes += removed.bytes;
+        bar.inc(1);
     }
-    print_report(report);
-    Ok(())
+    bar.finish_and_clear();
+    Ok(report)
 }
 
 fn purge_running(
@@ -96,24 +100,23 @@ fn purge_running(
     config: &Config,
     select: ObjectSelection,
     reason: Option<String>,
-) -> Result<(), CommandError> {
+) -> Result<PurgeReport, CommandError> {
     let folder = fs::metadata(&config.store.dir).ok().map(|folder| (folder.dev(), folder.ino()));
     let request = PurgeRequest { by: rollout::author(), reason, folder, select };
     let body = serde_json::to_vec(&request)
         .map_err(|error| CommandError::Failed(format!("purge: cannot be written as JSON: {error}")))?;
     let (path, body) = ("/api/v1/store/purge", Bytes::from(body));
     let body = admin.send(AdminRequest { method: Method::POST, path, body, max_response: MAX_RESPONSE })?;
-    print_report(serde_json::from_slice(&body).map_err(|error| admin.invalid_response(&error))?);
-    Ok(())
+    serde_json::from_slice(&body).map_err(|error| admin.invalid_response(&error))
 }
 
-fn print_report(PurgeReport { objects, bytes, fills }: PurgeReport) {
+fn report_line(PurgeReport { objects, bytes, fills }: PurgeReport) -> String {
     let removed = format!("removed {} objects, {} on disk", HumanCount(objects), BinaryBytes(bytes));
     let fills = match fills {
         0 => String::new(),
         fills => format!("; {} running downloads will not be stored", HumanCount(fills)),
     };
-    print_line(&format!("{removed}{fills}"));
+    format!("{removed}{fills}")
 }
 
 /// A copy belongs to a revision, and is removed with it.

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use indicatif::{BinaryBytes, HumanCount};
 use jiff::{Timestamp, civil, tz::TimeZone};
+use serde_json::json;
 
 use super::{CommandError, OpenedStore, StoreLocation, bar};
-use crate::print_line;
+use crate::{print_line, to_json};
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::units::Time;
 use gupd_store::Inventory;
@@ -39,6 +40,7 @@ pub(super) fn export(
     location: &StoreLocation,
     since: Option<Since>,
     output: &Path,
+    as_json: bool,
 ) -> Result<(), CommandError> {
     let now = Clock::system().now();
     let since = match since {
@@ -50,13 +52,17 @@ pub(super) fn export(
     let bar = bar("exporting", inventory.bytes()?);
     let exported = bundle::export(&inventory, since, now, output, |bytes| bar.inc(bytes))?;
     bar.finish_and_clear();
-    print_line(&format!(
+    let bundle::ExportSummary { objects, blobs, bytes, damaged } = &exported;
+    let text = format!(
         "exported {} objects, {} in {} blobs, to {}",
-        HumanCount(exported.objects),
-        BinaryBytes(exported.bytes),
-        HumanCount(exported.blobs),
+        HumanCount(*objects),
+        BinaryBytes(*bytes),
+        HumanCount(*blobs),
         output.display()
-    ));
+    );
+    let damaged: Vec<_> = damaged.iter().map(ToString::to_string).collect();
+    let json = json!({ "objects": objects, "bytes": bytes, "blobs": blobs, "damaged": damaged });
+    print_line(&if as_json { to_json(&json)? } else { text });
     let omitted = exported
         .damaged
         .iter()
@@ -67,7 +73,7 @@ pub(super) fn export(
     }
 }
 
-pub(super) fn import(location: &StoreLocation, path: &Path) -> Result<(), CommandError> {
+pub(super) fn import(location: &StoreLocation, path: &Path, as_json: bool) -> Result<(), CommandError> {
     let (config, now) = (location.load()?, Clock::system().now());
     // Fail early if a relay has the store, but create a new store only for a valid bundle.
     let early = if config.dir.exists() { Some(OpenedStore::open(&config)?) } else { None };
@@ -80,12 +86,15 @@ pub(super) fn import(location: &StoreLocation, path: &Path) -> Result<(), Comman
     let imported =
         bundle::import(&store, runtime.handle(), path, config.quota, now, |bytes| importing.inc(bytes))?;
     importing.finish_and_clear();
-    print_line(&format!(
+    let bundle::ImportSummary { objects, bytes, skipped } = imported;
+    let text = format!(
         "imported {} objects, {}; {} already stored",
-        HumanCount(imported.objects),
-        BinaryBytes(imported.bytes),
-        HumanCount(imported.skipped),
-    ));
+        HumanCount(objects),
+        BinaryBytes(bytes),
+        HumanCount(skipped),
+    );
+    let json = json!({ "objects": objects, "bytes": bytes, "skipped": skipped });
+    print_line(&if as_json { to_json(&json)? } else { text });
     Ok(())
 }
 

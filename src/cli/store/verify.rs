@@ -7,31 +7,37 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use indicatif::{BinaryBytes, HumanCount};
+use serde_json::json;
 
 use super::{CommandError, OpenedStore, StoreLocation, bar};
 use crate::relay::GenerationBuilder;
 use crate::{print_error, print_line};
 use gupd_config::Config;
 use gupd_config::clock::Clock;
+use gupd_guard::log::escape_invisible;
 use gupd_net::SetupError;
 use gupd_net::metrics::NetMetrics;
 use gupd_proxy::Generation;
 use gupd_proxy::background::OriginError;
-use gupd_store::{BlobId, Finding, Inventory, Object, ReadError, RepairError, StoreError, verify};
+use gupd_store::{
+    BlobId, Finding, Inventory, Object, ReadError, RepairError, StoreError, VerifySummary, verify,
+};
+
+/// What to do while a relay has the store.
+const LOCKED: &str = "a running relay has the store. It never serves damaged content and repairs it on access. To repair \
+                      all now, stop the relay and run this again";
 
 pub(super) fn run(
     location: &StoreLocation,
     upstream: Vec<String>,
     dry_run: bool,
+    as_json: bool,
 ) -> Result<(), CommandError> {
     let mut config = location.load_config(Vec::new())?;
-    let source = match upstream.is_empty() {
-        true => RepairSource::Routes,
-        false => {
-            use_upstreams(&mut config, upstream)?;
-            RepairSource::AnyUpstream
-        }
-    };
+    let source = if upstream.is_empty() { RepairSource::Routes } else { RepairSource::AnyUpstream };
+    if !upstream.is_empty() {
+        use_upstreams(&mut config, upstream)?;
+    }
     let dir = &config.store.dir;
     if !dir.join("blobs").exists() {
         return Err(StoreError::NoStore { path: dir.clone() }.into());
@@ -47,35 +53,40 @@ pub(super) fn run(
     let inventory = Inventory::open(dir)?;
     let bar = bar("verifying", inventory.bytes()?);
     let mut summary = Summary::default();
+    if as_json {
+        print_line("{\"findings\": [");
+    }
     let found = |finding: Finding| {
         let outcome = match &repairs {
             Some(repairs) => repairs.repair(&finding)?,
             None => RepairOutcome::Left(None),
         };
+        // Each is written as it is found, so a million findings take no memory.
+        let comma = if summary.found() == 0 { "" } else { "," };
+        bar.suspend(|| match as_json {
+            true => print_line(&format!("{comma}{}", to_json(&finding, &outcome))),
+            false => print_error(&format!("{finding}{}", outcome.to_suffix())),
+        });
         summary.add(&outcome);
-        bar.suspend(|| print_error(&format!("{finding}{}", outcome.to_suffix())));
         Ok(())
     };
     let verified = verify(&inventory, |bytes| bar.inc(bytes), found)?;
     bar.finish_and_clear();
-    print_line(&format!("verified {} blobs, {}", HumanCount(verified.blobs), BinaryBytes(verified.bytes)));
-    let left = summary.left;
-    if summary.found() == 0 {
-        return Ok(());
-    }
+    print_line(&match as_json {
+        true => summary.to_json_end(verified),
+        false => format!("verified {} blobs, {}", HumanCount(verified.blobs), BinaryBytes(verified.bytes)),
+    });
     if summary.is_sound() {
-        print_line(&summary.to_line(false));
+        if summary.found() > 0 && !as_json {
+            print_line(&summary.to_line(false));
+        }
         return Ok(());
     }
-    Err(CommandError::Failed(if is_locked {
-        format!(
-            "{left} found, none repaired: a running relay has the store. It never serves damaged content and repairs it \
-             on access. To repair all now, stop the relay and run this again"
-        )
-    } else if dry_run {
-        format!("{left} found, none repaired: run this without --dry-run")
-    } else {
-        summary.to_line(config.upstreams.is_empty())
+    let left = summary.left;
+    Err(CommandError::Failed(match (is_locked, dry_run) {
+        (true, _) => format!("{left} found, none repaired: {LOCKED}"),
+        (_, true) => format!("{left} found, none repaired: run this without --dry-run"),
+        _ => summary.to_line(config.upstreams.is_empty()),
     }))
 }
 
@@ -198,7 +209,46 @@ impl RepairOutcome {
     }
 }
 
+/// Formats a finding in one line.
+fn to_json(finding: &Finding, outcome: &RepairOutcome) -> String {
+    let (kind, blob, objects) = match finding {
+        Finding::Damaged { blob, objects, .. } => ("damaged", Some(blob), Some(*objects)),
+        Finding::Missing { blob, objects } => ("missing", Some(blob), Some(*objects)),
+        Finding::Orphan { blob } => ("orphan", Some(blob), None),
+        Finding::Foreign { .. } => ("foreign", None, None),
+        Finding::Unreadable { .. } => ("unreadable", None, None),
+        _ => ("other", None, None),
+    };
+    let (outcome, fetched, error) = match outcome {
+        RepairOutcome::Repaired { fetched } => ("repaired", *fetched, None),
+        RepairOutcome::Removed(error) => ("removed", 0, error.as_ref()),
+        RepairOutcome::Left(error) => ("left", 0, error.as_ref()),
+    };
+    let json = json!({
+        "kind": kind,
+        "blob": blob.map(ToString::to_string),
+        "objects": objects,
+        "message": finding.to_string(),
+        "outcome": outcome,
+        "fetched": fetched,
+        "error": error.map(ToString::to_string),
+    });
+    escape_invisible(&json.to_string()).into_owned()
+}
+
 impl Summary {
+    /// Formats the end of the JSON object, after its findings.
+    fn to_json_end(&self, verified: VerifySummary) -> String {
+        let Self { repaired, fetched, removed, lost, left, .. } = self;
+        let VerifySummary { blobs, bytes } = verified;
+        let counts = json!({
+            "blobs": blobs, "bytes": bytes, "repaired": repaired, "fetched": fetched, "removed": removed,
+            "lost": lost, "left": left,
+        });
+        // Continues the object that the list of findings began.
+        format!("], {}", counts.to_string().trim_start_matches('{'))
+    }
+
     fn add(&mut self, outcome: &RepairOutcome) {
         match outcome {
             RepairOutcome::Repaired { fetched } => {
