@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use gupd_config::clock::UnixMillis;
-use gupd_config::{Config, SummarySettings};
+use gupd_config::{Config, SummarySettings, Trust};
 use gupd_ledger::{EventChange, EventQuery, QueryError, SiteSums, TrafficQuery};
 use gupd_net::listen::LifecycleStage;
 use gupd_net::webhook::post_json;
@@ -116,8 +116,9 @@ impl AdminApi {
             tracing::warn!(%error, "daily summary not written");
         }
         if let Some(url) = config.summary.webhook.clone() {
+            let trust = Trust { ca: config.summary.webhook_ca.clone(), ..Trust::default() };
             tasks.spawn(async move {
-                match post_json(&url, json).await {
+                match post_json(&url, &trust, json).await {
                     Ok(()) => tracing::info!("daily summary sent"),
                     // The URL may have a secret.
                     Err(error) => tracing::warn!(host = url.host(), %error, "daily summary not sent"),
@@ -217,7 +218,7 @@ mod tests {
     #[test]
     fn summary_is_due_once_a_day_whatever_the_clock_does() {
         let (mut schedule, zone) = (SummarySchedule::default(), berlin());
-        let settings = SummarySettings { at: Some(7 * 60), webhook: None };
+        let settings = SummarySettings { at: Some(7 * 60), webhook: None, webhook_ca: None };
         let mut due = |text: &str, settings: &SummarySettings| schedule.is_due(settings, &zone, millis(text));
         assert!(!due("2026-06-01T04:00:00Z", &settings));
         assert!(due("2026-06-01T05:00:03Z", &settings));
@@ -226,7 +227,7 @@ mod tests {
         assert!(!due("2026-05-31T05:00:08Z", &settings));
         assert!(due("2026-06-11T09:00:00Z", &settings));
         assert!(!due("2026-06-11T09:00:05Z", &settings));
-        let off = SummarySettings { at: None, webhook: None };
+        let off = SummarySettings { at: None, webhook: None, webhook_ca: None };
         assert!(!due("2026-06-20T09:00:00Z", &off));
         assert!(!due("2026-06-20T09:00:00Z", &settings), "turned on again after today's time");
     }

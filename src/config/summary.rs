@@ -1,10 +1,13 @@
 //! `[summary]`: the daily summary for administrators.
 
+use std::path::PathBuf;
+
 use http::Uri;
 use http::uri::Scheme;
 
 use crate::defaults;
 use crate::document::Document;
+use crate::reader::file;
 use crate::week;
 
 /// `[summary]`
@@ -14,6 +17,8 @@ pub struct SummarySettings {
     pub at: Option<u16>,
     /// URL that gets the summary as JSON.
     pub webhook: Option<Uri>,
+    /// PEM file of issuers that are trusted for it instead of the system's.
+    pub webhook_ca: Option<PathBuf>,
 }
 
 pub(crate) fn read_summary(document: &mut Document) -> SummarySettings {
@@ -27,8 +32,12 @@ pub(crate) fn read_summary(document: &mut Document) -> SummarySettings {
     if webhook.is_some() && at.is_none() {
         s.warn("webhook", "gets nothing while summary.at is off");
     }
+    let webhook_ca = file(&mut s, "webhook_ca");
+    if webhook_ca.is_some() && webhook.as_ref().is_none_or(|url| url.scheme() != Some(&Scheme::HTTPS)) {
+        s.refuse("webhook_ca", "is set, but summary.webhook is no https URL: use https or remove it");
+    }
     document.close(s);
-    SummarySettings { at, webhook }
+    SummarySettings { at, webhook, webhook_ca }
 }
 
 fn webhook(text: &str) -> Result<Uri, String> {

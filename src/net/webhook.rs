@@ -43,18 +43,18 @@ pub enum WebhookError {
     Late,
 }
 
-/// Sends a JSON text.
+/// Sends a JSON text. A service over TLS is verified by `trust`.
 ///
 /// # Errors
 /// When the service cannot be reached, or answers with another status than 2xx.
-pub async fn post_json(url: &Uri, json: String) -> Result<(), WebhookError> {
-    match timeout(TIMEOUT, post(url, json)).await.map_err(|_late| WebhookError::Late)?? {
+pub async fn post_json(url: &Uri, trust: &Trust, json: String) -> Result<(), WebhookError> {
+    match timeout(TIMEOUT, post(url, trust, json)).await.map_err(|_late| WebhookError::Late)?? {
         status if status.is_success() => Ok(()),
         status => Err(WebhookError::Status(status)),
     }
 }
 
-async fn post(url: &Uri, json: String) -> Result<StatusCode, WebhookError> {
+async fn post(url: &Uri, trust: &Trust, json: String) -> Result<StatusCode, WebhookError> {
     let host = url.host().ok_or(WebhookError::Host)?.trim_matches(['[', ']']);
     let is_tls = url.scheme_str() == Some("https");
     let port = url.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
@@ -63,7 +63,7 @@ async fn post(url: &Uri, json: String) -> Result<StatusCode, WebhookError> {
     let mut connections = JoinSet::new();
     let mut sender = if is_tls {
         let name = ServerName::try_from(host.to_owned()).map_err(|_invalid| WebhookError::Host)?;
-        open(connect_tls_to(stream, name, &Trust::default()).await?, &mut connections).await?
+        open(connect_tls_to(stream, name, trust).await?, &mut connections).await?
     } else {
         open(stream, &mut connections).await?
     };

@@ -54,6 +54,9 @@ fn summary_has_a_local_time_and_an_optional_webhook() {
         ("webhook = \"alerts.example\"", "write it like https://"),
         ("webhook = \"ftp://alerts.example/\"", "write it like https://"),
         ("webhook = \"https://user:secret@alerts.example/\"", "credentials"),
+        ("webhook_ca = \"/etc/gupd/ca.pem\"", "no https URL"),
+        ("webhook_ca = \"/etc/gupd/ca.pem\"\nwebhook = \"http://10.0.0.5/\"", "no https URL"),
+        ("webhook_ca = \"\"\nwebhook = \"https://10.0.0.5/\"", "empty path"),
     ] {
         let problems = problems(summary(text));
         assert!(problems.len() == 1 && problems[0].starts_with("gupd.toml:4:"), "{problems:?}");

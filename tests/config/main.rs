@@ -123,6 +123,7 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.site.time_zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
     expected.site.subnets.clone_from(&documented.site.subnets);
     expected.summary.webhook = Some("https://alerts.example/gupd".parse().unwrap());
+    expected.summary.webhook_ca = Some("/etc/gupd/alerts-ca.pem".into());
     expected.wan.congestion = Some("lp".into());
     expected.wan_limits.clone_from(&documented.wan_limits);
     expected.verify.roots = vec!["/etc/gupd/liveupdate-roots.pem".into()];
