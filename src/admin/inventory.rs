@@ -77,6 +77,25 @@ pub struct InventoryReport {
     pub unexpected_clients: Vec<String>,
 }
 
+/// Counts lines up to records, one after another. The reader's own count is that of the line break before a record.
+#[derive(Debug, Default)]
+struct LineCounter {
+    breaks: u64,
+    counted: usize,
+}
+
+impl LineCounter {
+    /// Returns the number of the line with the record that begins at this byte, or behind the line breaks there.
+    fn line_at(&mut self, text: &[u8], begin: usize) -> u64 {
+        let rest = text.get(begin..).unwrap_or_default();
+        let begin = begin + rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let between = text.get(self.counted..begin).unwrap_or_default();
+        self.breaks += between.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.counted = begin;
+        self.breaks + 1
+    }
+}
+
 impl ExpectedClients {
     /// Reads a CSV list (RFC 4180), with commas, semicolons or tabs. With a line of headings the columns of names and
     /// addresses count, else the first column. An error is one line with the number of the line.
@@ -97,10 +116,16 @@ impl ExpectedClients {
             .trim(csv::Trim::All)
             .delimiter(delimiter)
             .from_reader(text.as_bytes());
-        let (mut columns, mut rows) = (None, Vec::new());
+        let (mut columns, mut rows, mut lines) = (None, Vec::new(), LineCounter::default());
         for record in reader.records() {
             let record = record.map_err(|error| format!("inventory: {error}; {keep}"))?;
-            let line = record.position().map_or(0, csv::Position::line);
+            let begin = record.position().map_or(0, csv::Position::byte);
+            let line = lines.line_at(text.as_bytes(), usize::try_from(begin).unwrap_or(usize::MAX));
+            if record.iter().any(|field| field.contains('\n')) {
+                return Err(format!(
+                    "inventory: line {line}: a field has a line break: close its quote; {keep}"
+                ));
+            }
             let Some(columns) = &columns else {
                 let headings = headings(&record);
                 let has_headings = !headings.is_empty();

@@ -37,6 +37,8 @@ async fn inventory_names_missing_and_unexpected_clients() {
     let many = "10.0.0.1\n".repeat(100_001);
     for (broken, words) in [
         ("127.0.0.2\n<script>\n", "line 2"),
+        ("127.0.0.2\r\n\r\n<script>\r\n", "line 3"),
+        ("127.0.0.2;\"pc\n127.0.0.3\n", "line 1: a field has a line break"),
         ("", "no row has a name"),
         (&many, "more than 100000 rows"),
         (&" ".repeat((8 << 20) + 1), "larger than 8 MiB"),
