@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use super::token::{AdminTokens, TokenRole};
-use super::{AdminApi, ErrorMessage, problem};
+use super::{AdminApi, ErrorMessage, page, problem};
 use gupd_config::PublicName;
 use gupd_net::log_limit::LogLimit;
 use gupd_net::metrics::NetMetrics;
@@ -82,7 +82,8 @@ pub(super) async fn delay_wrong_token(
     response
 }
 
-/// A request that may read what has addresses: see [`authorize_read`].
+/// A request that may read what has addresses: one of this machine, with a token, or with a session of the page. A refused
+/// request gets a problem document from the API, and a page from the page.
 pub(super) struct ReadAccess;
 
 impl FromRequestParts<AdminApi> for ReadAccess {
@@ -91,8 +92,14 @@ impl FromRequestParts<AdminApi> for ReadAccess {
     async fn from_request_parts(parts: &mut Parts, api: &AdminApi) -> Result<Self, Response> {
         let from = ConnectInfo::<SocketAddr>::from_request_parts(parts, api).await;
         let ConnectInfo(from) = from.map_err(IntoResponse::into_response)?;
-        authorize_read(api.token_file.clone(), from, &parts.headers).await.map_err(problem::respond)?;
-        Ok(Self)
+        if api.sessions.form_token(&parts.headers).is_some() {
+            return Ok(Self);
+        }
+        match authorize_read(api.token_file.clone(), from, &parts.headers).await {
+            Ok(()) => Ok(Self),
+            Err(refusal) if parts.uri.path().starts_with("/api/") => Err(problem::respond(refusal)),
+            Err(refusal) => Err(page::refuse_reading(refusal)),
+        }
     }
 }
 

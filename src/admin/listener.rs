@@ -58,6 +58,10 @@ struct AdminBounds {
     refused: IntCounterVec,
 }
 
+/// Mark of a request that came over TLS, in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OverTls;
+
 /// One connection.
 #[derive(Debug)]
 struct AdminConnection {
@@ -132,7 +136,9 @@ async fn accept_connection(
     counted: CountedAdmin,
     stopping: CancellationToken,
 ) {
-    let Some(tls) = tls else { return serve_connection(stream, peer, router, counted, stopping).await };
+    let Some(tls) = tls else {
+        return serve_connection(stream, (peer, None), router, counted, stopping).await;
+    };
     let closed = counted.connection.closed.clone();
     let handshake = tokio::select! {
         handshake = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)) => handshake,
@@ -141,13 +147,13 @@ async fn accept_connection(
     };
     // A failed handshake concerns its client alone, which knows the reason.
     if let Ok(Ok(stream)) = handshake {
-        serve_connection(stream, peer, router, counted, stopping).await;
+        serve_connection(stream, (peer, Some(OverTls)), router, counted, stopping).await;
     }
 }
 
 async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
-    peer: SocketAddr,
+    (peer, over_tls): (SocketAddr, Option<OverTls>),
     router: Router,
     counted: CountedAdmin,
     stopping: CancellationToken,
@@ -161,6 +167,7 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
             state.set(Activity::Answering);
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
+            over_tls.map(|mark| request.extensions_mut().insert(mark));
             let response = router.call(request).await;
             state.set(Activity::Sending(Instant::now()));
             response

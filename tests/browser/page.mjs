@@ -2,16 +2,22 @@
 // admin token. Prints one line for each step and ends with status 0 if all hold.
 //
 // Asserted on each page: no error on the console, no request to another host, no serious finding of axe-core. Each command
-// of the Rollout page goes through its preview. Values change without a reload.
+// of the Rollout page goes through its preview. Values change without a reload. A line that ends with "?" asks the test for
+// something outside of the browser, which answers with a line when it is done.
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { mkdtemp, readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
 import puppeteer from "puppeteer-core";
 
 const [browserPath, base, token] = process.argv.slice(2);
 const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const pages = ["/", "/clients", "/content", "/rollout", "/line", "/events"];
 const PATIENCE = 30_000;
+const input = createInterface({ input: process.stdin });
+const answers = input[Symbol.asyncIterator]();
 
 const browser = await puppeteer.launch({
   executablePath: browserPath, headless: true, args: ["--no-sandbox", "--disable-gpu"],
@@ -35,6 +41,26 @@ async function open(path) {
 function step(text) {
   assert.deepEqual(faults, [], text);
   console.log(text);
+}
+
+async function ask(text) {
+  console.log(`${text}?`);
+  await answers.next();
+}
+
+const notice = (text) => page.waitForFunction((expected) =>
+  document.getElementById("notice").textContent.includes(expected), {}, text);
+
+async function uploadInventory(list, expected) {
+  await open("/clients");
+  const file = join(await mkdtemp(join(tmpdir(), "gupd-")), "inventory.csv");
+  await writeFile(file, list);
+  const input = await page.$("#inventory-file");
+  await input.uploadFile(file);
+  await page.waitForFunction(() => document.getElementById("inventory-list").value !== "");
+  const button = "form[action=\"/inventory\"] button:not([name])";
+  await Promise.all([page.waitForNavigation(), page.click(button)]);
+  assert.match(await main(), expected);
 }
 
 // The page's policy allows no injected script element: the driver evaluates axe-core outside of it.
@@ -95,6 +121,16 @@ try {
   await command("promote", { ring: "rest" }, /ring rest/);
   await command("release", {}, /every group is held no more/);
 
+  await uploadInventory("name,address\npc-1,127.0.0.2\npc-2,127.0.0.77\n", /2 clients are expected/);
+  await open("/clients");
+  assert.match(await main(), /Expected, never seen \(1\)/);
+  // A refused list is a status of the browser's too.
+  await uploadInventory("127.0.0.2\n<script>\n", /line 2[^]*nothing has changed/);
+  assert.match(faults.pop(), /400/);
+  await open("/clients");
+  assert.match(await main(), /2 clients are expected/);
+  step("an inventory is uploaded, and a broken one changes nothing");
+
   // The clock of the overview moves and a halt from elsewhere appears, both without a reload.
   await open("/");
   const before = await main();
@@ -119,9 +155,23 @@ try {
   await Promise.all([page.waitForNavigation(), page.click("form[action=\"/sign-out\"] button")]);
   assert.match(await main(), /Sign in/);
   step("signed out");
+
+  await open("/");
+  await ask("end the relay");
+  await notice("The relay has not answered since");
+  const stale = await main();
+  await ask("start the relay");
+  await notice("The relay answers again");
+  // The browser reports each connection that was refused.
+  assert.ok(faults.every((fault) => fault.includes("ERR_")), faults.join());
+  faults.length = 0;
+  await page.waitForFunction((text) => document.getElementById("main").innerText !== text, {}, stale);
+  await notice("");
+  step("a restart is noticed, and the page goes on");
 } catch (error) {
   console.log(`failed at ${page.url()}: ${error.stack}\n${faults.join("\n")}\n${await main().catch(() => "")}`);
   process.exitCode = 1;
 } finally {
   await browser.close();
+  input.close();
 }

@@ -166,11 +166,17 @@ impl AdminTls {
         Self { authority, settings: format!("admin_tls_cert = {cert:?}\nadmin_tls_key = {key:?}") }
     }
 
-    /// Sends a request over TLS; `None` without a response.
     async fn get(&self, relay: &Relay, path: &str) -> Option<String> {
+        self.send(relay, &format!("GET {path} HTTP/1.1\r\n"), "").await
+    }
+
+    /// Sends a request over TLS; `None` without a response.
+    async fn send(&self, relay: &Relay, head: &str, body: &str) -> Option<String> {
         let client = TlsClient { name: "127.0.0.1", ..TlsClient::new(self.authority.certificate()) };
         let mut stream = client.connect(relay.admin).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        let fields =
+            format!("Host: 127.0.0.1\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        let request = format!("{head}{fields}{body}");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut response = Vec::new();
         let _end = stream.read_to_end(&mut response).await;
@@ -233,4 +239,56 @@ async fn guard_serves_the_admin_address_with_tls() {
         assert!(Instant::now() < deadline, "the guard does not answer over TLS");
     }
     assert!(tls.get(&relay, "/healthz").await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn session_over_tls_has_a_secure_cookie() {
+    let setup = Setup::new("");
+    let tls = AdminTls::write(setup.folder.path());
+    setup.write_config(&tls.settings);
+    let relay = setup.serve(&[]);
+    let sign_in = async |origin: &str| {
+        let head = format!("POST /sign-in HTTP/1.1\r\nOrigin: {origin}\r\n");
+        tls.send(&relay, &head, &format!("token={OPERATE}")).await.unwrap()
+    };
+    let signed_in = sign_in("https://127.0.0.1").await;
+    let cookie = signed_in.lines().find(|line| line.to_lowercase().starts_with("set-cookie:")).unwrap();
+    assert!(signed_in.starts_with("HTTP/1.1 303") && cookie.ends_with("; Secure"), "{signed_in}");
+    // A page of the same name without TLS is another origin.
+    for origin in ["http://127.0.0.1", "https://127.0.0.2", "null"] {
+        let refused = sign_in(origin).await;
+        assert!(refused.starts_with("HTTP/1.1 403"), "{origin}: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn session_reads_pages_and_api_from_other_machines() {
+    let setup = Setup::new("");
+    let relay = setup.serve(&[]);
+    let sign_in = Request::new("POST", "/sign-in").header("Origin", &format!("http://{}", relay.admin));
+    let signed_in = sign_in.body(format!("token={OPERATE}").as_bytes()).send(relay.admin).await;
+    let cookie = signed_in.header("set-cookie").unwrap();
+    assert!(!cookie.contains("Secure"), "{cookie}");
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    // A request through a proxy is not of this machine.
+    let get = async |path: &str, cookie: &str| {
+        let request = Request::get(path).header("X-Forwarded-For", "203.0.113.9").header("Cookie", cookie);
+        request.send(relay.admin).await
+    };
+    for (path, media_type) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/clients.csv", "text/html; charset=utf-8"),
+        ("/events", "text/html; charset=utf-8"),
+        ("/api/v1/status", "application/problem+json"),
+        ("/api/v1/events", "application/problem+json"),
+        ("/api/v1/inventory", "application/problem+json"),
+    ] {
+        let refused = get(path, "gupd_session=0").await;
+        assert_eq!((refused.status, refused.header("content-type")), (401, Some(media_type)), "{path}");
+        let status = get(path, &cookie).await.status;
+        assert!(status == 200 || path == "/api/v1/inventory" && status == 404, "{path}: {status}");
+    }
+    // It changes nothing without the form's token.
+    let reload = Request::new("POST", "/api/v1/reload").header("Cookie", &cookie).send(relay.admin).await;
+    assert_eq!(reload.status, 401);
 }

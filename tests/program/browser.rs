@@ -1,10 +1,11 @@
 //! The status page in Chromium, driven by `tests/browser/page.mjs`: each command end to end, live values, accessibility by
 //! axe-core, no error and no request to another host.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use crate::process::{Relay, gupd};
 use crate::rollout::Place;
 
 /// The driver.
@@ -36,15 +37,37 @@ fn browser() -> Option<&'static str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_action_works_in_a_browser() {
     let Some(browser) = browser() else { return };
-    let (_place, relay) = Place::published().await;
+    let (place, mut relay) = Place::published().await;
+    let admin = relay.admin.to_string();
     // The driver finds packages beside itself.
     let driver = Path::new(PACKAGES).join("page.mjs");
     std::fs::copy(DRIVER, &driver).unwrap();
-    let url = format!("http://{}", relay.admin);
+    let url = format!("http://{admin}");
     // The driver has time-outs of its own.
-    let output =
-        Command::new("node").arg(driver).args([browser, &url, "s3cret-of-the-site"]).output().unwrap();
-    let steps = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{steps}{}", String::from_utf8_lossy(&output.stderr));
+    let mut command = Command::new("node");
+    command.arg(driver).args([browser, &url, "s3cret-of-the-site"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut driving = command.spawn().unwrap();
+    let (mut answers, mut steps) = (driving.stdin.take().unwrap(), Vec::new());
+    for line in BufReader::new(driving.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        match &*line {
+            "end the relay?" => relay.process.kill(),
+            "start the relay?" => {
+                let mut command = gupd(["serve", "--admin", &admin, "--config"]);
+                relay = Relay::start(command.arg(place.file()));
+            }
+            _ => {
+                steps.push(line);
+                continue;
+            }
+        }
+        answers.write_all(b"done\n").unwrap();
+    }
+    let mut errors = String::new();
+    driving.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    let steps = steps.join("\n");
+    assert!(driving.wait().unwrap().success(), "{steps}\n{errors}");
+    assert!(steps.contains("a restart is noticed"), "{steps}");
     println!("{steps}");
 }

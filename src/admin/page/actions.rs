@@ -13,9 +13,10 @@ use maud::{Markup, html};
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
-use super::session::is_same_origin;
+use super::session::{is_same_origin, is_secure_page};
 use super::{Page, document, refusal};
 use crate::auth::authorize;
+use crate::listener::OverTls;
 use crate::request_body::check_author;
 use crate::{AdminApi, ErrorMessage, query_pairs};
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
@@ -53,8 +54,8 @@ pub(super) fn sign_in_form() -> Markup {
 }
 
 pub(super) async fn sign_in(State(api): State<AdminApi>, request: Request) -> Response {
-    let form = match read_form(request, MAX_FORM).await {
-        Ok((_, form)) => form,
+    let (page, form) = match read_form(request, MAX_FORM).await {
+        Ok(read) => read,
         Err(error) => return refusal(error),
     };
     if !api.sessions.may_try() {
@@ -73,12 +74,12 @@ pub(super) async fn sign_in(State(api): State<AdminApi>, request: Request) -> Re
         ));
     }
     tracing::info!("administrator signed in");
-    redirect(api.sessions.open())
+    redirect(api.sessions.open(is_secure_page(&page)))
 }
 
 pub(super) async fn sign_out(State(api): State<AdminApi>, request: Request) -> Response {
     match read_form(request, MAX_FORM).await {
-        Ok((headers, _)) => redirect(api.sessions.close(&headers)),
+        Ok((headers, _)) => redirect(api.sessions.close(&headers, is_secure_page(&headers))),
         Err(error) => refusal(error),
     }
 }
@@ -196,7 +197,8 @@ pub(super) fn session_token(api: &AdminApi, headers: &HeaderMap, form: &Form) ->
 /// Reads a form of this page.
 pub(super) async fn read_form(request: Request, max: usize) -> Result<(HeaderMap, Form), ErrorMessage> {
     let (head, body) = request.into_parts();
-    if !is_same_origin(&head.headers) {
+    let over_tls = head.extensions.get::<OverTls>().is_some();
+    if !is_same_origin(&head.headers, over_tls) {
         let message = "Origin: not this page: open the page again and repeat it there";
         return Err((StatusCode::FORBIDDEN, message.to_owned()));
     }

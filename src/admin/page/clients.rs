@@ -9,7 +9,8 @@ use maud::{Markup, html};
 use percent_encoding::percent_decode_str;
 
 use super::text::{bytes, time};
-use super::{Page, Reader, inventory, respond};
+use super::{Page, inventory, respond};
+use crate::auth::ReadAccess;
 use crate::{AdminApi, query_pairs};
 use gupd_rollout::clients::{ClientFilter, ClientReport, ClientStatus, MAX_LISTED};
 use jiff::tz::TimeZone;
@@ -27,7 +28,12 @@ struct Selection {
     light: Option<ClientStatus>,
 }
 
-pub(super) async fn show(_: Reader, State(api): State<AdminApi>, headers: HeaderMap, uri: Uri) -> Response {
+pub(super) async fn show(
+    _: ReadAccess,
+    State(api): State<AdminApi>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Response {
     let selection = Selection::parse(uri.query());
     let zone = api.generations.load().config.site.time_zone.clone();
     let content = if api.rollouts.has_rings() {
@@ -54,7 +60,7 @@ pub(super) async fn show(_: Reader, State(api): State<AdminApi>, headers: Header
     respond(Page::Clients, &html! { (content) (inventory) })
 }
 
-pub(super) async fn csv(_: Reader, State(api): State<AdminApi>) -> Response {
+pub(super) async fn csv(_: ReadAccess, State(api): State<AdminApi>) -> Response {
     let clients = Selection::default().find(&api).await;
     let mut response = csv_text(&clients).into_response();
     let headers = response.headers_mut();

@@ -7,7 +7,8 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::text::{bytes, percent, rate, span};
-use super::{Page, Reader, respond};
+use super::{Page, respond};
+use crate::auth::ReadAccess;
 use crate::{AdminApi, FillReport, FillStatus};
 use gupd_ledger::{TrafficQuery, TrafficReport};
 
@@ -30,7 +31,7 @@ struct TypeTraffic {
     served: u64,
 }
 
-pub(super) async fn show(_: Reader, State(api): State<AdminApi>) -> Response {
+pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>) -> Response {
     let since = api.clock.now() - TIME;
     let query = TrafficQuery { since, top: MAX_ROWS, without_names: true, ..TrafficQuery::default() };
     let content = match api.ledger.query(query).await {

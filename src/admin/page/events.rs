@@ -9,7 +9,8 @@ use maud::{Markup, html};
 
 use super::overview::findings;
 use super::text::{span, time};
-use super::{Page, Reader, respond};
+use super::{Page, respond};
+use crate::auth::ReadAccess;
 use crate::status::{StatusFinding, StatusReport, observe};
 use crate::{AdminApi, query_pairs};
 use gupd_ledger::{Event, EventChange, EventQuery};
@@ -17,7 +18,7 @@ use gupd_ledger::{Event, EventChange, EventQuery};
 /// Events on one page.
 const MAX_SHOWN: usize = 200;
 
-pub(super) async fn show(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Response {
+pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -> Response {
     let mut before = query_pairs(uri.query()).filter(|(name, _)| *name == "before");
     let before = before.find_map(|(_, value)| value.parse().ok());
     let zone = api.generations.load().config.site.time_zone.clone();

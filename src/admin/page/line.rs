@@ -7,8 +7,9 @@ use maud::{Markup, html};
 
 use super::chart::stacked_columns;
 use super::text::{bytes, percent};
-use super::{Page, Reader, respond};
+use super::{Page, respond};
 use crate::AdminApi;
+use crate::auth::ReadAccess;
 use gupd_ledger::{CauseRow, TrafficQuery, TrafficReport, TrafficSums};
 
 /// Rows of each table.
@@ -18,7 +19,7 @@ const TOP: usize = 20;
 const TIMES: [(&str, &str, i64); 3] =
     [("24h", "24 hours", 86_400_000), ("7d", "7 days", 7 * 86_400_000), ("30d", "30 days", 30 * 86_400_000)];
 
-pub(super) async fn show(_: Reader, State(api): State<AdminApi>, uri: Uri) -> Response {
+pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -> Response {
     let chosen = uri.query().and_then(|query| query.strip_prefix("since="));
     let (chosen, _, span) = TIMES.into_iter().find(|(name, ..)| Some(*name) == chosen).unwrap_or(TIMES[0]);
     let now = api.clock.now();

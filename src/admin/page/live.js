@@ -1,33 +1,77 @@
-// Replaces the content of the page by its newest version while it is visible, and says when the relay does not answer.
+// Replaces the content of the page by its newest version when the relay says so, and says when the relay does not answer.
+// Browsers open few connections to one host: a hidden page has none.
 "use strict";
-const INTERVAL = 5000;
+const RETRY = 5000;
+const FOCUSABLE = "a, button, input, select, textarea, summary, [tabindex]";
 const main = document.getElementById("main");
-const offline = document.getElementById("offline");
+const notice = document.getElementById("notice");
+let source = null;
+let lostAt = null;
+let wasLost = false;
+let messages = 0;
 
-// A reader who types, or has opened a table, must not lose either.
+function say(text) {
+  notice.textContent = text;
+  notice.hidden = text === "";
+}
+
+function isFilledIn(field) {
+  if (field.matches("select")) return field.selectedIndex !== Math.max(0, [...field.options].findIndex((one) => one.defaultSelected));
+  return field.type === "checkbox" ? field.checked !== field.defaultChecked : field.value !== field.defaultValue;
+}
+
+// A reader who types, clicks, or has marked text, must lose none of it.
 function isInUse() {
-  const active = document.activeElement;
-  return document.hidden || (active && main.contains(active) && active.matches("input, select, button, textarea"))
-    || [...main.querySelectorAll("textarea")].some((one) => one.value);
+  return main.querySelector("input:focus, select:focus, textarea:focus, :active") !== null
+    || [...main.querySelectorAll("input, select, textarea")].some(isFilledIn)
+    || !document.getSelection().isCollapsed;
 }
 
 async function refresh() {
-  if (!isInUse()) {
-    try {
-      const response = await fetch(location.href, { cache: "no-store", redirect: "error" });
-      if (!response.ok) throw new Error(response.statusText);
-      const next = new DOMParser().parseFromString(await response.text(), "text/html").getElementById("main");
-      const open = [...main.querySelectorAll("details")].map((one) => one.open);
-      next.querySelectorAll("details").forEach((one, at) => { one.open = open[at] === true; });
-      main.replaceChildren(...next.childNodes);
-      offline.hidden = true;
-    } catch {
-      offline.hidden = false;
-    }
-  }
-  setTimeout(refresh, INTERVAL);
+  if (isInUse()) return;
+  const response = await fetch(location.href, { cache: "no-store", redirect: "error" });
+  if (!response.ok) throw new Error(`the relay answered ${response.status}: load the page again`);
+  const text = await response.text();
+  if (isInUse()) return;
+  const next = new DOMParser().parseFromString(text, "text/html").getElementById("main");
+  const kept = (selector, property) => [...main.querySelectorAll(selector)].map((one) => one[property]);
+  const [open, scrolled] = [kept("details", "open"), kept(".scroll", "scrollLeft")];
+  const focused = [...main.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
+  next.querySelectorAll("details").forEach((one, at) => { one.open = open[at] === true; });
+  main.replaceChildren(...next.childNodes);
+  main.querySelectorAll(".scroll").forEach((one, at) => { one.scrollLeft = scrolled[at] ?? 0; });
+  if (focused >= 0) main.querySelectorAll(FOCUSABLE)[focused]?.focus({ preventScroll: true });
 }
-setTimeout(refresh, INTERVAL);
+
+function connect() {
+  source?.close();
+  source = new EventSource("/live");
+  messages = 0;
+  source.addEventListener("open", () => {
+    wasLost = lostAt !== null;
+    if (wasLost) say(`The relay answers again; it did not since ${lostAt}.`);
+    lostAt = null;
+  });
+  source.addEventListener("message", () => {
+    messages += 1;
+    // The first one comes at once: a page that has just been loaded is new.
+    if (messages === 1 && !wasLost) return;
+    if (messages === 2) say("");
+    refresh().catch((error) => say(`This page is not up to date: ${error.message}.`));
+  });
+  source.addEventListener("error", () => {
+    lostAt ??= new Date().toLocaleTimeString();
+    say(`The relay has not answered since ${lostAt}; this page tries again.`);
+    // Browsers try again by themselves unless they got another answer than a stream.
+    if (source.readyState === EventSource.CLOSED) setTimeout(connect, RETRY);
+  });
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) source.close();
+  else connect();
+});
+connect();
 
 // A chosen file fills the text field that its input names: forms send text.
 document.addEventListener("change", async ({ target }) => {

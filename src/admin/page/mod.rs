@@ -1,6 +1,6 @@
 //! The status page at `/` of the admin address: HTML made by the relay, with its own style and script and no request to
-//! another host. It reads what the API reads, and shows it to the same requests: those of this machine, and those with
-//! the admin token. The script replaces the content of a page by its newest version every few seconds.
+//! another host. It reads what the API reads, and shows it to the same requests (`auth::ReadAccess`). The script replaces
+//! the content of a page by its newest version at each event of `live`.
 
 mod actions;
 mod chart;
@@ -9,24 +9,20 @@ mod content;
 mod events;
 mod inventory;
 mod line;
+mod live;
 mod overview;
 mod rates;
 mod rollout;
 mod session;
 mod text;
 
-use std::net::SocketAddr;
-
 use axum::Router;
-use axum::extract::{ConnectInfo, FromRequestParts};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use maud::{DOCTYPE, Markup, html};
 
 pub use self::session::Sessions;
-use super::auth::authorize_read;
 use super::{AdminApi, ErrorMessage};
 
 const STYLE: &str = include_str!("style.css");
@@ -87,27 +83,16 @@ pub(super) fn routes() -> Router<AdminApi> {
         .route("/sign-out", post(actions::sign_out))
         .route(Page::Line.path(), get(line::show))
         .route(Page::Events.path(), get(events::show))
+        .route("/live", get(live::stream))
         .route("/style.css", get(async || asset("text/css; charset=utf-8", STYLE)))
         .route("/live.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
 }
 
-/// A request that may read the pages: of this machine, with the admin token, or with a session.
-pub(super) struct Reader;
-
-impl FromRequestParts<AdminApi> for Reader {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, api: &AdminApi) -> Result<Self, Response> {
-        let from = ConnectInfo::<SocketAddr>::from_request_parts(parts, api).await;
-        let ConnectInfo(from) = from.map_err(IntoResponse::into_response)?;
-        if api.sessions.form_token(&parts.headers).is_some() {
-            return Ok(Self);
-        }
-        match authorize_read(api.token_file.clone(), from, &parts.headers).await {
-            Ok(()) => Ok(Self),
-            Err((status, _)) if status == StatusCode::UNAUTHORIZED => Err(sign_in_page()),
-            Err(error) => Err(not_available(error)),
-        }
+/// Returns the page for a request that may not read.
+pub(super) fn refuse_reading(refusal: ErrorMessage) -> Response {
+    match refusal {
+        (StatusCode::UNAUTHORIZED, _) => sign_in_page(),
+        refusal => not_available(refusal),
     }
 }
 
@@ -170,7 +155,7 @@ fn document(title: &str, page: Option<Page>, content: &Markup, status: StatusCod
                         }
                     }
                 }
-                p id="offline" role="status" hidden { "The relay does not answer; this page tries again." }
+                p id="notice" role="status" hidden {}
                 main id="main" { (content) }
             }
         }

@@ -8,11 +8,12 @@ use maud::{Markup, html};
 use super::events::since;
 use super::rates::{self, SiteDay};
 use super::text::{bytes, percent, rate, time};
-use super::{Page, Reader, respond};
+use super::{Page, respond};
 use crate::AdminApi;
+use crate::auth::ReadAccess;
 use crate::status::{LineStatus, PeriodTraffic, StatusFinding, StatusReport, UpstreamStatus, collect};
 
-pub(super) async fn show(_: Reader, State(api): State<AdminApi>) -> Response {
+pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>) -> Response {
     let report = collect(&api).await;
     let generation = api.generations.load_full();
     let zone = generation.config.site.time_zone.clone();

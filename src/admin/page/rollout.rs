@@ -8,14 +8,15 @@ use maud::{Markup, html};
 
 use super::actions::forms;
 use super::text::time;
-use super::{Page, Reader, respond};
+use super::{Page, respond};
 use crate::AdminApi;
-use crate::status::collect;
+use crate::auth::ReadAccess;
+use crate::status::rollout;
 use gupd_rollout::status::{Status, UtcTime};
 
-pub(super) async fn show(_: Reader, State(api): State<AdminApi>, headers: HeaderMap) -> Response {
+pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>, headers: HeaderMap) -> Response {
     let zone = api.generations.load().config.site.time_zone.clone();
-    let content = match collect(&api).await.rollout {
+    let content = match rollout(&api, api.clock.now()).await {
         None => html! {
             h1 { "Rollout" }
             p { "There are no rings: every client sees a new revision at once." }

@@ -62,11 +62,11 @@ impl Sessions {
         }
     }
 
-    /// Opens a session and returns its cookie.
+    /// Opens a session and returns its cookie. With `is_secure`, browsers send it over TLS only.
     ///
     /// # Errors
     /// When the system gives no random bytes.
-    pub(super) fn open(&self) -> std::io::Result<HeaderValue> {
+    pub(super) fn open(&self, is_secure: bool) -> std::io::Result<HeaderValue> {
         let (id, form_token) = (random_text()?, random_text()?);
         let mut state = self.state();
         let now = Instant::now();
@@ -77,11 +77,11 @@ impl Sessions {
             state.open.remove(&oldest);
         }
         state.open.insert(digest(&id), OpenSession { form_token, ends: now + LIFETIME });
-        cookie(&id, LIFETIME)
+        cookie(&id, LIFETIME, is_secure)
     }
 
     /// Returns the form token of the request's session.
-    pub(super) fn form_token(&self, headers: &HeaderMap) -> Option<String> {
+    pub(crate) fn form_token(&self, headers: &HeaderMap) -> Option<String> {
         let id = session_id(headers)?;
         let state = self.state();
         let session = state.open.get(&digest(id)).filter(|session| session.ends > Instant::now())?;
@@ -92,11 +92,11 @@ impl Sessions {
     ///
     /// # Errors
     /// Never in practice: the cookie is fixed text.
-    pub(super) fn close(&self, headers: &HeaderMap) -> std::io::Result<HeaderValue> {
+    pub(super) fn close(&self, headers: &HeaderMap, is_secure: bool) -> std::io::Result<HeaderValue> {
         if let Some(id) = session_id(headers) {
             self.state().open.remove(&digest(id));
         }
-        cookie("", Duration::ZERO)
+        cookie("", Duration::ZERO, is_secure)
     }
 
     fn state(&self) -> MutexGuard<'_, SessionState> {
@@ -104,13 +104,19 @@ impl Sessions {
     }
 }
 
-/// Returns true if a request comes from a page of the same origin (RFC 6454). Browsers send `Origin` with every `POST`.
-pub(super) fn is_same_origin(headers: &HeaderMap) -> bool {
+/// Returns true if a request comes from a page of the same origin (RFC 6454). Browsers send `Origin` with every `POST`. Without
+/// TLS a proxy may have ended it, so a page of either scheme is the same.
+pub(super) fn is_same_origin(headers: &HeaderMap, over_tls: bool) -> bool {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let (Some(origin), Some(host)) = (text(header::ORIGIN), text(header::HOST)) else { return false };
     origin.split_once("://").is_some_and(|(scheme, authority)| {
-        matches!(scheme, "http" | "https") && authority.eq_ignore_ascii_case(host)
+        (scheme == "https" || scheme == "http" && !over_tls) && authority.eq_ignore_ascii_case(host)
     })
+}
+
+/// Returns true if the browser loaded the page over TLS, of the relay or of a proxy before it.
+pub(super) fn is_secure_page(headers: &HeaderMap) -> bool {
+    headers.get(header::ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"))
 }
 
 fn session_id(headers: &HeaderMap) -> Option<&str> {
@@ -119,9 +125,10 @@ fn session_id(headers: &HeaderMap) -> Option<&str> {
     pairs.find_map(|(name, value)| (name == COOKIE).then_some(value))
 }
 
-fn cookie(id: &str, lifetime: Duration) -> std::io::Result<HeaderValue> {
+fn cookie(id: &str, lifetime: Duration, is_secure: bool) -> std::io::Result<HeaderValue> {
     let seconds = lifetime.as_secs();
-    let text = format!("{COOKIE}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}");
+    let secure = if is_secure { "; Secure" } else { "" };
+    let text = format!("{COOKIE}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}");
     HeaderValue::from_str(&text).map_err(std::io::Error::other)
 }
 
@@ -153,26 +160,28 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn session_ends_by_time_and_by_sign_out() {
         let sessions = Sessions::default();
-        let cookie = sessions.open().unwrap();
+        let cookie = sessions.open(false).unwrap();
         let text = cookie.to_str().unwrap();
         assert!(text.contains("HttpOnly") && text.contains("SameSite=Strict"), "{text}");
+        assert!(!text.contains("Secure"), "{text}");
         let headers = with_cookie(&cookie);
         assert_eq!(sessions.form_token(&headers).unwrap().len(), 64);
         assert_eq!(sessions.form_token(&HeaderMap::new()), None);
         tokio::time::advance(LIFETIME).await;
         assert_eq!(sessions.form_token(&headers), None);
-        let headers = with_cookie(&sessions.open().unwrap());
-        sessions.close(&headers).unwrap();
+        let headers = with_cookie(&sessions.open(true).unwrap());
+        let removal = sessions.close(&headers, true).unwrap();
+        assert!(removal.to_str().unwrap().ends_with("Max-Age=0; Secure"), "{removal:?}");
         assert_eq!(sessions.form_token(&headers), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn sessions_and_failures_are_bounded() {
         let sessions = Sessions::default();
-        let first = with_cookie(&sessions.open().unwrap());
+        let first = with_cookie(&sessions.open(false).unwrap());
         for _ in 0..MAX_SESSIONS {
             tokio::time::advance(Duration::from_secs(1)).await;
-            sessions.open().unwrap();
+            sessions.open(false).unwrap();
         }
         assert_eq!(sessions.form_token(&first), None);
         assert_eq!(sessions.state().open.len(), MAX_SESSIONS);
@@ -187,18 +196,19 @@ mod tests {
 
     #[test]
     fn only_the_own_origin_may_post() {
-        for (origin, expected) in [
-            (Some("http://127.0.0.1:9467"), true),
-            (Some("https://127.0.0.1:9467"), true),
-            (Some("http://127.0.0.1:9468"), false),
-            (Some("http://evil.example"), false),
-            (Some("null"), false),
-            (Some("file://127.0.0.1:9467"), false),
-            (None, false),
+        for (origin, plain, over_tls) in [
+            (Some("http://127.0.0.1:9467"), true, false),
+            (Some("https://127.0.0.1:9467"), true, true),
+            (Some("http://127.0.0.1:9468"), false, false),
+            (Some("https://evil.example"), false, false),
+            (Some("null"), false, false),
+            (Some("file://127.0.0.1:9467"), false, false),
+            (None, false, false),
         ] {
             let mut headers = HeaderMap::from_iter([(header::HOST, "127.0.0.1:9467".parse().unwrap())]);
             headers.extend(origin.map(|origin| (header::ORIGIN, origin.parse().unwrap())));
-            assert_eq!(is_same_origin(&headers), expected, "{origin:?}");
+            assert_eq!(is_same_origin(&headers, false), plain, "{origin:?}");
+            assert_eq!(is_same_origin(&headers, true), over_tls, "{origin:?} over TLS");
         }
     }
 }
