@@ -4,8 +4,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::process::ProcessMetrics;
+use super::status::FindingKind;
 use gupd_store::{StoreMetrics, StoreStats};
-use prometheus::{Encoder, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// Initial size of the text, in bytes: a relay with a few upstreams needs about this much.
 const TEXT_BYTES: usize = 16 << 10;
@@ -18,6 +19,7 @@ pub struct Exposition {
     draining: IntGauge,
     wan_limit: IntGauge,
     admin_refused: IntCounterVec,
+    alarms: IntGaugeVec,
     process: ProcessMetrics,
     // Locked for the duration of a scrape.
     store: Mutex<StoreMetrics>,
@@ -44,8 +46,15 @@ impl Exposition {
         );
         let admin_refused = IntCounterVec::new(refused, &["reason"])?;
         registry.register(Box::new(admin_refused.clone()))?;
+        let alarms = Opts::new(
+            "gupd_alarm_active",
+            "1 while an alarm of this kind is raised, as on the Events page; found every 15 seconds.",
+        );
+        let alarms = IntGaugeVec::new(alarms, &["alarm"])?;
+        FindingKind::alarms().for_each(|alarm| alarms.with_label_values(&[alarm]).set(0));
+        registry.register(Box::new(alarms.clone()))?;
         let process = ProcessMetrics::register(&registry)?;
-        Ok(Self { registry, connections, draining, wan_limit, admin_refused, process, store })
+        Ok(Self { registry, connections, draining, wan_limit, admin_refused, alarms, process, store })
     }
 
     /// Returns the text format, with these figures of the store.
@@ -67,6 +76,13 @@ impl Exposition {
         let mut text = Vec::with_capacity(TEXT_BYTES);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+
+    /// Sets which kinds of alarms are raised.
+    pub(super) fn set_alarms(&self, raised: &[&str]) {
+        for alarm in FindingKind::alarms() {
+            self.alarms.with_label_values(&[alarm]).set(raised.contains(&alarm).into());
+        }
     }
 
     /// Counter of connections and requests that the admin address refused.

@@ -92,3 +92,34 @@ async fn open_circuit_closes_after_clock_is_set_back() {
         answer = client => panic!("the circuit is still open: {:?}", answer.unwrap()),
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_survive_a_clock_that_jumps() {
+    let site = Site::new();
+    let mut received = 0;
+    // Set back within the history, set forward beyond it, and set back to before it.
+    for (jump, leap) in [(0, DAY), (-1, DAY / 2), (1, 3 * DAY), (-1, 40 * DAY)] {
+        match jump {
+            1 => site.clock.set_forward(leap),
+            -1 => site.clock.set_back(leap),
+            _ => {}
+        }
+        received += 100_000;
+        let path = PAYLOAD.replace("261121001", &received.to_string());
+        site.manager.put(&path, Resource::new(bytes(1, 100_000)));
+        site.wait_until_stored(&path).await;
+        for page in ["/", "/clients", "/content", "/rollout", "/line", "/line?since=30d", "/events"] {
+            let response = get(site.relay().admin(), page).await;
+            assert_eq!(response.status, 200, "{page}");
+            let text = String::from_utf8(response.expect_body()).unwrap();
+            // Attributes of a broken chart.
+            for broken in ["=\"-", "NaN", "inf\""] {
+                assert!(!text.contains(broken), "{broken} in {page}: {text}");
+            }
+            assert!(text.ends_with("</html>"), "{page}: {text}");
+        }
+        let report = get(site.relay().admin(), "/api/v1/traffic?since=365d&top=1000").await.expect_body();
+        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+        assert_eq!(report["wan"]["received"], received, "nothing is lost: {report:#}");
+    }
+}

@@ -6,6 +6,7 @@
 #[allow(dead_code, unreachable_pub, reason = "a test bed offers more than one test uses")]
 mod support;
 
+mod alarms;
 mod bad_page;
 mod balance;
 mod bindings;

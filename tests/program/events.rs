@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::fault_layer::{EIO, FaultLayer};
 use crate::process::{PATIENCE, Process, Relay, gupd, parse_line, serve};
 use crate::rollout::{Place, order};
 use crate::support::{Manager, PAYLOAD, RefusingPort, Request, Resource, WireClient, bytes, get};
@@ -159,4 +160,38 @@ async fn proxied_request_is_not_of_this_machine() {
             assert_eq!(request.send(relay.admin).await.status, 403, "{path} {field}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_disk_is_an_alarm_and_an_event_once_it_works_again() {
+    const METRIC: &str = "gupd_alarm_active{alarm=\"store-degraded\"}";
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let layer = FaultLayer::new(folder.path());
+    let relay = Relay::start(layer.add_to(&mut serve(&manager, folder.path())));
+    assert!(relay.metrics().await.contains(&format!("{METRIC} 0\n")));
+    layer.fail("w", EIO);
+    let fill = async |number: u32| {
+        let path = PAYLOAD.replace("261121001", &number.to_string());
+        manager.put(&path, Resource::new(bytes(1, 200_000)));
+        relay.get(&path).await.expect_body()
+    };
+    fill(1).await;
+    let (alarm, _) = wait_for_alarm(&relay, "store-degraded").await;
+    assert_eq!(alarm["severity"], "critical", "{alarm}");
+    assert!(relay.metrics().await.contains(&format!("{METRIC} 1\n")));
+    let ended = Process::start(&mut gupd(["status", "--admin", &relay.admin.to_string()])).wait_for_exit();
+    assert!(ended.lines[0].contains(alarm["message"].as_str().unwrap()), "{ended:#?}");
+    assert!(page(&relay).await.contains(alarm["message"].as_str().unwrap()));
+    layer.end_fault();
+    // The ledger is on the same disk: it has the events now.
+    let deadline = Instant::now() + PATIENCE;
+    for number in 2.. {
+        fill(number).await;
+        let report = events(&relay).await;
+        if changes(&report, "store-degraded") == ["cleared", "raised"] {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{report:#}");
+    }
+    assert!(relay.metrics().await.contains(&format!("{METRIC} 0\n")));
 }

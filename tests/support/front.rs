@@ -107,6 +107,15 @@ impl Authority {
         Identity { certificate: params.signed_by(&key, &self.0).unwrap().der().clone(), key }
     }
 
+    /// Issues a certificate for this name that expires at the beginning of a day.
+    pub fn issue_until(&self, name: &str, day: jiff::civil::Date) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        let [month, of_month] = [day.month(), day.day()].map(|number| u8::try_from(number).unwrap());
+        params.not_after = date_time_ymd(day.year().into(), month, of_month);
+        Identity { certificate: params.signed_by(&key, &self.0).unwrap().der().clone(), key }
+    }
+
     /// Issues a certificate with a serial number, by which a revocation list names it.
     pub fn issue_numbered(&self, name: &str, serial: u64) -> Identity {
         let key = KeyPair::generate().unwrap();

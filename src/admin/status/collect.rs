@@ -81,6 +81,8 @@ pub(crate) async fn observe(
         rollout: rollout(api, now).await,
     };
     let mut report = conclude(report, &facts);
+    let alarms = report.findings.iter().filter(|finding| finding.is_alarm());
+    api.exposition.set_alarms(&alarms.map(|alarm| &*alarm.kind).collect::<Vec<_>>());
     // A process that leaves drains without being told to, and the one that takes over observes from now on.
     let is_serving = *api.stage.borrow() == LifecycleStage::Serving;
     let events = if is_serving {
@@ -179,7 +181,8 @@ fn store(api: &AdminApi) -> StoreStatus {
     }
 }
 
-async fn rollout(api: &AdminApi, now: UnixMillis) -> Option<Status> {
+/// Returns the state of rollouts; `None` without rings.
+pub(crate) async fn rollout(api: &AdminApi, now: UnixMillis) -> Option<Status> {
     let snapshot = api.rollouts.snapshot();
     let rings = snapshot.rings.clone()?;
     let clients = api.rollouts.clients().summary().await;

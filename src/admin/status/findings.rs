@@ -22,7 +22,7 @@ const EXPIRES_SOON: UnixMillis = 14 * 86_400_000;
 
 /// Kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FindingKind {
+pub(crate) enum FindingKind {
     NotConfigured,
     NoUpstream,
     UpstreamFailing,
@@ -74,6 +74,36 @@ pub(super) struct CertificateExpiry {
 }
 
 impl FindingKind {
+    const ALL: [Self; 18] = [
+        Self::NotConfigured,
+        Self::NoUpstream,
+        Self::UpstreamFailing,
+        Self::StoreDegraded,
+        Self::Draining,
+        Self::ReloadRefused,
+        Self::NoHistory,
+        Self::LineBusy,
+        Self::LineSaturated,
+        Self::FullSetStorm,
+        Self::ForeignClient,
+        Self::CatalogsStale,
+        Self::RolloutsHalted,
+        Self::RingBlocked,
+        Self::RingWaiting,
+        Self::ClientsFailing,
+        Self::ClientsBehind,
+        Self::CertificateExpiring,
+    ];
+
+    /// Returns the names of all kinds of alarms.
+    pub(crate) fn alarms() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().filter(|kind| kind.is_alarm()).map(Self::as_str)
+    }
+
+    const fn is_alarm(self) -> bool {
+        !matches!(self, Self::LineBusy | Self::ClientsBehind)
+    }
+
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::NotConfigured => "not-configured",
@@ -101,7 +131,7 @@ impl FindingKind {
 impl StatusFinding {
     /// Returns true if its beginning and end are events. Other findings come and go with each download.
     pub(crate) fn is_alarm(&self) -> bool {
-        ![FindingKind::LineBusy, FindingKind::ClientsBehind].map(FindingKind::as_str).contains(&&*self.kind)
+        FindingKind::alarms().any(|alarm| alarm == self.kind)
     }
 
     fn new(kind: FindingKind, message: impl Into<String>, action: impl Into<String>) -> Self {

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use self::alarms::AlarmWatch;
-pub(super) use self::collect::{collect, observe, wan_status};
+pub(super) use self::collect::{collect, observe, rollout, wan_status};
+pub(super) use self::findings::FindingKind;
 use super::auth::ReadAccess;
 use super::openapi::Failure;
 use super::{AdminApi, json_response};

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use super::{HOUR, all, get, order, pass, promote, publish_and_refresh, sees, site};
+use crate::alarms::{wait_until_over, wait_until_raised};
 use crate::support::{PATIENCE, PAYLOAD, Resource, Site, bytes};
 
 const RINGS: &str = "[[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
@@ -56,6 +57,9 @@ async fn repeated_full_sets_keep_next_ring_closed() {
         assert_eq!(all(&site).await, [2, 1, 1]);
     }
     assert_eq!(site.metric("gupd_rollout_ring_trouble{ring=\"first\"}").await, 1.0);
+    let raised = wait_until_raised(&site, "ring-blocked").await;
+    assert_eq!(raised["subject"], "second", "{raised}");
+    assert!(raised["action"].as_str().unwrap().starts_with("gupd rollout promote second"), "{raised}");
     site.restart();
     pass(&site, HOUR).await;
     assert_eq!(all(&site).await, [2, 1, 1], "what is known of clients outlives the process");
@@ -65,6 +69,7 @@ async fn repeated_full_sets_keep_next_ring_closed() {
     assert_eq!(all(&site).await, [3, 3, 1]);
     pass(&site, HOUR).await;
     assert_eq!(all(&site).await, [3, 3, 3]);
+    wait_until_over(&site, "ring-blocked").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
