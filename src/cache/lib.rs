@@ -11,6 +11,7 @@ pub mod digest;
 mod entry;
 pub mod fill;
 mod negative;
+pub mod publish;
 mod selection;
 
 use std::net::IpAddr;

@@ -30,6 +30,7 @@ use crate::route::{RouteSettings, read_routes};
 use crate::server::{ServerSettings, read_server};
 use crate::store::{StoreSettings, default_dir, read_store};
 use crate::summary::{SummarySettings, read_summary};
+use crate::tier::{TierSettings, read_tier};
 use crate::upstream::{KnownUpstreams, UpstreamSettings, read_upstreams};
 use crate::verify::{VerifySettings, read_verify};
 use crate::wan::{WanLimit, WanSettings, read_wan, read_wan_limits};
@@ -50,6 +51,8 @@ pub struct Config {
     pub alarms: AlarmSettings,
     /// The daily summary.
     pub summary: SummarySettings,
+    /// The shared tier, if there is one.
+    pub tier: Option<TierSettings>,
     /// Time-outs and limits of fills.
     pub fill: FillSettings,
     /// Health checks of upstreams.
@@ -249,6 +252,7 @@ impl Config {
         let rollout = read_rollout(document);
         Self {
             rings: read_rings(document, &groups, &rollout),
+            tier: read_tier(document, &upstreams, &peers),
             refresh: read_refresh(document, &wan, &routes),
             prefetch: read_prefetch(document, &store, &routes),
             guard: read_guard(document),

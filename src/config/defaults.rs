@@ -97,6 +97,14 @@ pub(crate) const FINISH: FinishPolicy = FinishPolicy::Above(50);
 /// More would share a site's line so thinly that none ends.
 pub(crate) const MAX_CONCURRENT: Bounds<usize> = bounds(256, 1, 65_536);
 
+/// Ten round trips to an object store of the region, and less than a client notices.
+pub(crate) const TIER_HEDGE: Bounds<Duration> =
+    bounds(Duration::from_millis(300), Duration::from_millis(10), Duration::from_secs(60));
+/// A piece of 4 MiB at 4 Mbit/s.
+pub(crate) const TIER_TIMEOUT: Bounds<Duration> = times(10, 1, 5 * MINUTE);
+/// The largest client packages; the record of one has 16 KiB for each 64 MiB.
+pub(crate) const TIER_MAX_OBJECT: Bounds<u64> = bounds(4 * GIB, 64 * KIB, 16 * GIB);
+
 /// A manager that goes away is known before most of its clients' heartbeats; a connection costs below 1 KiB.
 pub(crate) const CHECK_INTERVAL: Bounds<Duration> = times(10, 1, HOUR);
 /// As `CONNECT_TIMEOUT`: a check that asks for a path asks for a small one.

@@ -242,6 +242,7 @@ impl FallbackService {
             client: None,
             pin: client.pin,
             labels: TransferLabels::default(),
+            tier_key: None,
         };
         match live.upstreams.send(target.upstreams(), &request).await {
             Ok(answer) if answer.response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {

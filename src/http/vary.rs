@@ -135,6 +135,11 @@ impl VaryFields {
         self.fields.is_empty() && self.target.is_none()
     }
 
+    /// Returns true if at most the content coding selects.
+    pub fn is_empty_but_for_coding(&self) -> bool {
+        self.target.is_none() && self.fields.iter().all(|field| field.name == header::ACCEPT_ENCODING)
+    }
+
     /// Returns true if the selection has all parts that such a response needs. Older versions stored without some.
     pub fn is_sufficient(&self, status: StatusCode, response: &HeaderMap) -> bool {
         let selects_coding = || self.fields.iter().any(|field| field.name == header::ACCEPT_ENCODING);

@@ -1,4 +1,4 @@
-//! Metrics of client connections, upstreams and peers. Label sets are bounded: names from the configuration and
+//! Metrics of client connections, upstreams, peers and the shared tier. Label sets are bounded: names from the configuration and
 //! values of an enum, never a client or a path.
 
 use std::sync::Arc;
@@ -147,6 +147,74 @@ impl PeerMetrics {
     }
 }
 
+/// Outcome of a request to the shared tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TierOutcome {
+    /// It had the object.
+    Served,
+    /// It lacks the object.
+    Absent,
+    /// It failed, or gave no answer in time.
+    Failed,
+    /// A manager was asked meanwhile, and answered first.
+    Late,
+}
+
+impl TierOutcome {
+    const ALL: [Self; 4] = [Self::Served, Self::Absent, Self::Failed, Self::Late];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Served => "served",
+            Self::Absent => "absent",
+            Self::Failed => "failed",
+            Self::Late => "late",
+        }
+    }
+}
+
+/// Counters and gauges of requests to the shared tier.
+#[derive(Debug)]
+pub struct TierRequestMetrics {
+    requests: IntCounterVec,
+    /// Health: 1 or 0.
+    pub healthy: IntGauge,
+    /// Bytes of content.
+    pub received_bytes: IntCounter,
+}
+
+impl TierRequestMetrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let requests = register_int_counter_vec_with_registry!(
+            "gupd_tier_requests_total",
+            "Requests to the shared tier before a manager, by outcome.",
+            &["outcome"],
+            registry
+        )?;
+        for outcome in TierOutcome::ALL {
+            requests.with_label_values(&[outcome.as_str()]);
+        }
+        Ok(Self {
+            requests,
+            healthy: register_int_gauge_with_registry!(
+                "gupd_tier_healthy",
+                "1 if requests go to the shared tier; 0 also without one.",
+                registry
+            )?,
+            received_bytes: register_int_counter_with_registry!(
+                "gupd_tier_received_bytes_total",
+                "Bytes of content received from the shared tier.",
+                registry
+            )?,
+        })
+    }
+
+    /// Counts a request.
+    pub(crate) fn count(&self, outcome: TierOutcome) {
+        self.requests.with_label_values(&[outcome.as_str()]).inc();
+    }
+}
+
 /// Counters and gauges of the network layer.
 #[derive(Debug)]
 pub struct NetMetrics {
@@ -164,6 +232,8 @@ pub struct NetMetrics {
     pub upstream: UpstreamMetrics,
     /// Requests to peers and their health.
     pub peer: PeerMetrics,
+    /// Requests to the shared tier and its health.
+    pub tier: TierRequestMetrics,
     /// Expiry of certificates, by use and upstream.
     pub certificate_expiry: IntGaugeVec,
     /// Received bytes by cause, client and object, which labels cannot have.
@@ -194,6 +264,7 @@ impl NetMetrics {
             accept_failures: counter("gupd_accept_failures_total", "Failed accepts of a connection.")?,
             upstream: UpstreamMetrics::register(registry)?,
             peer: PeerMetrics::register(registry)?,
+            tier: TierRequestMetrics::register(registry)?,
             certificate_expiry: register_int_gauge_vec_with_registry!(
                 "gupd_certificate_expiry_timestamp_seconds",
                 "Expiry of the earliest certificate, by use and by name of the upstream or peer.",

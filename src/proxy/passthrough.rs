@@ -133,6 +133,7 @@ async fn send_alone(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -
             form: Some(exchange.classification().form),
             group: Some(exchange.group.name.clone()),
         },
+        tier_key: None,
     };
     match upstreams.send(exchange.target.upstreams(), &outgoing).await {
         Ok(UpstreamResponse { upstream, response, .. })

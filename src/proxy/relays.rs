@@ -74,9 +74,11 @@ async fn detect_loop(exchange: &Exchange<'_>, fill: &FillHandle) {
     let mut probed: Option<Arc<Upstream>> = None;
     loop {
         sleep(PROBE_INTERVAL).await;
-        // A fill may go on to the next upstream, but does not come back to one. A peer never asks on.
+        // A fill may go on to the next upstream, but does not come back to one. A peer and the tier never ask on.
         let is_new = |upstream: &Arc<Upstream>| {
-            !upstream.is_peer() && !probed.iter().any(|before| Arc::ptr_eq(before, upstream))
+            !upstream.is_peer()
+                && !upstream.is_tier()
+                && !probed.iter().any(|before| Arc::ptr_eq(before, upstream))
         };
         let Some(upstream) = fill.current_upstream().filter(is_new) else { continue };
         if !exchange.generation.upstreams.is_last(fill.upstream_order(), &upstream) {

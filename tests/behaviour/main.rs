@@ -74,6 +74,7 @@ mod spellings;
 mod starvation;
 mod summary;
 mod targets;
+mod tier;
 mod tls;
 mod unrequested;
 mod upstream_proxy;

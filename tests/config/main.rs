@@ -19,6 +19,7 @@ mod peers;
 mod profiles;
 mod refresh;
 mod rings;
+mod tier;
 mod together;
 mod upstreams;
 mod verify;
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 use gupd_config::{
     Binding, CertificateFiles, Class, ClientCertificates, Config, ContentMatch, Fallback, GroupSettings,
-    ListenerTls, LogFormat, Overrides, Problem, Problems, RateSchedule, Rule,
+    ListenerTls, LogFormat, Overrides, Problem, Problems, RateSchedule, Rule, TierLocation, TierSettings,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -133,6 +134,15 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.prefetch.paths.clone_from(&documented.prefetch.paths);
     expected.upstreams.push(documented.upstreams[1].clone());
     expected.peers.clone_from(&documented.peers);
+    expected.tier = Some(TierSettings {
+        url: "file:///mnt/share/gupd".into(),
+        location: TierLocation::Folder("/mnt/share/gupd".into()),
+        hedge: Duration::from_millis(300),
+        timeout: Duration::from_secs(10),
+        publish: true,
+        wan: false,
+        max_object: 4 << 30,
+    });
     let mut group = GroupSettings::catch_all("branch-a");
     group.location.clone_from(&documented.groups[0].location);
     group.subnets.clone_from(&documented.groups[0].subnets);
@@ -188,6 +198,7 @@ fn every_known_key_is_documented() {
         "prefetch",
         "upstream",
         "peer",
+        "tier",
         "route",
         "content_type",
         "rule",

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gupd_cli::relay::Relay;
 use gupd_config::{Clock, Config};
-use gupd_config::{PassRules, PeerSettings, PeerVerification, Recurrence, Trust};
+use gupd_config::{PassRules, PeerSettings, PeerVerification, Recurrence, TierLocation, TierSettings, Trust};
 use tempfile::TempDir;
 
 use super::{Manager, PATIENCE, Request, Resource, Response, WireClient, get};
@@ -61,6 +61,25 @@ impl Site {
     /// A site with these upstreams of its relay, in this order. Its own manager gets no requests.
     pub fn with_upstreams(upstreams: &[SocketAddr]) -> Self {
         Self::with_config(|config| use_upstreams(config, upstreams))
+    }
+
+    /// A site with this upstream of its relay, and a tier in `folder`. Its own manager gets no requests.
+    pub fn with_tier(upstream: SocketAddr, folder: &Path, change: impl FnOnce(&mut TierSettings)) -> Self {
+        let mut settings = TierSettings {
+            url: format!("file://{}", folder.display()),
+            location: TierLocation::Folder(folder.to_owned()),
+            // On a busy machine a read takes long.
+            hedge: PATIENCE,
+            timeout: PATIENCE,
+            publish: true,
+            wan: false,
+            max_object: 1 << 30,
+        };
+        change(&mut settings);
+        Self::with_config(|config| {
+            use_upstreams(config, &[upstream]);
+            config.tier = Some(settings);
+        })
     }
 
     /// Reloads the relay with these upstreams.

@@ -56,6 +56,7 @@ pub use self::request::{BackgroundFetch, FillRequest};
 pub use self::running::RunningFill;
 use self::task::FillTask;
 use crate::digest::Digests;
+use crate::publish::Publisher;
 use crate::{Cache, CacheEntry};
 use gupd_config::Config;
 use gupd_config::clock::Clock;
@@ -97,6 +98,8 @@ struct FillContext {
     disagreeing: moka::sync::Cache<Arc<str>, ()>,
     metrics: Arc<FillMetrics>,
     clock: Clock,
+    /// Publishes payloads in the shared tier, if there is one.
+    publisher: Option<Publisher>,
 }
 
 /// Requests with equal keys share a fill.
@@ -153,8 +156,18 @@ impl Fills {
             budgets,
             metrics,
             clock,
+            publisher: None,
         };
         Self { context: Arc::new(context), tasks: TaskTracker::new() }
+    }
+
+    /// Publishes what fills get from managers. To be called before the first fill.
+    #[must_use]
+    pub fn with_publisher(mut self, publisher: Publisher) -> Self {
+        if let Some(context) = Arc::get_mut(&mut self.context) {
+            context.publisher = Some(publisher);
+        }
+        self
     }
 
     /// Metrics of all fills.

@@ -8,8 +8,9 @@ use http::uri::PathAndQuery;
 
 use crate::CacheEntry;
 use gupd_config::policy::{Classification, PayloadForm};
-use gupd_config::{GroupId, UpstreamId};
+use gupd_config::{Class, GroupId, UpstreamId};
 use gupd_http::SelectingRequest;
+use gupd_http::key::split_key;
 use gupd_http::range::RequestedPart;
 use gupd_net::field_names::FieldNames;
 use gupd_net::shape::BandwidthClass;
@@ -58,12 +59,21 @@ impl FillRequest {
             client: self.client,
             labels: self.labels(),
             field_names: self.field_names.clone(),
+            tier_key: self.tier_key(),
             ..UpstreamRequest::get(self.target.clone(), headers, self.bandwidth.clone())
         }
     }
 }
 
 impl FillRequest {
+    /// Returns the key under which the shared tier may have the content: it has payloads only, which are the same for all
+    /// managers.
+    fn tier_key(&self) -> Option<Arc<str>> {
+        let is_payload = self.classification.class == Class::Payload && self.stale.is_none();
+        let is_shared = || split_key(&self.key).binding.is_none();
+        (is_payload && is_shared()).then(|| self.key.to_shared())
+    }
+
     /// The facts under which the traffic of the fill is recorded.
     fn labels(&self) -> TransferLabels {
         let Classification { content_type, form, .. } = &self.classification;

@@ -29,7 +29,9 @@ use gupd_http::key;
 use gupd_http::refusal::BudgetKind;
 use gupd_http::validator::{add_validators, matches_stored};
 use gupd_http::{VaryFields, compact, update};
-use gupd_net::upstream::{CurrentUpstream, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
+use gupd_net::upstream::{
+    CurrentUpstream, PeerProof, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams,
+};
 use gupd_store::{BodySource, CHUNK, CommittedObject, Object, UnfinishedFill};
 
 /// Task of one fill.
@@ -178,10 +180,17 @@ impl FillTask {
         outgoing: &UpstreamRequest,
         can_ask_peers: bool,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        if can_ask_peers && let Some(answer) = self.upstreams.query_peers(outgoing, self.peer_proof()).await {
-            return Ok(answer);
-        }
         let order = &self.request.upstream_order;
+        if can_ask_peers {
+            let proof = self.peer_proof();
+            if let Some(answer) = self.upstreams.query_peers(outgoing, proof).await {
+                return Ok(answer);
+            }
+            // Every relay of the tier can write to it: TLS proves nothing about its content.
+            if outgoing.tier_key.is_some() && proof != PeerProof::Tls {
+                return self.upstreams.send_beside_tier(order, outgoing).await;
+            }
+        }
         let trusted: Vec<_> = order.iter().filter(|id| !self.distrusted.contains(id)).cloned().collect();
         // An upstream without the content has no say; the distrusted ones have it.
         if !trusted.is_empty()
@@ -286,7 +295,12 @@ impl FillTask {
             self.context.budgets.spend(BudgetKind::NewBytes, client, self.request.key.len() as u64);
         }
         match self.publish((object, source), &content.head.selecting, &content.head.classification).await {
-            Some(entry) => self.set_phase(Phase::Stored { entry }),
+            Some(entry) => {
+                if let Some(publisher) = &self.context.publisher {
+                    publisher.offer(&entry);
+                }
+                self.set_phase(Phase::Stored { entry });
+            }
             // Followers read to the end from the phase `Complete`.
             None => return FillOutcome::Outdated,
         }

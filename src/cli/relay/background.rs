@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Relay;
 use super::process_metrics::update_certificates;
 use gupd_cache::Cache;
+use gupd_cache::publish::PublicationTask;
 use gupd_ledger::LedgerTask;
 use gupd_net::listen::LifecycleStage;
 use gupd_net::upstream::health::HealthCheckTask;
@@ -30,6 +31,8 @@ pub(super) struct BackgroundTasks {
     pub(super) rollout: engine::RolloutTask,
     pub(super) health: HealthCheckTask,
     pub(super) ledger: LedgerTask,
+    /// Publication in the shared tier, if there is one.
+    pub(super) publication: Option<PublicationTask>,
 }
 
 impl BackgroundTasks {
@@ -49,6 +52,9 @@ impl BackgroundTasks {
         // An interrupted refresh keeps what it has fetched, so the relay does not wait for it.
         tasks.spawn(run_until(leaving(), self.refresh.run()));
         tasks.spawn(self.rollout.run(leaving()));
+        if let Some(publication) = self.publication {
+            tasks.spawn(publication.run(leaving()));
+        }
         let tracker = relay.rollouts.clients().clone();
         let end = leaving();
         tasks.spawn(async move { tracker.run(store, end).await });

@@ -18,6 +18,7 @@ use gupd_net::upstream::Upstreams;
 use gupd_net::upstream::health::HealthChecks;
 use gupd_proxy::{ClientLimits, Generation};
 use gupd_refresh::Refresher;
+use gupd_tier::{Tier, TierService};
 
 /// Compiles configurations into generations that share the WAN limiter, the metrics and the identity of one relay.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct GenerationBuilder {
     pub(super) clock: Clock,
     pub(super) wan: Arc<WanLimiter>,
     metrics: Arc<NetMetrics>,
+    /// The shared tier, kept over reloads.
+    tier: Option<Arc<Tier>>,
     // Kept over reloads: a request sent under an earlier configuration may still loop back.
     instance: Arc<RelayInstance>,
 }
@@ -32,7 +35,17 @@ pub(crate) struct GenerationBuilder {
 impl GenerationBuilder {
     pub(crate) fn new(config: &Config, clock: Clock, metrics: Arc<NetMetrics>) -> Self {
         let wan = Arc::new(WanLimiter::new(config, clock.clone()));
-        Self { clock, wan, metrics, instance: Arc::default() }
+        Self { clock, wan, metrics, tier: None, instance: Arc::default() }
+    }
+
+    /// Lets fills ask the shared tier.
+    pub(super) fn with_tier(self, tier: Option<Arc<Tier>>) -> Self {
+        Self { tier, ..self }
+    }
+
+    /// The shared tier.
+    pub(super) fn tier(&self) -> Option<&Arc<Tier>> {
+        self.tier.as_ref()
     }
 
     /// Removes the WAN limit, for a command that fetches little.
@@ -49,6 +62,9 @@ impl GenerationBuilder {
         let roots = SignatureRoots::load(&config.verify)?;
         let upstreams = Upstreams::new(&config, self.clock.clone(), self.wan.clone(), self.metrics.clone())?;
         let mut upstreams = upstreams.with_instance(self.instance.clone());
+        if let Some(tier) = &self.tier {
+            upstreams = upstreams.with_tier(Arc::new(TierService::new(tier.clone())), &config)?;
+        }
         if let Some(current) = current {
             upstreams = upstreams.inherit_state(current);
         }

@@ -11,6 +11,7 @@ use gupd_net::metrics::NetMetrics;
 use gupd_proxy::metrics::RequestMetrics;
 use gupd_refresh::metrics::RefreshMetrics;
 use gupd_rollout::metrics::RolloutMetrics;
+use gupd_tier::metrics::TierMetrics;
 use prometheus::Registry;
 
 /// The metrics of a relay, by the crate that counts them.
@@ -27,6 +28,8 @@ pub struct RelayMetrics {
     pub refresh: Arc<RefreshMetrics>,
     /// Revisions, rings and clients.
     pub rollout: Arc<RolloutMetrics>,
+    /// Publications in the shared tier.
+    pub tier: Arc<TierMetrics>,
     /// History of traffic.
     pub ledger: Arc<LedgerMetrics>,
     /// Exposition of all metrics, including those of the store.
@@ -49,6 +52,7 @@ impl RelayMetrics {
             requests: Arc::new(RequestMetrics::register(&registry, &net)?),
             refresh: Arc::new(RefreshMetrics::register(&registry)?),
             rollout: Arc::new(RolloutMetrics::register(&registry)?),
+            tier: Arc::new(TierMetrics::register(&registry)?),
             ledger: Arc::new(LedgerMetrics::register(&registry)?),
             exposition: Arc::new(Exposition::new(registry.clone(), net.connections.clone())?),
             net,

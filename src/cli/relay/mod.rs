@@ -147,6 +147,7 @@ impl Relay {
             ..current.config.store.clone()
         };
         effective.ledger = current.config.ledger.clone();
+        effective.tier = current.config.tier.clone();
         effective.fill.max_concurrent = current.config.fill.max_concurrent;
         effective.log = LogSettings { access: config.log.access, ..current.config.log.clone() };
         let sections = [
@@ -154,6 +155,7 @@ impl Relay {
             ("listener", effective.server.listeners != config.server.listeners),
             ("store", effective.store != config.store),
             ("ledger", effective.ledger != config.ledger),
+            ("tier", effective.tier != config.tier),
             ("fill", effective.fill != config.fill),
             ("log", effective.log != config.log),
         ];

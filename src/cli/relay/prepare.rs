@@ -16,6 +16,7 @@ use super::{GenerationBuilder, Relay, RelayMetrics, SharedLimits, StartError};
 use gupd_admin::{AdminApi, ProcessCommands};
 use gupd_cache::Cache;
 use gupd_cache::fill::Fills;
+use gupd_cache::publish::Publisher;
 use gupd_config::Config;
 use gupd_config::clock::Clock;
 use gupd_guard::metrics::GuardStats;
@@ -31,6 +32,7 @@ use gupd_proxy::{ClientLimits, Generation, Generations, Proxy};
 use gupd_refresh::Refresher;
 use gupd_rollout::engine::{self, Rollouts};
 use gupd_store::Store;
+use gupd_tier::Tier;
 
 /// Threads for fills, accepting and the admin address. They mostly wait; with two, a hash on one does not delay the
 /// connections of the other.
@@ -61,7 +63,13 @@ impl Relay {
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
         let limits = client_limits(&config, &metrics, &clock);
         let lan = limits.lan.clone();
-        let fills = fills(&generations.load(), (&cache, &limits), &metrics, &clock);
+        let mut fills = fills(&generations.load(), (&cache, &limits), &metrics, &clock);
+        let mut publication = None;
+        if let Some(tier) = builder.tier() {
+            tier.run_on(control.handle());
+            let (publisher, task) = Publisher::new(tier.clone(), store.clone());
+            (fills, publication) = (fills.with_publisher(publisher), Some(task));
+        }
         let requests = metrics.requests.clone();
         let proxy = Arc::new(Proxy::new(generations.clone(), fills, limits.clone(), requests));
         let background = proxy.background().clone();
@@ -107,8 +115,13 @@ impl Relay {
             control: Some(control),
         };
         generations.follow(move |generation| parts.reconfigure(generation));
-        let tasks =
-            BackgroundTasks { refresh, rollout: rollout_task, health: health_task, ledger: ledger_task };
+        let tasks = BackgroundTasks {
+            refresh,
+            rollout: rollout_task,
+            health: health_task,
+            ledger: ledger_task,
+            publication,
+        };
         Ok(PreparedRelay { relay, sockets, tasks, commands: None })
     }
 }
@@ -193,6 +206,7 @@ impl Foundation {
     fn open(config: &Config, clock: &Clock) -> Result<Self, StartError> {
         let metrics = Arc::new(RelayMetrics::new().map_err(SetupError::from)?);
         let builder = GenerationBuilder::new(config, clock.clone(), metrics.net.clone());
+        let builder = builder.with_tier(create_tier(config, &metrics));
         let generation = builder.build(config.clone(), None)?;
         let store = Store::open(&config.store, clock.clone())?;
         let control = tokio::runtime::Builder::new_multi_thread()
@@ -201,6 +215,18 @@ impl Foundation {
             .enable_all()
             .build()?;
         Ok(Self { metrics, builder, generation, store, control })
+    }
+}
+
+/// Creates the shared tier, if one is configured. A relay serves without a tier that it cannot use.
+fn create_tier(config: &Config, metrics: &RelayMetrics) -> Option<Arc<Tier>> {
+    let settings = config.tier.as_ref()?;
+    match Tier::new(settings, metrics.tier.clone()) {
+        Ok(tier) => Some(Arc::new(tier)),
+        Err(error) => {
+            tracing::warn!(tier = &*settings.url, %error, "tier cannot be used; serving without it");
+            None
+        }
     }
 }
 

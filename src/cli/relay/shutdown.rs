@@ -79,6 +79,9 @@ impl Relay {
                 tracing::warn!("disk too slow: part of the unfinished downloads may be fetched again");
             }
             self.end_background_tasks().await;
+            if let Some(tier) = self.builder.tier() {
+                tier.stop().await;
+            }
             if !self.handed_over.is_cancelled() {
                 self.record_uses().await;
             }

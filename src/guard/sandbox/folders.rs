@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
-use gupd_config::{Config, DEFAULT_FILE};
+use gupd_config::{Config, DEFAULT_FILE, TierLocation, TierSettings};
 
 /// Folders that any program reads: libraries of the resolver, its configuration, certificates, time zones, the state
 /// of this process and its control group. Whatever is secret there, its owner alone may read.
@@ -59,7 +59,11 @@ impl Folders {
         readable.extend(variables.flat_map(|path| folders_of(&path)));
         readable.sort();
         readable.dedup();
-        Self { readable, writable: vec![writable_folder(&config.store.dir), PathBuf::from("/dev/null")] }
+        let mut writable = vec![writable_folder(&config.store.dir), PathBuf::from("/dev/null")];
+        if let Some(TierSettings { location: TierLocation::Folder(folder), .. }) = &config.tier {
+            writable.push(writable_folder(existing_ancestor(folder)));
+        }
+        Self { readable, writable }
     }
 
     pub(super) fn readable(&self) -> &[PathBuf] {
@@ -87,6 +91,11 @@ fn folders_of(path: &Path) -> Vec<PathBuf> {
         _ => path,
     };
     absolute.into_iter().chain(fs::canonicalize(path).ok()).map(folder).collect()
+}
+
+/// Returns the folder itself or the nearest one above it that exists: a share may be mounted later.
+fn existing_ancestor(folder: &Path) -> &Path {
+    folder.ancestors().find(|one| one.is_dir() && one.parent().is_some()).unwrap_or(folder)
 }
 
 /// Returns the store's folder; its parent if it is a mount point, because a repaired disk may be mounted there again.

@@ -37,6 +37,8 @@ pub enum TransferCause {
     ResumeWaste,
     /// The response was for one client alone.
     PassThrough,
+    /// The shared tier had content that another relay published.
+    Tier,
     /// The relay checked an upstream, or whether a request comes back to it.
     #[default]
     Check,
@@ -78,7 +80,7 @@ pub struct TransferLabels {
 pub struct TransferRecord {
     /// Name of the upstream or peer.
     pub upstream: Arc<str>,
-    /// True for a peer: its bytes stay on the LAN.
+    /// True for a peer, and for a tier within the site: its bytes stay on the LAN.
     pub is_peer: bool,
     /// What the requester knows.
     pub labels: TransferLabels,
@@ -92,7 +94,7 @@ pub struct TransferRecord {
 
 impl TransferCause {
     /// Every cause.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Miss,
         Self::FullSet,
         Self::NoDelta,
@@ -101,6 +103,7 @@ impl TransferCause {
         Self::Repair,
         Self::ResumeWaste,
         Self::PassThrough,
+        Self::Tier,
         Self::Check,
     ];
 
@@ -115,6 +118,7 @@ impl TransferCause {
             Self::Repair => "repair",
             Self::ResumeWaste => "resume-waste",
             Self::PassThrough => "pass-through",
+            Self::Tier => "tier",
             Self::Check => "check",
         }
     }
@@ -130,6 +134,7 @@ impl TransferCause {
             Self::Repair => "damaged bytes were fetched again",
             Self::ResumeWaste => "bytes that the relay had and the upstream sent again",
             Self::PassThrough => "responses for one client alone, which are never stored",
+            Self::Tier => "content that another relay published in the shared tier",
             Self::Check => "health checks of upstreams",
         }
     }

@@ -25,6 +25,7 @@ mod selection;
 mod send;
 mod state;
 mod tcp;
+mod tier;
 mod tls;
 mod transfer_meter;
 
@@ -54,6 +55,8 @@ pub use self::request::{CurrentUpstream, UpstreamRequest, UpstreamResponse};
 pub use self::request_body::{RequestBody, UploadSpender};
 pub use self::response_body::UpstreamBody;
 use self::state::UpstreamState;
+use self::tier::{ConfiguredTier, TierState};
+pub use self::tier::{TIER, TIER_OBJECT};
 pub(crate) use self::tls::connect_tls_to;
 pub use self::tls::{TrustError, connect_tls};
 use self::transfer_meter::TransferMeter;
@@ -91,6 +94,8 @@ pub struct Upstream {
     state: Arc<UpstreamState>,
     /// State of a peer; `None` for a manager.
     peer: Option<PeerState>,
+    /// State of the shared tier; `None` for a manager or peer.
+    tier: Option<TierState>,
     /// Counter of bytes of response bodies.
     received: IntCounter,
     /// True if its last successful response bore no mark of a relay.
@@ -105,6 +110,8 @@ pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
     /// The peers of the site.
     peers: Vec<Arc<Upstream>>,
+    /// The shared tier.
+    tier: Option<ConfiguredTier>,
     settings: config::FillSettings,
     health: config::HealthSettings,
     /// True while a task checks health, so that client requests need not probe.
@@ -167,6 +174,7 @@ impl Upstreams {
         Ok(Self {
             list,
             peers,
+            tier: None,
             settings,
             health: config.health.clone(),
             is_checked: AtomicBool::new(false),
@@ -186,6 +194,7 @@ impl Upstreams {
     /// Takes over the state of upstreams with the same identity.
     pub fn inherit_state(mut self, before: &Self) -> Self {
         self.sequence = before.sequence.clone();
+        self.inherit_tier(before);
         for upstream in &mut self.list {
             let state = before.get(&upstream.id).map(|old| old.state.clone());
             // Not shared yet.
@@ -228,9 +237,9 @@ impl Upstreams {
         self.list.iter().find(|upstream| upstream.id == *id)
     }
 
-    /// Returns the upstream of this name among `order` and the peers.
+    /// Returns the upstream of this name among `order`, the peers and the tier.
     pub fn find_by_name(&self, order: &[UpstreamId], name: &str) -> Option<&Arc<Upstream>> {
-        self.resolve(order).chain(&self.peers).find(|upstream| *upstream.name == *name)
+        self.resolve(order).chain(&self.peers).chain(self.tier()).find(|upstream| *upstream.name == *name)
     }
 
     /// Returns true if TLS proves the bytes of every upstream of `order`.
@@ -293,6 +302,7 @@ impl Upstream {
             healthy: OnceLock::new(),
             state: Arc::default(),
             peer: None,
+            tier: None,
             received,
             is_origin: AtomicBool::new(false),
             is_relay: AtomicBool::new(false),

@@ -35,6 +35,8 @@ pub struct UpstreamRequest {
     pub pin: Option<ConnectionPin>,
     /// Facts under which its traffic is recorded.
     pub labels: TransferLabels,
+    /// Key of the object, if the shared tier may have it.
+    pub tier_key: Option<Arc<str>>,
 }
 
 /// A response head from an upstream, with the body to follow.
@@ -84,6 +86,7 @@ impl UpstreamRequest {
             client: None,
             pin: None,
             labels: TransferLabels::default(),
+            tier_key: None,
         }
     }
 

@@ -102,6 +102,10 @@ impl Upstreams {
             let absent = || peers::absent_error(upstream);
             return self.ask_peer(upstream, outgoing).await.ok_or_else(absent);
         }
+        if upstream.is_tier() {
+            let absent = || peers::absent_error(upstream);
+            return self.ask_tier(upstream, outgoing).await.ok_or_else(absent);
+        }
         let Some(permit) = self.admit(upstream, outgoing) else {
             let retry = upstream.state.next_probe(self.clock.now(), &upstream.limits);
             return Err(UpstreamError::Unavailable { retry: retry.unwrap_or_default() });

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::{RequestBody, Upstream, UpstreamRequest, Upstreams};
-use crate::traffic::{TrafficCounts, TrafficRecorder, TransferCause, TransferRecord};
+use crate::traffic::{TrafficCounts, TrafficRecorder, TransferCause, TransferLabels, TransferRecord};
 use gupd_config::clock::{Clock, UnixMillis};
 use prometheus::{IntCounter, IntCounterVec};
 
@@ -115,10 +115,11 @@ impl TransferRecord {
     pub(super) fn new(upstream: &Upstream, outgoing: &UpstreamRequest) -> Self {
         let path = outgoing.target.path();
         let end = (0..=MAX_PATH.min(path.len())).rev().find(|end| path.is_char_boundary(*end)).unwrap_or(0);
+        let cause = if upstream.is_tier() { TransferCause::Tier } else { outgoing.labels.cause };
         Self {
             upstream: upstream.name.clone(),
-            is_peer: upstream.is_peer(),
-            labels: outgoing.labels.clone(),
+            is_peer: upstream.stays_on_lan(),
+            labels: TransferLabels { cause, ..outgoing.labels.clone() },
             client: outgoing.client,
             object: Arc::from(path.get(..end).unwrap_or_default()),
             from_revision: None,

@@ -1,0 +1,107 @@
+//! `[tier]`: the object store that relays share as a second tier. A location that this version does not know is a
+//! warning: the relay serves without the tier.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Uri;
+
+use crate::defaults;
+use crate::document::{Document, Section};
+use crate::peer::PeerSettings;
+use crate::reader::{boolean, size, time};
+use crate::upstream::UpstreamSettings;
+
+/// Name of the tier among upstreams and peers.
+const NAME: &str = "tier";
+
+/// `[tier]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct TierSettings {
+    /// The configured URL.
+    pub url: String,
+    /// Where the objects are.
+    pub location: TierLocation,
+    /// Time to the first byte after which managers are asked too, 10 ms to 1 m.
+    pub hedge: Duration,
+    /// Time for one operation, 1 s to 5 m.
+    pub timeout: Duration,
+    /// Whether the relay publishes what it gets from managers.
+    pub publish: bool,
+    /// Whether the bytes of the tier cross the WAN, and keep to its limits.
+    pub wan: bool,
+    /// Maximum bytes of an object that is published, 64 KiB to 16 GiB.
+    pub max_object: u64,
+}
+
+/// Location of the objects of the tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TierLocation {
+    /// A folder, such as one of a network file system. It must exist.
+    Folder(PathBuf),
+}
+
+impl TierSettings {
+    /// Returns the URL of the tier's service within the process.
+    pub fn service_url(&self) -> Uri {
+        Uri::from_static("http://tier.invalid")
+    }
+}
+
+pub(crate) fn read_tier(
+    document: &mut Document,
+    upstreams: &[UpstreamSettings],
+    peers: &[PeerSettings],
+) -> Option<TierSettings> {
+    let mut s = document.take_section("tier");
+    let url = s.read("url", |text| Ok(text.to_owned()));
+    let location = url.as_deref().and_then(|url| read_location(&mut s, url));
+    let is_local = matches!(location, Some(TierLocation::Folder(_)));
+    let wan = s.read("wan", boolean);
+    let (hedge, timeout) =
+        (time(&mut s, "hedge", defaults::TIER_HEDGE), time(&mut s, "timeout", defaults::TIER_TIMEOUT));
+    let publish = s.read("publish", boolean).unwrap_or(true);
+    let max_object = size(&mut s, "max_object", defaults::TIER_MAX_OBJECT);
+    if url.is_none() && s.location().is_some() {
+        s.refuse_missing("url");
+    }
+    let names = upstreams.iter().map(|upstream| &upstream.name).chain(peers.iter().map(|peer| &peer.name));
+    if url.is_some() && names.into_iter().any(|name| name == NAME) {
+        s.refuse("url", "an upstream or peer has the name \"tier\", which is the tier's: rename it");
+    }
+    if url.is_some() && hedge > timeout {
+        s.warn("hedge", "exceeds tier.timeout: a silent tier is given up before");
+    }
+    document.close(s);
+    Some(TierSettings {
+        url: url?,
+        location: location?,
+        hedge,
+        timeout,
+        publish,
+        wan: wan.unwrap_or(!is_local),
+        max_object,
+    })
+}
+
+fn read_location(s: &mut Section, url: &str) -> Option<TierLocation> {
+    const EXAMPLE: &str = "file:///mnt/share/gupd";
+    let Some((scheme, rest)) = url.split_once("://") else {
+        s.refuse("url", format!("{url:?} is not a URL: write it like {EXAMPLE}"));
+        return None;
+    };
+    match scheme {
+        "file" if rest.len() > 1 && rest.starts_with('/') => Some(TierLocation::Folder(PathBuf::from(rest))),
+        "file" => {
+            s.refuse("url", format!("{url:?} names no absolute folder: write it like {EXAMPLE}"));
+            None
+        }
+        _ => {
+            s.warn(
+                "url",
+                format!("unknown scheme {scheme:?}, so the relay serves without the tier: use file"),
+            );
+            None
+        }
+    }
+}
