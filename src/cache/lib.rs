@@ -12,6 +12,7 @@ mod entry;
 pub mod fill;
 mod negative;
 pub mod publish;
+mod recent;
 mod selection;
 
 use std::net::IpAddr;
@@ -34,6 +35,7 @@ use gupd_store::{BlobId, BodySource, Object, ObjectKey, RemovalStats, Store, Sto
 pub use self::entry::CacheEntry;
 use self::entry::PendingUses;
 use self::negative::NegativeEntries;
+use self::recent::RecentMap;
 pub use self::selection::{ObjectSelection, PathGlob, age};
 
 /// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB that a relay may use beyond
@@ -45,7 +47,7 @@ const HOT_ENTRIES: u64 = 32 << 20;
 const REMEMBER_UNSTORABLE: Duration = Duration::from_secs(60);
 
 /// Maximum number of remembered unstorable keys.
-const MAX_UNSTORABLE: u64 = 10_000;
+const MAX_UNSTORABLE: usize = 10_000;
 
 /// Result of a lookup.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ pub enum CacheLookup {
 pub struct Cache {
     hot: moka::sync::Cache<ObjectKey, Variants>,
     negative: NegativeEntries,
-    unstorable: moka::sync::Cache<ObjectKey, UnstorableReason>,
+    unstorable: RecentMap<ObjectKey, UnstorableReason>,
     store: Arc<Store>,
     rules: ArcSwap<config::CacheSettings>,
     clock: Clock,
@@ -97,15 +99,11 @@ impl Cache {
                 u32::try_from(key.len().saturating_add(entries)).unwrap_or(u32::MAX)
             })
             .build();
-        let unstorable = moka::sync::Cache::builder()
-            .max_capacity(MAX_UNSTORABLE)
-            .time_to_live(REMEMBER_UNSTORABLE)
-            .build();
         let rules = ArcSwap::from_pointee(rules);
         Self {
             hot,
             negative: NegativeEntries::new(),
-            unstorable,
+            unstorable: RecentMap::with_lifetime(MAX_UNSTORABLE, REMEMBER_UNSTORABLE),
             store,
             rules,
             clock,
@@ -346,7 +344,7 @@ impl Cache {
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.hot.invalidate_all();
         self.negative.outdate();
-        self.unstorable.invalidate_all();
+        self.unstorable.clear();
     }
 
     /// Removes evicted keys from memory. Called after the store made room.

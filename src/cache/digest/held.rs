@@ -22,7 +22,7 @@ use gupd_store::{BlobWriter, NewObject, Object, ObjectKey, StoreError};
 const MAX_HELD: usize = 256;
 
 /// Maximum number of names remembered as held, at about 300 bytes each.
-pub(super) const MAX_REMEMBERED: u64 = 10_000;
+pub(super) const MAX_REMEMBERED: usize = 10_000;
 
 /// Time in milliseconds for which a held catalog is not fetched again: the default freshness of a catalog.
 const RETRY_CATALOG: UnixMillis = 60_000;
@@ -273,8 +273,8 @@ impl Digests {
 
     fn forget_hold(&self, key: &ObjectKey) {
         self.cache.forget_evicted();
-        self.holds.invalidate(&**key);
-        self.mismatched.invalidate(&**key);
+        self.holds.remove(&**key);
+        self.mismatched.remove(&**key);
     }
 
     /// Finds the held objects with a SHA-256 that begins with `prefix`.

@@ -38,6 +38,7 @@ pub(crate) use self::proof::{Provability, Unproven};
 use self::reading::{CatalogReading, CatalogRecord, ListedPayload};
 pub use self::signature::SignatureRoots;
 use crate::fill::metrics::FillMetrics;
+use crate::recent::RecentMap;
 use crate::{Cache, CacheEntry};
 use gupd_config::policy::Classification;
 use gupd_config::profile::DigestList;
@@ -47,13 +48,13 @@ use gupd_store::{BlobId, BodySource, ObjectKey, ReadError};
 /// Maximum number of payload hashes remembered from catalogs, at about 300 bytes each: 5 MiB. A product's catalog lists
 /// some tens of files, and a LiveUpdate server has hundreds of products. A forgotten file is not verified until its
 /// catalog is read again.
-const MAX_LISTED: u64 = 16_384;
+const MAX_LISTED: usize = 16_384;
 
 /// Maximum number of catalogs remembered as read, so that each version is read once.
-const MAX_CATALOGS: u64 = 1024;
+const MAX_CATALOGS: usize = 1024;
 
 /// Maximum number of keys remembered for a mismatch, at about 700 bytes each at most: 7 MiB.
-const MAX_MISMATCHED: u64 = 10_000;
+const MAX_MISMATCHED: usize = 10_000;
 
 /// Time since its last mismatch for which a key is remembered. Long enough that a manager with wrong digests or a line
 /// that corrupts content costs little bandwidth, short enough that a repaired one gets all its attempts again.
@@ -66,11 +67,11 @@ const CATALOG_READS: usize = 1;
 #[derive(Debug)]
 pub struct Digests {
     cache: Arc<Cache>,
-    listed: moka::sync::Cache<String, ListedPayload>,
-    catalogs: moka::sync::Cache<ObjectKey, CatalogRecord>,
-    mismatched: moka::sync::Cache<ObjectKey, MismatchedDownloads>,
+    listed: RecentMap<String, ListedPayload>,
+    catalogs: RecentMap<ObjectKey, CatalogRecord>,
+    mismatched: RecentMap<ObjectKey, MismatchedDownloads>,
     /// Names of content that was refused a moment ago.
-    holds: moka::sync::Cache<ObjectKey, RememberedHold>,
+    holds: RecentMap<ObjectKey, RememberedHold>,
     held_limit: HeldLimit,
     roots: ArcSwap<SignatureRoots>,
     reads: Semaphore,
@@ -157,13 +158,10 @@ impl Digests {
         }
         Self {
             cache,
-            listed: moka::sync::Cache::new(MAX_LISTED),
-            catalogs: moka::sync::Cache::new(MAX_CATALOGS),
-            mismatched: moka::sync::Cache::builder()
-                .max_capacity(MAX_MISMATCHED)
-                .time_to_live(REMEMBER_MISMATCHES)
-                .build(),
-            holds: moka::sync::Cache::new(MAX_REMEMBERED),
+            listed: RecentMap::new(MAX_LISTED),
+            catalogs: RecentMap::new(MAX_CATALOGS),
+            mismatched: RecentMap::with_lifetime(MAX_MISMATCHED, REMEMBER_MISMATCHES),
+            holds: RecentMap::new(MAX_REMEMBERED),
             held_limit: HeldLimit(AtomicU64::new(0)),
             roots: ArcSwap::default(),
             reads: Semaphore::new(CATALOG_READS),
@@ -177,10 +175,10 @@ impl Digests {
     /// Applies the settings of a configuration. Lists that other roots have vouched for are forgotten.
     pub fn configure(&self, roots: Arc<SignatureRoots>, settings: &VerifySettings) {
         self.held_limit.0.store(settings.held_bytes, Ordering::Relaxed);
-        self.holds.invalidate_all();
+        self.holds.clear();
         if self.roots.swap(roots.clone()) != roots {
-            self.listed.invalidate_all();
-            self.catalogs.invalidate_all();
+            self.listed.clear();
+            self.catalogs.clear();
         }
     }
 
@@ -224,7 +222,7 @@ impl Digests {
         let key = subject.key;
         let Some(mismatch) = expected.compare(self.cache.store(), content).await? else {
             if !expected.is_empty() {
-                self.mismatched.invalidate(&**key);
+                self.mismatched.remove(&**key);
             }
             // The list of a catalog that needs proof counts only with its proof.
             if !subject.verification.needs_proof() {

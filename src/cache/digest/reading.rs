@@ -1,8 +1,6 @@
 //! Catalogs as they are read: each version once, its list of payloads remembered, and stored payloads that it disowns
 //! removed. On a route that demands proof, only a proven catalog is read.
 
-use std::sync::Arc;
-
 use http::{HeaderMap, StatusCode};
 use tokio::task::spawn_blocking;
 
@@ -180,8 +178,8 @@ impl Digests {
     }
 
     /// Keys of the payloads listed by remembered catalogs.
-    pub fn listed_keys(&self) -> Vec<Arc<String>> {
-        self.listed.iter().map(|(key, _)| key).collect()
+    pub fn listed_keys(&self) -> Vec<String> {
+        self.listed.keys()
     }
 
     /// Reads the bytes of a catalog and verifies its signature, if its route needs one.

@@ -57,6 +57,7 @@ pub use self::running::RunningFill;
 use self::task::FillTask;
 use crate::digest::Digests;
 use crate::publish::Publisher;
+use crate::recent::RecentMap;
 use crate::{Cache, CacheEntry};
 use gupd_config::Config;
 use gupd_config::clock::Clock;
@@ -93,9 +94,9 @@ struct FillContext {
     /// Budgets of the clients that start fills.
     budgets: Arc<ClientBudgets>,
     /// Keys of content larger than the quota, each of which is logged once.
-    oversized: moka::sync::Cache<ObjectKey, ()>,
+    oversized: RecentMap<ObjectKey, ()>,
     /// Names of upstreams that gave the same content different validators.
-    disagreeing: moka::sync::Cache<Arc<str>, ()>,
+    disagreeing: RecentMap<Arc<str>, ()>,
     metrics: Arc<FillMetrics>,
     clock: Clock,
     /// Publishes payloads in the shared tier, if there is one.
@@ -117,10 +118,10 @@ struct FillKey {
 const REMEMBER_DISAGREEMENT: Duration = Duration::from_secs(3600);
 
 /// Maximum number of objects remembered as larger than the quota.
-const MAX_OVERSIZED: u64 = 1_000;
+const MAX_OVERSIZED: usize = 1_000;
 
 /// Maximum number of upstreams remembered for disagreeing validators.
-const MAX_DISAGREEING: u64 = 1_000;
+const MAX_DISAGREEING: usize = 1_000;
 
 /// A response without a declared length may take up to 1/8 of the quota: it cannot reserve room, and may never end.
 const OPEN_ENDED_SHARE: u64 = 8;
@@ -146,11 +147,8 @@ impl Fills {
             queue_timeout: config.fill.total_timeout,
             stopping: CancellationToken::new(),
             digests: Digests::new(cache.clone(), &metrics),
-            oversized: moka::sync::Cache::new(MAX_OVERSIZED),
-            disagreeing: moka::sync::Cache::builder()
-                .max_capacity(MAX_DISAGREEING)
-                .time_to_live(REMEMBER_DISAGREEMENT)
-                .build(),
+            oversized: RecentMap::new(MAX_OVERSIZED),
+            disagreeing: RecentMap::with_lifetime(MAX_DISAGREEING, REMEMBER_DISAGREEMENT),
             store: cache.store().clone(),
             cache,
             budgets,

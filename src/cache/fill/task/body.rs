@@ -71,7 +71,7 @@ impl FillTask {
         head.replaced = self.replaced.clone();
         head.is_hidden = head.expected.is_hidden() || self.may_refuse_change(&head);
         let upstream = answer.upstream.clone();
-        let accepts_ranges = accepts_ranges && !self.context.disagreeing.contains_key(&upstream.name);
+        let accepts_ranges = accepts_ranges && !self.context.disagreeing.contains(&upstream.name);
         let origin = ContentOrigin::new(&self.request, &self.upstreams, upstream, &self.context.metrics);
         let partial = writer.partial().clone();
         let attention = self.attention.clone();
@@ -320,7 +320,7 @@ impl FillTask {
             StoreError::Degraded { .. } => true,
             StoreError::TooLarge { .. } => {
                 self.context.metrics.oversized.inc();
-                !self.context.oversized.entry(key.clone()).or_insert(()).is_fresh()
+                !self.context.oversized.insert(key.clone(), ())
             }
             _ => false,
         };
@@ -387,7 +387,7 @@ impl FillTask {
 
     /// Returns true if validators of an upstream disagree: parts from several connections would not fit together.
     pub(super) fn requires_whole(&self) -> bool {
-        self.request.upstream_order.iter().any(|id| self.context.disagreeing.contains_key(id.name()))
+        self.request.upstream_order.iter().any(|id| self.context.disagreeing.contains(id.name()))
     }
 
     /// Checks content without a declared length before each piece. It may never end, so it must neither empty the store
