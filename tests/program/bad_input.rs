@@ -89,9 +89,12 @@ fn missing_upstream_is_error_of_the_check() {
 #[test]
 fn invalid_log_level_is_configuration_error() {
     let folder = tempfile::tempdir().unwrap();
-    let text = format!("{MANAGER}[log]\nlevel = \"gupd=loud\"\n");
-    for ended in serve_and_check(folder.path(), &text, &[]) {
-        ended.assert_error(2, &["log.level"]);
+    // Filters by span or field are not offered.
+    for level in ["gupd=loud", "info,", "gupd[request]=debug", "[{client}]=debug", "verbose"] {
+        let text = format!("{MANAGER}[log]\nlevel = \"{level}\"\n");
+        for ended in serve_and_check(folder.path(), &text, &[]) {
+            ended.assert_error(2, &["log.level"]);
+        }
     }
 }
 

@@ -16,6 +16,9 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::runtime::Runtime;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use self::selection::Selection;
 use super::CommandError;
@@ -27,8 +30,8 @@ use gupd_config::{Config, Overrides};
 use gupd_guard::log::has_colour;
 use gupd_store::{Inventory, Store, StoreError};
 
-/// Log filter of commands. Repairs and upstream errors are printed by the command itself.
-const LOG_FILTER: &str = "warn,gupd_store::repair=error,gupd_net::upstream=error";
+/// Modules whose warnings a command does not log, because it prints repairs and upstream errors itself.
+const QUIET_TARGETS: [&str; 2] = ["gupd_store::repair", "gupd_net::upstream"];
 
 /// Memory for chunks: a command reads nothing twice.
 const CHUNK_MEMORY: u64 = 16 << 20;
@@ -187,10 +190,13 @@ impl OpenedStore {
     fn open(config: &config::StoreSettings) -> Result<Self, StoreError> {
         owner::become_owner(&config.dir)?;
         // Shows what the store does by itself, such as setting a damaged index aside.
-        let warnings = tracing_subscriber::fmt().with_env_filter(LOG_FILTER);
-        // Has no effect the second time in a process.
+        let warnings = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let warnings = warnings.with_ansi(has_colour(std::io::stderr().is_terminal()));
-        let _set_up = warnings.with_writer(std::io::stderr).without_time().with_target(false).try_init();
+        let warnings = warnings.without_time().with_target(false);
+        let filter = Targets::new().with_default(LevelFilter::WARN);
+        let filter = filter.with_targets(QUIET_TARGETS.map(|target| (target, LevelFilter::ERROR)));
+        // Has no effect the second time in a process.
+        let _set_up = tracing_subscriber::registry().with(filter).with(warnings).try_init();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| {
                 StoreError::Io { doing: "create an event queue for", path: config.dir.clone(), source }

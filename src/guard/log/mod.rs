@@ -9,7 +9,7 @@ mod writer;
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -26,7 +26,7 @@ const ANSI_COLUMN: usize = 4;
 pub enum LogError {
     /// The level is not a valid filter.
     #[error("log.level: {0}: use a level such as info, or a filter such as gupd=debug")]
-    Level(#[from] tracing_subscriber::filter::ParseError),
+    Level(#[from] ParseError),
     /// The writing thread cannot be started.
     #[error("log: the writing thread cannot be started: {0}")]
     Thread(#[from] io::Error),
@@ -45,7 +45,7 @@ pub fn has_colour(is_terminal: bool) -> bool {
 /// # Errors
 /// When the level is invalid, the thread cannot be started, or the log is set up already.
 pub fn init(log: &LogSettings) -> Result<LogGuard, LogError> {
-    let filter = EnvFilter::try_new(&log.level)?;
+    let filter: Targets = log.level.parse()?;
     let is_terminal = io::stdout().is_terminal();
     let (as_text, column) = match (log.format, is_terminal) {
         (LogFormat::Text | LogFormat::Auto, true) if has_colour(true) => (true, ANSI_COLUMN),
