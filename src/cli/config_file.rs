@@ -36,12 +36,12 @@ impl ConfigFile {
 
     /// Loads the configuration.
     pub(super) fn load(&self, overrides: &Overrides) -> Result<Config, Problems> {
-        Config::load(overrides, self.path(), config::environment())
+        refuse_unsupported(Config::load(overrides, self.path(), config::environment())?)
     }
 
     /// Loads the configuration for the start of a relay: a file without upstreams is only a warning.
     pub(super) fn load_for_start(&self, overrides: &Overrides) -> Result<Config, Problems> {
-        Config::load_for_start(overrides, self.path(), config::environment())
+        refuse_unsupported(Config::load_for_start(overrides, self.path(), config::environment())?)
     }
 
     /// Loads the configuration of a command that needs no upstream.
@@ -58,6 +58,14 @@ impl ConfigFile {
                 self.default_config.display()
             ),
         }
+    }
+}
+
+/// Refuses settings for which this program was not built: a relay must not start without what its file asks for.
+fn refuse_unsupported(config: Config) -> Result<Config, Problems> {
+    match config.traces.unsupported() {
+        Some(problem) if cfg!(not(feature = "otlp")) => Err(problem.into()),
+        _ => Ok(config),
     }
 }
 

@@ -31,6 +31,7 @@ use crate::server::{ServerSettings, read_server};
 use crate::store::{StoreSettings, default_dir, read_store};
 use crate::summary::{SummarySettings, read_summary};
 use crate::tier::{TierSettings, read_tier};
+use crate::traces::{TraceSettings, read_traces};
 use crate::upstream::{KnownUpstreams, UpstreamSettings, read_upstreams};
 use crate::verify::{VerifySettings, read_verify};
 use crate::wan::{WanLimit, WanSettings, read_wan, read_wan_limits};
@@ -53,6 +54,8 @@ pub struct Config {
     pub summary: SummarySettings,
     /// The shared tier, if there is one.
     pub tier: Option<TierSettings>,
+    /// Export of spans.
+    pub traces: TraceSettings,
     /// Time-outs and limits of fills.
     pub fill: FillSettings,
     /// Health checks of upstreams.
@@ -261,6 +264,7 @@ impl Config {
             ledger: read_ledger(document),
             alarms: read_alarms(document),
             summary: read_summary(document),
+            traces: read_traces(document),
             fill: read_fill(document),
             health,
             cache: read_cache(document),

@@ -76,6 +76,8 @@ pub(crate) const LEDGER_SIZE: Bounds<u64> = bounds(64 * MIB, 16 * MIB, 16 * GIB)
 pub(crate) const SATURATED_AFTER: Bounds<Duration> = times(30 * MINUTE, MINUTE, 7 * DAY);
 /// Minute of the day: before the working day of a site begins.
 pub(crate) const SUMMARY_AT: u16 = 7 * 60;
+/// A relay answers thousands of requests a second, and a collector keeps each span. One of a hundred shows the shares.
+pub(crate) const TRACE_RATIO: f64 = 0.01;
 /// As the alert of Prometheus: managers publish a few times a day.
 pub(crate) const CATALOGS_AFTER: Bounds<Duration> = times(6 * HOUR, 10 * MINUTE, 30 * DAY);
 

@@ -370,7 +370,8 @@ impl Section {
         self.problems.push(Problem { location, key: Some(format!("{}.{key}", self.name)), message });
     }
 
-    fn location_of(&self, key: &str) -> Option<&Location> {
+    /// Returns the location of a key that was read, if it is set.
+    pub(crate) fn location_of(&self, key: &str) -> Option<&Location> {
         self.known.iter().find(|(known, _)| *known == key).and_then(|(_, location)| location.as_ref())
     }
 

@@ -28,7 +28,7 @@ pub(crate) fn read_summary(document: &mut Document) -> SummarySettings {
         _ => week::parse_start_time(text).map(Some).map_err(|error| format!("{error}, or off")),
     });
     let at = at.unwrap_or(Some(defaults::SUMMARY_AT));
-    let webhook = s.read("webhook", webhook);
+    let webhook = s.read("webhook", |text| service_url(text, "https://alerts.example/gupd"));
     if webhook.is_some() && at.is_none() {
         s.warn("webhook", "gets nothing while summary.at is off");
     }
@@ -40,9 +40,9 @@ pub(crate) fn read_summary(document: &mut Document) -> SummarySettings {
     SummarySettings { at, webhook, webhook_ca }
 }
 
-fn webhook(text: &str) -> Result<Uri, String> {
-    const EXAMPLE: &str = "https://alerts.example/gupd";
-    let refused = || format!("{text:?} is not a URL: write it like {EXAMPLE}");
+/// Reads the URL of a web service of the administrator.
+pub(crate) fn service_url(text: &str, example: &str) -> Result<Uri, String> {
+    let refused = || format!("{text:?} is not a URL: write it like {example}");
     let uri: Uri = text.parse().map_err(|_invalid| refused())?;
     if !uri.scheme().is_some_and(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme))
         || uri.host().is_none()

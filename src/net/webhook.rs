@@ -1,11 +1,12 @@
-//! A JSON notification to a web service of the administrator: one request, one connection, one answer. The relay calls it
+//! A notification to a web service of the administrator: one request, one connection, one answer. The relay calls it
 //! for events of its own, never with bytes of clients.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use gupd_config::Trust;
-use http::{Request, StatusCode, Uri, header};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -48,13 +49,27 @@ pub enum WebhookError {
 /// # Errors
 /// When the service cannot be reached, or answers with another status than 2xx.
 pub async fn post_json(url: &Uri, trust: &Trust, json: String) -> Result<(), WebhookError> {
-    match timeout(TIMEOUT, post(url, trust, json)).await.map_err(|_late| WebhookError::Late)?? {
+    let request = Request::post(url)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Bytes::from(json))
+        .map_err(|_invalid| WebhookError::Host)?;
+    match post(request, trust).await? {
         status if status.is_success() => Ok(()),
         status => Err(WebhookError::Status(status)),
     }
 }
 
-async fn post(url: &Uri, trust: &Trust, json: String) -> Result<StatusCode, WebhookError> {
+/// Sends a request, the target of which is the URL of the service, and returns the status of the answer.
+///
+/// # Errors
+/// When the service cannot be reached or does not answer.
+pub async fn post(request: Request<Bytes>, trust: &Trust) -> Result<StatusCode, WebhookError> {
+    timeout(TIMEOUT, exchange(request, trust)).await.map_err(|_late| WebhookError::Late)?
+}
+
+async fn exchange(request: Request<Bytes>, trust: &Trust) -> Result<StatusCode, WebhookError> {
+    let (mut head, body) = request.into_parts();
+    let url = std::mem::take(&mut head.uri);
     let host = url.host().ok_or(WebhookError::Host)?.trim_matches(['[', ']']);
     let is_tls = url.scheme_str() == Some("https");
     let port = url.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
@@ -67,17 +82,17 @@ async fn post(url: &Uri, trust: &Trust, json: String) -> Result<StatusCode, Webh
     } else {
         open(stream, &mut connections).await?
     };
-    let target = url.path_and_query().map_or("/", |target| target.as_str());
+    head.uri = Uri::from(url.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
     let authority = url.authority().map_or(host, |authority| authority.as_str());
     // Credentials of the URL are not sent in `Host`.
     let authority = authority.rsplit('@').next().unwrap_or(authority);
-    let request = Request::post(target)
-        .header(header::HOST, authority)
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::USER_AGENT, concat!("gupd/", env!("CARGO_PKG_VERSION")))
-        .header(header::CONNECTION, "close")
-        .body(Full::new(Bytes::from(json)));
-    let request = request.map_err(|_invalid| WebhookError::Host)?;
+    let own = [
+        (header::HOST, HeaderValue::from_str(authority).map_err(|_invalid| WebhookError::Host)?),
+        (header::USER_AGENT, HeaderValue::from_static(concat!("gupd/", env!("CARGO_PKG_VERSION")))),
+        (header::CONNECTION, HeaderValue::from_static("close")),
+    ];
+    head.headers.extend(own);
+    let request = Request::from_parts(head, Full::new(body));
     Ok(sender.send_request(request).await?.status())
 }
 

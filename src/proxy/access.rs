@@ -129,6 +129,29 @@ impl AccessRecord {
     }
 }
 
+#[cfg(feature = "otlp")]
+impl AccessRecord {
+    /// Records the span of the finished request, if traces are on and it is sampled.
+    fn record_span(&self, duration: std::time::Duration) {
+        let Some(tracer) = self.metrics.tracer.get() else { return };
+        tracer.record_request(|| gupd_traces::RequestSpan {
+            method: &self.method,
+            path: self.target.path(),
+            version: self.version,
+            client: self.client.ip().to_canonical(),
+            group: self.group.as_ref().map(|group| &*group.name),
+            class: self.class.as_str(),
+            content_type: self.content_type.as_deref(),
+            outcome: self.cache.map_or("refused", CacheStatus::as_str),
+            upstream: self.upstream.as_deref(),
+            status: self.status,
+            bytes: self.sent,
+            broken: (self.end != ResponseEnd::Complete).then(|| self.end.as_str()),
+            duration,
+        });
+    }
+}
+
 impl Drop for AccessRecord {
     fn drop(&mut self) {
         let took = self.started.elapsed();
@@ -144,6 +167,8 @@ impl Drop for AccessRecord {
         if self.end != ResponseEnd::Complete {
             self.metrics.broken.with_label_values(&[self.end.as_str()]).inc();
         }
+        #[cfg(feature = "otlp")]
+        self.record_span(took);
         if let Some(observer) = self.observer.take() {
             observer.finished(FinishedResponse {
                 status: self.status,

@@ -96,6 +96,9 @@ pub struct RequestMetrics {
     pub slots: SlotMetrics,
     /// Bytes that clients got without crossing the WAN for them.
     pub saved_bytes: IntCounter,
+    /// Takes the spans of finished requests; empty without traces.
+    #[cfg(feature = "otlp")]
+    pub tracer: std::sync::OnceLock<Arc<gupd_traces::Tracer>>,
 }
 
 impl RequestMetrics {
@@ -160,6 +163,8 @@ impl RequestMetrics {
                 "gupd_saved_bytes_total",
                 "Bytes that clients got from the store or a running fill, and that did not cross the WAN again.",
             )?,
+            #[cfg(feature = "otlp")]
+            tracer: std::sync::OnceLock::new(),
         })
     }
 

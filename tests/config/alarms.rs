@@ -1,4 +1,4 @@
-//! Alarms, the daily summary and the subnets of the site in the configuration file.
+//! Alarms, the daily summary, traces and the subnets of the site in the configuration file.
 
 use std::time::Duration;
 
@@ -59,6 +59,29 @@ fn summary_has_a_local_time_and_an_optional_webhook() {
         ("webhook_ca = \"\"\nwebhook = \"https://10.0.0.5/\"", "empty path"),
     ] {
         let problems = problems(summary(text));
+        assert!(problems.len() == 1 && problems[0].starts_with("gupd.toml:4:"), "{problems:?}");
+        assert!(problems[0].contains(expected), "{problems:?}");
+    }
+}
+
+#[test]
+fn traces_have_an_endpoint_and_a_ratio() {
+    let traces = |text: &str| load(&format!("{MANAGER}[traces]\n{text}\n"));
+    let loaded = traces("endpoint = \"https://collector.example:4318/v1/traces\"\nratio = 1").unwrap().traces;
+    assert_eq!((loaded.endpoint.as_ref().unwrap().port_u16(), loaded.ratio), (Some(4318), 1.0));
+    assert!(loaded.unsupported().unwrap().to_string().starts_with("gupd.toml:4: traces.endpoint: "));
+    let default = load(MANAGER).unwrap().traces;
+    assert_eq!((default.endpoint.clone(), default.ratio, default.unsupported()), (None, 0.01, None));
+    for (text, expected) in [
+        ("ratio = 1.1", "from 0 to 1"),
+        ("ratio = -0.1", "from 0 to 1"),
+        ("ratio = nan", "from 0 to 1"),
+        ("ratio = \"1%\"", "from 0 to 1"),
+        ("endpoint = \"127.0.0.1:4318\"", "write it like http://127.0.0.1:4318/v1/traces"),
+        ("endpoint = \"grpc://127.0.0.1:4317\"", "write it like http://127.0.0.1:4318/v1/traces"),
+        ("endpoint = \"http://user:secret@127.0.0.1/\"", "credentials"),
+    ] {
+        let problems = problems(traces(text));
         assert!(problems.len() == 1 && problems[0].starts_with("gupd.toml:4:"), "{problems:?}");
         assert!(problems[0].contains(expected), "{problems:?}");
     }

@@ -123,6 +123,8 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.rules.clone_from(&documented.rules);
     expected.site.time_zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
     expected.site.subnets.clone_from(&documented.site.subnets);
+    expected.traces.endpoint = Some("http://127.0.0.1:4318/v1/traces".parse().unwrap());
+    expected.traces.location.clone_from(&documented.traces.location);
     expected.summary.webhook = Some("https://alerts.example/gupd".parse().unwrap());
     expected.summary.webhook_ca = Some("/etc/gupd/alerts-ca.pem".into());
     expected.wan.congestion = Some("lp".into());
@@ -192,6 +194,7 @@ fn every_known_key_is_documented() {
         "site",
         "alarms",
         "summary",
+        "traces",
         "wan",
         "lan",
         "refresh",

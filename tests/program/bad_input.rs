@@ -35,6 +35,20 @@ fn typo_is_reported_with_file_line_and_key() {
     }
 }
 
+// Programs for releases are built without the feature `otlp`, and so is that of the tests.
+#[test]
+fn traces_are_refused_by_a_program_without_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("{MANAGER}[traces]\nratio = 0.5\nendpoint = \"http://127.0.0.1:4318/v1/traces\"\n");
+    for ended in serve_and_check(folder.path(), &text, &[]) {
+        ended.assert_error(2, &["gupd.toml:5: ", "traces.endpoint: ", "--features otlp"]);
+    }
+    let file = folder.path().join("ratio.toml");
+    fs::write(&file, format!("{MANAGER}[traces]\nratio = 0.5\n")).unwrap();
+    let ended = run(gupd(["check", "--config"]).arg(&file));
+    assert!(!ended.errors.contains("traces"), "{ended:#?}");
+}
+
 #[test]
 fn all_problems_are_reported_at_once() {
     let folder = tempfile::tempdir().unwrap();

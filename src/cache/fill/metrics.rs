@@ -24,6 +24,9 @@ pub struct FillMetrics {
     pub held_objects: IntGauge,
     /// Responses larger than the quota of the store.
     pub oversized: IntCounter,
+    /// Takes the spans of finished fills; empty without traces.
+    #[cfg(feature = "otlp")]
+    pub tracer: std::sync::OnceLock<std::sync::Arc<gupd_traces::Tracer>>,
 }
 
 impl FillMetrics {
@@ -33,6 +36,8 @@ impl FillMetrics {
     /// Returns an error if the registry already has a metric of one of these names.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
+            #[cfg(feature = "otlp")]
+            tracer: std::sync::OnceLock::new(),
             running: register_int_gauge_with_registry!("gupd_fills_running", "Fills running now.", registry)?,
             ended: register_int_counter_vec_with_registry!(
                 "gupd_fills_total",

@@ -6,6 +6,8 @@ mod body;
 mod proof;
 mod queue;
 mod registration;
+#[cfg(feature = "otlp")]
+mod trace;
 mod unfinished;
 
 use std::sync::Arc;
@@ -56,6 +58,9 @@ pub(super) struct FillTask {
     changes: u32,
     /// Stored response that the response of this fill replaces.
     replaced: Option<Arc<CacheEntry>>,
+    /// Content bytes that have arrived.
+    #[cfg(feature = "otlp")]
+    received: u64,
 }
 
 /// Outcome of one response to a fill.
@@ -99,6 +104,8 @@ impl FillTask {
             distrusted: Vec::new(),
             unrequested: 0,
             changes: 0,
+            #[cfg(feature = "otlp")]
+            received: 0,
         });
         (task, fill, private_response)
     }

@@ -33,6 +33,8 @@ pub(super) struct BackgroundTasks {
     pub(super) ledger: LedgerTask,
     /// Publication in the shared tier, if there is one.
     pub(super) publication: Option<PublicationTask>,
+    #[cfg(feature = "otlp")]
+    pub(super) traces: Option<gupd_traces::ExportTask>,
 }
 
 impl BackgroundTasks {
@@ -77,6 +79,10 @@ impl BackgroundTasks {
         tokio::spawn(run_until(stopped(), async move { neighbours.run().await }));
         // Transfers record themselves until the last response has ended.
         relay.ledger_writes.spawn(self.ledger.run(relay.ledger_end.clone()));
+        #[cfg(feature = "otlp")]
+        if let Some(traces) = self.traces {
+            relay.ledger_writes.spawn(traces.run(relay.ledger_end.clone()));
+        }
     }
 }
 

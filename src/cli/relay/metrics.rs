@@ -32,6 +32,9 @@ pub struct RelayMetrics {
     pub tier: Arc<TierMetrics>,
     /// History of traffic.
     pub ledger: Arc<LedgerMetrics>,
+    /// Spans.
+    #[cfg(feature = "otlp")]
+    pub(super) traces: Arc<gupd_traces::metrics::TraceMetrics>,
     /// Exposition of all metrics, including those of the store.
     pub exposition: Arc<Exposition>,
     pub(super) reload: ReloadMetrics,
@@ -54,6 +57,8 @@ impl RelayMetrics {
             rollout: Arc::new(RolloutMetrics::register(&registry)?),
             tier: Arc::new(TierMetrics::register(&registry)?),
             ledger: Arc::new(LedgerMetrics::register(&registry)?),
+            #[cfg(feature = "otlp")]
+            traces: Arc::new(gupd_traces::metrics::TraceMetrics::register(&registry)?),
             exposition: Arc::new(Exposition::new(registry.clone(), net.connections.clone())?),
             net,
             reload: ReloadMetrics::register(&registry)?,

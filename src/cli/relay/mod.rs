@@ -10,6 +10,8 @@ mod metrics;
 mod prepare;
 mod process_metrics;
 mod shutdown;
+#[cfg(feature = "otlp")]
+mod traces;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,6 +54,10 @@ pub enum StartError {
     /// The rollouts cannot be read.
     #[error(transparent)]
     Rollouts(#[from] OpenError),
+    /// Traces cannot be exported.
+    #[cfg(feature = "otlp")]
+    #[error(transparent)]
+    Traces(#[from] gupd_traces::ExporterError),
     /// A thread or runtime cannot be started.
     #[error("threads: cannot be started: {0}")]
     Threads(#[from] std::io::Error),
@@ -77,7 +83,7 @@ pub struct Relay {
     /// Set when the relay starts to accept.
     acceptors: Option<Acceptors>,
     handed_over: CancellationToken,
-    /// The ledger's task, which ends after the last response.
+    /// The tasks of the ledger and of traces, which end after the last response.
     ledger_writes: TaskTracker,
     ledger_end: CancellationToken,
     ledger: Ledger,
@@ -148,6 +154,7 @@ impl Relay {
         };
         effective.ledger = current.config.ledger.clone();
         effective.tier = current.config.tier.clone();
+        effective.traces = current.config.traces.clone();
         effective.fill.max_concurrent = current.config.fill.max_concurrent;
         effective.log = LogSettings { access: config.log.access, ..current.config.log.clone() };
         let sections = [
@@ -156,6 +163,7 @@ impl Relay {
             ("store", effective.store != config.store),
             ("ledger", effective.ledger != config.ledger),
             ("tier", effective.tier != config.tier),
+            ("traces", effective.traces != config.traces),
             ("fill", effective.fill != config.fill),
             ("log", effective.log != config.log),
         ];

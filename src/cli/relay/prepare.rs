@@ -77,6 +77,8 @@ impl Relay {
         let (refresher, refresh) =
             Refresher::new(&config, background, rollouts.clone(), store, refresh_metrics, clock);
         let (ledger, ledger_task) = open_ledger(&config, &metrics, &builder.clock);
+        #[cfg(feature = "otlp")]
+        let traces = super::traces::start(&config, &metrics, &builder.clock)?;
         let connection_limiter = Arc::new(ConnectionRateLimiter::new(&config));
         let server = HttpServer::new(proxy.clone(), metrics.net.clone(), listeners);
         let server = Arc::new(server.with_connection_rate(connection_limiter.clone()));
@@ -121,6 +123,8 @@ impl Relay {
             health: health_task,
             ledger: ledger_task,
             publication,
+            #[cfg(feature = "otlp")]
+            traces,
         };
         Ok(PreparedRelay { relay, sockets, tasks, commands: None })
     }

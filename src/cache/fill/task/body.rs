@@ -105,6 +105,8 @@ impl FillTask {
         if let Some(client) = self.request.client {
             self.context.budgets.spend(BudgetKind::NewBytes, client, received);
         }
+        #[cfg(feature = "otlp")]
+        self.count_received(received);
         match fetched {
             ContentFetchResult::All { length } => self.finish_content(content, writer, length).await,
             ContentFetchResult::Changed(answer) => {

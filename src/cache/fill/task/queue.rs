@@ -14,6 +14,8 @@ impl FillTask {
     /// Runs the fill to its end.
     pub(in crate::fill) async fn run(mut self: Box<Self>) {
         let context = self.context.clone();
+        #[cfg(feature = "otlp")]
+        let started = std::time::Instant::now();
         let outcome = match self.wait_for_permit().await {
             Ok(permit) => {
                 self.permit = Some(permit);
@@ -31,6 +33,8 @@ impl FillTask {
             self.upstreams.record_followers(&upstream, &outgoing, followers);
         }
         context.metrics.ended.with_label_values(&[outcome.as_str()]).inc();
+        #[cfg(feature = "otlp")]
+        self.record_span(outcome, started.elapsed());
     }
 
     /// Waits for a permit. `Err(None)` if no follower is left.
