@@ -1,16 +1,24 @@
 //! The description of the API, `GET /api/v1/openapi.json` (OpenAPI 3.1). It is generated from the handlers and their types:
-//! the attributes beside each handler name its parameters and bodies, and a test compares it with the routes.
+//! the attributes beside each handler name its parameters and bodies, and a test compares it with the routes. The program
+//! has the generated text, because the code that generates it takes half a megabyte.
 
-use axum::response::Response;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+#[cfg(test)]
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
+use utoipa::{IntoResponses, ToSchema};
+#[cfg(test)]
+use utoipa::{Modify, OpenApi};
 
-use super::{
-    clients, commands, events, fills, held, inventory, json_response, problem, purge, rollout, status,
-    traffic,
-};
+use super::problem;
+#[cfg(test)]
+use super::{clients, commands, events, fills, held, inventory, purge, rollout, status, traffic};
+
+/// The description; `UPDATE_REFERENCES=1 cargo nextest run -p gupd-admin openapi` writes it anew.
+const DESCRIPTION: &str = include_str!("openapi.json");
 
 /// The routes of the API.
+#[cfg(test)]
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -47,8 +55,10 @@ use super::{
 struct ApiDescription;
 
 /// The admin tokens.
+#[cfg(test)]
 struct Tokens;
 
+#[cfg(test)]
 impl Modify for Tokens {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
@@ -62,7 +72,8 @@ impl Modify for Tokens {
 /// Any error: a problem document (RFC 9457).
 #[derive(IntoResponses)]
 #[response(status = "default", content_type = "application/problem+json")]
-pub(super) struct Failure(#[allow(dead_code, reason = "only its type is read")] problem::ProblemDocument);
+#[allow(dead_code, reason = "only its type is read")]
+pub(super) struct Failure(problem::ProblemDocument);
 
 /// A command for `POST /api/v1/rollout`, with its author. Each order has fields of its own.
 #[derive(ToSchema)]
@@ -107,13 +118,8 @@ enum RolloutOrder {
     Promote,
 }
 
-/// Returns the description.
-pub(super) fn description() -> utoipa::openapi::OpenApi {
-    ApiDescription::openapi()
-}
-
 pub(super) async fn show() -> Response {
-    json_response(&description())
+    ([(header::CONTENT_TYPE, "application/json")], DESCRIPTION).into_response()
 }
 
 #[cfg(test)]
@@ -126,7 +132,18 @@ mod tests {
     use gupd_rollout::command::RolloutCommand;
 
     fn api() -> Value {
-        serde_json::to_value(description()).unwrap()
+        serde_json::to_value(ApiDescription::openapi()).unwrap()
+    }
+
+    #[test]
+    fn description_of_the_program_is_current() {
+        let current = serde_json::to_string(&ApiDescription::openapi()).unwrap() + "\n";
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
+        if std::env::var_os("UPDATE_REFERENCES").is_some() {
+            std::fs::write(&file, &current).unwrap();
+        }
+        let written = std::fs::read_to_string(&file).unwrap();
+        assert!(written == current, "src/admin/openapi.json is not current: run with UPDATE_REFERENCES=1");
     }
 
     #[test]
