@@ -1,8 +1,9 @@
 //! `gupd doctor`: examines the machine, the configuration, the upstreams and the running relay, and says what to do about
 //! each finding. It changes nothing; the disk's speed is measured with a file that is removed at once. `content` has the
-//! findings that need a transfer.
+//! findings that need a transfer, `modules` that about SELinux and AppArmor.
 
 mod content;
+mod modules;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -95,6 +96,7 @@ pub(super) fn run(flags: &DoctorFlags) -> Result<(), CommandError> {
     examination.configuration(&config)?;
     examination.files(&config);
     examination.disk(&config.store.dir);
+    examination.0.push(modules::examine());
     let (upstreams, runtime) = (connect(&config)?, new_runtime()?);
     examination.upstreams(&config, &upstreams, &runtime);
     examination.relay(&config)?;

@@ -26,6 +26,7 @@ async fn healthy_site_has_no_problem() {
     assert_eq!(states(&diagnoses, "relay"), ["good"], "{diagnoses:#}");
     assert_eq!(states(&diagnoses, &format!("upstream {}", manager.address()))[0], "good", "{diagnoses:#}");
     assert!(!states(&diagnoses, "disk").is_empty());
+    assert_eq!(states(&diagnoses, "security modules").len(), 1, "{diagnoses:#}");
     let left = std::fs::read_dir(folder.path())
         .unwrap()
         .any(|file| file.unwrap().file_name().to_string_lossy().contains("doctor"));
