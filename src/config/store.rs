@@ -66,10 +66,17 @@ pub(crate) fn default_dir(system: &Path, env: &[(String, String)]) -> PathBuf {
 }
 
 fn is_writable(dir: &Path) -> bool {
-    let can_write = |path: &Path| {
-        rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
-    };
     can_write(dir) || (!dir.exists() && dir.parent().is_some_and(can_write))
+}
+
+#[cfg(unix)]
+fn can_write(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+#[cfg(not(unix))]
+fn can_write(path: &Path) -> bool {
+    path.metadata().is_ok_and(|folder| folder.is_dir() && !folder.permissions().readonly())
 }
 
 #[cfg(test)]
