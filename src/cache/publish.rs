@@ -33,7 +33,7 @@ const CONCURRENT: usize = 2;
 const ATTEMPTS: u32 = 4;
 
 /// Wait before the second attempt; each further one waits four times as long.
-const BACKOFF: Duration = Duration::from_secs(1);
+const BACKOFF: Duration = Duration::from_millis(250);
 
 /// Takes offers of fills.
 #[derive(Debug)]

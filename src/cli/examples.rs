@@ -3,7 +3,7 @@
 use clap::Command;
 
 /// Commands by their words, and their examples. Commands with other text after their options have it beside their flags.
-const EXAMPLES: [(&str, &[&str]); 28] = [
+const EXAMPLES: [(&str, &[&str]); 31] = [
     (
         "serve",
         &[
@@ -54,6 +54,9 @@ const EXAMPLES: [(&str, &[&str]); 28] = [
     ("store verify", &["gupd store verify --dry-run --json", "sudo gupd store verify"]),
     ("store export", &["gupd store export --since 7d --output week.tar"]),
     ("demo", &["gupd demo", "gupd demo --clients 50 --exit"]),
+    ("tier ls", &["gupd tier ls", "gupd tier ls --json"]),
+    ("tier verify", &["gupd tier verify", "gupd tier verify --json"]),
+    ("tier gc", &["gupd tier gc --older 30d --keep 3 --dry-run", "gupd tier gc --keep 3 --json"]),
     ("store release", &["gupd store release 0a1b2c3d"]),
     ("store reject", &["gupd store reject 0a1b2c3d --reason \"not from the vendor\""]),
     ("store import", &["sudo gupd store import week.tar"]),

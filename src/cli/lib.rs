@@ -32,6 +32,7 @@ mod serve;
 mod status;
 mod store;
 mod table;
+mod tier;
 mod top;
 mod why;
 
@@ -118,6 +119,11 @@ enum Command {
     Store {
         #[command(subcommand)]
         command: store::StoreCommand,
+    },
+    /// List, verify or collect the objects of the shared tier.
+    Tier {
+        #[command(subcommand)]
+        command: tier::TierCommand,
     },
     /// Run a demo on this machine: a manager behind a slow line, the relay, and clients.
     Demo(demo::DemoFlags),
@@ -213,6 +219,7 @@ pub fn main() -> ExitCode {
         Command::Policy { command } => policy::run(&command),
         Command::Rollout { command } => rollout::run(*command),
         Command::Store { command } => store::run(command),
+        Command::Tier { command } => tier::run(command),
         Command::Demo(flags) => demo::run(flags),
     };
     match result {

@@ -156,8 +156,7 @@ impl Config {
     ) -> Result<Self, Problems> {
         let (mut document, config) = Self::read(overrides, file, env)?;
         document.ignore_relay_problems();
-        document.finish()?;
-        Ok(config)
+        Ok(Self { warnings: document.finish()?, ..config })
     }
 
     /// Returns the defaults with these upstreams by priority, as a relay without a file has them.

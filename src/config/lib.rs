@@ -102,7 +102,7 @@ pub use route::RouteSettings;
 pub use server::ServerSettings;
 pub use store::StoreSettings;
 pub use summary::SummarySettings;
-pub use tier::{TierLocation, TierSettings};
+pub use tier::{BucketSettings, TierLocation, TierSettings};
 pub use tls::{CertificateFiles, Pin, Trust};
 pub use traces::TraceSettings;
 pub use units::UnitError;

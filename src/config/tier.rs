@@ -9,7 +9,7 @@ use http::Uri;
 use crate::defaults;
 use crate::document::{Document, Section};
 use crate::peer::PeerSettings;
-use crate::reader::{boolean, size, time};
+use crate::reader::{boolean, file, label, origin, size, time};
 use crate::upstream::UpstreamSettings;
 
 /// Name of the tier among upstreams and peers.
@@ -39,6 +39,25 @@ pub struct TierSettings {
 pub enum TierLocation {
     /// A folder, such as one of a network file system. It must exist.
     Folder(PathBuf),
+    /// A bucket of S3 or a compatible service.
+    Bucket(BucketSettings),
+}
+
+/// A bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketSettings {
+    /// Its name.
+    pub bucket: String,
+    /// Prefix of the objects, without slashes around it; may be empty.
+    pub prefix: String,
+    /// The service; `None` for that of AWS.
+    pub endpoint: Option<Uri>,
+    /// Its region.
+    pub region: String,
+    /// File with the credentials; `None` for those of the environment.
+    pub credentials_file: Option<PathBuf>,
+    /// PEM file of issuers that are trusted instead of the system's.
+    pub ca: Option<PathBuf>,
 }
 
 impl TierSettings {
@@ -55,7 +74,8 @@ pub(crate) fn read_tier(
 ) -> Option<TierSettings> {
     let mut s = document.take_section("tier");
     let url = s.read("url", |text| Ok(text.to_owned()));
-    let location = url.as_deref().and_then(|url| read_location(&mut s, url));
+    let bucket = read_bucket(&mut s);
+    let location = url.as_deref().and_then(|url| read_location(&mut s, url, bucket));
     let is_local = matches!(location, Some(TierLocation::Folder(_)));
     let wan = s.read("wan", boolean);
     let (hedge, timeout) =
@@ -84,13 +104,48 @@ pub(crate) fn read_tier(
     })
 }
 
-fn read_location(s: &mut Section, url: &str) -> Option<TierLocation> {
-    const EXAMPLE: &str = "file:///mnt/share/gupd";
+/// Reads the settings of a bucket, all but its name.
+fn read_bucket(s: &mut Section) -> BucketSettings {
+    BucketSettings {
+        bucket: String::new(),
+        prefix: String::new(),
+        endpoint: s.read("endpoint", |text| origin(text, "https://s3.example:9000")),
+        region: s.read("region", label).unwrap_or_else(|| defaults::TIER_REGION.to_owned()),
+        credentials_file: file(s, "credentials_file"),
+        ca: file(s, "ca"),
+    }
+}
+
+fn read_location(s: &mut Section, url: &str, bucket: BucketSettings) -> Option<TierLocation> {
+    const EXAMPLE: &str = "file:///mnt/share/gupd or s3://bucket/prefix";
     let Some((scheme, rest)) = url.split_once("://") else {
         s.refuse("url", format!("{url:?} is not a URL: write it like {EXAMPLE}"));
         return None;
     };
+    if scheme == "file" {
+        for key in ["endpoint", "region", "credentials_file", "ca"]
+            .into_iter()
+            .filter(|key| s.is_given(key))
+            .collect::<Vec<_>>()
+        {
+            s.warn(key, "has no effect: tier.url is a folder");
+        }
+    }
     match scheme {
+        "s3" => {
+            match rest.trim_end_matches('/').split_once('/').unwrap_or((rest.trim_end_matches('/'), "")) {
+                (name, prefix)
+                    if is_bucket_name(name) && !prefix.contains("//") && !prefix.contains(['?', '#']) =>
+                {
+                    let (bucket_name, prefix) = (name.to_owned(), prefix.to_owned());
+                    Some(TierLocation::Bucket(BucketSettings { bucket: bucket_name, prefix, ..bucket }))
+                }
+                _ => {
+                    s.refuse("url", format!("{url:?} names no bucket: write it like s3://bucket/prefix"));
+                    None
+                }
+            }
+        }
         "file" if rest.len() > 1 && rest.starts_with('/') => Some(TierLocation::Folder(PathBuf::from(rest))),
         "file" => {
             s.refuse("url", format!("{url:?} names no absolute folder: write it like {EXAMPLE}"));
@@ -99,9 +154,16 @@ fn read_location(s: &mut Section, url: &str) -> Option<TierLocation> {
         _ => {
             s.warn(
                 "url",
-                format!("unknown scheme {scheme:?}, so the relay serves without the tier: use file"),
+                format!("unknown scheme {scheme:?}, so the relay serves without the tier: use file or s3"),
             );
             None
         }
     }
+}
+
+/// Returns true for a name of a bucket: three to 63 lower-case letters, digits, dots and hyphens.
+fn is_bucket_name(name: &str) -> bool {
+    let is_part =
+        |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || matches!(char, '.' | '-');
+    (3..=63).contains(&name.len()) && name.chars().all(is_part)
 }

@@ -6,6 +6,7 @@
 //! part also works over in-memory streams and in paused time: [`OriginServer::serve`], [`Link::carry`].
 
 mod answer;
+mod bucket;
 mod client;
 mod content;
 mod damage;
@@ -27,6 +28,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use self::bucket::{ACCESS_KEY, BUCKET, Bucket, BucketFault};
 pub use self::client::{Ending, Request, Response, WireClient, get};
 pub use self::content::Content;
 pub use self::damage::Damage;

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
+use crate::bucket;
 use crate::problem::{TierError, TierProblem};
 use gupd_config::{TierLocation, TierSettings};
 
@@ -15,12 +16,15 @@ use gupd_config::{TierLocation, TierSettings};
 pub(crate) enum Backend {
     /// A folder of a file system.
     Folder { root: PathBuf, store: Arc<OnceLock<Arc<dyn ObjectStore>>> },
+    /// A bucket.
+    Bucket(Arc<dyn ObjectStore>),
 }
 
 impl Backend {
     pub(crate) fn new(settings: &TierSettings) -> Result<Self, TierError> {
         match &settings.location {
             TierLocation::Folder(root) => Ok(Self::Folder { root: root.clone(), store: Arc::default() }),
+            TierLocation::Bucket(bucket) => Ok(Self::Bucket(bucket::open(bucket, settings.timeout)?)),
         }
     }
 
@@ -30,6 +34,7 @@ impl Backend {
     /// If a folder does not exist now.
     pub(crate) async fn open(&self) -> Result<Arc<dyn ObjectStore>, TierError> {
         match self {
+            Self::Bucket(store) => Ok(store.clone()),
             Self::Folder { root, store } => {
                 let (root, store) = (root.clone(), store.clone());
                 tokio::task::spawn_blocking(move || open_folder(&root, &store))

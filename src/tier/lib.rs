@@ -19,6 +19,11 @@
 )]
 
 mod backend;
+mod bucket;
+#[cfg(test)]
+mod bucket_tests;
+mod client;
+mod collect;
 pub mod metrics;
 mod problem;
 mod publish;
@@ -40,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::backend::Backend;
+pub use self::collect::{CollectionReport, ListedObject, ListedState};
 use self::metrics::TierMetrics;
 use self::problem::{Direction, TierHealth};
 pub use self::problem::{TierError, TierProblem};

@@ -15,6 +15,8 @@ pub enum TierProblem {
     Missing,
     /// The relay may not do it.
     Denied,
+    /// There are no usable credentials.
+    Credentials,
     /// The bucket is in another region.
     Region,
     /// The clocks differ.
@@ -68,6 +70,7 @@ impl TierProblem {
             Self::Denied => {
                 "correct the permissions or credentials, or set tier.publish = false if it is read-only"
             }
+            Self::Credentials => "set them in the environment, or in tier.credentials_file with mode 0600",
             Self::Region => "set tier.region to the region of the bucket",
             Self::Clock => "synchronize the clock of this machine",
             Self::Full => "make room there, or run gupd tier gc",
@@ -136,9 +139,9 @@ fn problem_of_io(error: &std::io::Error) -> TierProblem {
     }
 }
 
-/// Returns the problem that an error code of S3 names.
+/// Returns the problem that an error code of S3, or the text of its client, names.
 fn problem_of_code(text: &str) -> Option<TierProblem> {
-    const CODES: [(&str, TierProblem); 12] = [
+    const CODES: [(&str, TierProblem); 13] = [
         ("NoSuchBucket", TierProblem::Missing),
         ("AccessDenied", TierProblem::Denied),
         ("InvalidAccessKeyId", TierProblem::Denied),
@@ -147,6 +150,7 @@ fn problem_of_code(text: &str) -> Option<TierProblem> {
         ("RequestTimeTooSkewed", TierProblem::Clock),
         ("AuthorizationHeaderMalformed", TierProblem::Region),
         ("PermanentRedirect", TierProblem::Region),
+        ("incorrectly configured region", TierProblem::Region),
         ("IllegalLocationConstraintException", TierProblem::Region),
         ("SlowDown", TierProblem::Busy),
         ("ServiceUnavailable", TierProblem::Busy),

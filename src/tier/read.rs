@@ -163,14 +163,15 @@ fn block_start(position: u64) -> u64 {
     position.saturating_sub(position.checked_rem(BLOCK).unwrap_or(0))
 }
 
+fn is_missing_bucket(error: &object_store::Error) -> bool {
+    error.to_string().contains("NoSuchBucket")
+}
+
 /// Turns an absent object into `None`, but not an absent bucket.
 pub(crate) fn found<T>(result: object_store::Result<T>) -> Result<Option<T>, TierError> {
     match result {
         Ok(found) => Ok(Some(found)),
-        Err(error @ object_store::Error::NotFound { .. }) => match TierError::from(error) {
-            error if error.reason.contains("NoSuchBucket") => Err(error),
-            _ => Ok(None),
-        },
+        Err(error @ object_store::Error::NotFound { .. }) if !is_missing_bucket(&error) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

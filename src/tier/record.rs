@@ -79,6 +79,11 @@ struct Head {
 }
 
 impl TierRecord {
+    /// Returns the SHA-256 of the body as text.
+    pub fn digest_text(&self) -> String {
+        hex(&self.sha256)
+    }
+
     /// Returns its size in memory.
     pub(crate) fn weight(&self) -> usize {
         let fields = self.fields.iter().map(|(name, value)| name.as_str().len().saturating_add(value.len()));

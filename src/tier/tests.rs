@@ -18,7 +18,7 @@ use super::{NewRecord, Publication, Tier, TierError, TierProblem};
 use crate::metrics::TierMetrics;
 use gupd_config::{TierLocation, TierSettings};
 
-const KEY: &str = "/ /content/a/full.zip";
+pub(crate) const KEY: &str = "/ /content/a/full.zip";
 
 fn settings(folder: &FilePath) -> TierSettings {
     TierSettings {
@@ -37,7 +37,7 @@ fn tier(folder: &FilePath) -> Arc<Tier> {
     Arc::new(Tier::new(&settings(folder), metrics).unwrap())
 }
 
-fn body(length: usize) -> Vec<u8> {
+pub(crate) fn body(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect()
 }
 
@@ -51,14 +51,17 @@ fn new_record(body: &[u8]) -> NewRecord {
     }
 }
 
-async fn publish(tier: &Tier, body: &[u8]) -> Result<Publication, super::PublishError> {
+pub(crate) async fn publish(tier: &Tier, body: &[u8]) -> Result<Publication, super::PublishError> {
     // Pieces that fit neither blocks nor parts.
     let pieces: Vec<Result<Bytes, TierError>> =
         body.chunks(100_001).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     tier.publish(&new_record(body), stream::iter(pieces)).await
 }
 
-async fn read(tier: &Arc<Tier>, range: std::ops::Range<u64>) -> Option<Result<Vec<u8>, TierError>> {
+pub(crate) async fn read(
+    tier: &Arc<Tier>,
+    range: std::ops::Range<u64>,
+) -> Option<Result<Vec<u8>, TierError>> {
     let record = tier.find(KEY).await.unwrap()?;
     let pieces: Vec<_> = tier.stream(&record, range).collect().await;
     let joined: Result<Vec<Bytes>, TierError> = pieces.into_iter().collect();

@@ -75,6 +75,7 @@ mod starvation;
 mod summary;
 mod targets;
 mod tier;
+mod tier_bucket;
 mod tls;
 mod unrequested;
 mod upstream_proxy;

@@ -29,8 +29,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gupd_config::{
-    Binding, CertificateFiles, Class, ClientCertificates, Config, ContentMatch, Fallback, GroupSettings,
-    ListenerTls, LogFormat, Overrides, Problem, Problems, RateSchedule, Rule, TierLocation, TierSettings,
+    Binding, BucketSettings, CertificateFiles, Class, ClientCertificates, Config, ContentMatch, Fallback,
+    GroupSettings, ListenerTls, LogFormat, Overrides, Problem, Problems, RateSchedule, Rule, TierLocation,
+    TierSettings,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -137,12 +138,19 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.upstreams.push(documented.upstreams[1].clone());
     expected.peers.clone_from(&documented.peers);
     expected.tier = Some(TierSettings {
-        url: "file:///mnt/share/gupd".into(),
-        location: TierLocation::Folder("/mnt/share/gupd".into()),
+        url: "s3://content/gupd".into(),
+        location: TierLocation::Bucket(BucketSettings {
+            bucket: "content".into(),
+            prefix: "gupd".into(),
+            endpoint: Some("https://s3.example:9000".parse().unwrap()),
+            region: "us-east-1".into(),
+            credentials_file: Some("/etc/gupd/tier-credentials".into()),
+            ca: Some("/etc/gupd/tier-ca.pem".into()),
+        }),
         hedge: Duration::from_millis(300),
         timeout: Duration::from_secs(10),
         publish: true,
-        wan: false,
+        wan: true,
         max_object: 4 << 30,
     });
     let mut group = GroupSettings::catch_all("branch-a");

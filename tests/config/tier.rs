@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gupd_config::TierLocation;
+use gupd_config::{BucketSettings, TierLocation};
 
 use crate::{MANAGER, load, problems};
 
@@ -24,6 +24,36 @@ fn folder_of_a_tier_is_read_with_its_times() {
 }
 
 #[test]
+fn bucket_of_a_tier_is_read_with_its_service() {
+    let loaded = load(&tier("url = \"s3://content/gupd/a/\"")).unwrap().tier.unwrap();
+    let expected = BucketSettings {
+        bucket: "content".into(),
+        prefix: "gupd/a".into(),
+        endpoint: None,
+        region: "us-east-1".into(),
+        credentials_file: None,
+        ca: None,
+    };
+    assert_eq!(loaded.location, TierLocation::Bucket(expected.clone()));
+    assert!(loaded.wan, "a bucket is across the WAN");
+    let text = "url = \"s3://content\"\nendpoint = \"http://10.0.0.5:3900\"\nregion = \"garage\"\nwan = false\n\
+                credentials_file = \"/etc/gupd/tier\"";
+    let config = load(&tier(text)).unwrap();
+    let loaded = config.tier.unwrap();
+    let expected = BucketSettings {
+        prefix: String::new(),
+        endpoint: Some("http://10.0.0.5:3900".parse().unwrap()),
+        region: "garage".into(),
+        credentials_file: Some("/etc/gupd/tier".into()),
+        ..expected
+    };
+    assert_eq!((loaded.location, loaded.wan), (TierLocation::Bucket(expected), false));
+    assert!(config.files.iter().any(|file| file.path.ends_with("tier")), "the sandbox may read it");
+    let folder = load(&tier("url = \"file:///a\"\nregion = \"x\"")).unwrap();
+    assert!(folder.warnings.iter().any(|warning| warning.to_string().contains("has no effect")));
+}
+
+#[test]
 fn unusable_settings_of_a_tier_are_refused_with_their_line() {
     for (text, expected) in [
         ("publish = true", "gupd.toml:3: tier.url: missing required key"),
@@ -37,6 +67,12 @@ fn unusable_settings_of_a_tier_are_refused_with_their_line() {
         ("url = \"file:///a\"\ntimeout = \"1h\"", "gupd.toml:5: tier.timeout: 1h "),
         ("url = \"file:///a\"\nmax_object = \"1KiB\"", "gupd.toml:5: tier.max_object: 1KiB "),
         ("url = \"file:///a\"\nwan = 3", "gupd.toml:5: tier.wan: "),
+        ("url = \"s3://\"", "gupd.toml:4: tier.url: \"s3://\" names no bucket"),
+        ("url = \"s3://B_1/a\"", "gupd.toml:4: tier.url: \"s3://B_1/a\" names no bucket"),
+        ("url = \"s3://key:secret@b/a\"", "gupd.toml:4: tier.url: "),
+        ("url = \"s3://abc/a?b\"", "gupd.toml:4: tier.url: "),
+        ("url = \"s3://abc\"\nendpoint = \"s3.example\"", "gupd.toml:5: tier.endpoint: "),
+        ("url = \"s3://abc\"\nregion = \"a b\"", "gupd.toml:5: tier.region: "),
         ("url = \"file:///a\"\nbucket = \"b\"", "gupd.toml:5: "),
     ] {
         let problems = problems(load(&tier(text)));

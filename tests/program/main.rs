@@ -70,6 +70,7 @@ mod signals;
 mod staged;
 mod status;
 mod store_commands;
+mod tier;
 mod top;
 mod unconfigured;
 mod upgrade;

@@ -175,6 +175,12 @@ impl Site {
             .await
     }
 
+    /// Body bytes received from this manager.
+    pub async fn upstream_bytes_of(&self, manager: &Manager) -> f64 {
+        self.metric(&format!("gupd_upstream_received_bytes_total{{upstream=\"{}\"}}", manager.address()))
+            .await
+    }
+
     /// Waits until a metric has this value. Events at the end of a connection are counted after its last byte.
     pub async fn wait_for_metric(&self, name: &str, value: f64) {
         let deadline = Instant::now() + PATIENCE;

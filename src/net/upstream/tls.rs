@@ -107,6 +107,14 @@ pub(super) fn client_config(trust: &Trust, roots: &mut SystemRoots) -> Result<Ar
     Ok(Arc::new(config))
 }
 
+/// Creates TLS settings for servers trusted as `trust` says. Reads the files that it names, and the system's roots.
+///
+/// # Errors
+/// When a file of `trust` cannot be used, or the system has no roots and none are given.
+pub fn load_tls(trust: &Trust) -> Result<Arc<ClientConfig>, TrustError> {
+    client_config(trust, &mut SystemRoots::default())
+}
+
 /// Starts TLS with the server of an open connection, which is known by its address.
 ///
 /// # Errors
