@@ -1,3 +1,5 @@
+mod long_history;
+
 use std::net::IpAddr;
 
 use super::*;
