@@ -1,6 +1,7 @@
 //! The ledger's file: its schema, and the addition of records to it. Every write adds to rows by their keys, so two
 //! processes may write at the same time, as they do during an upgrade. A file that is no ledger is put aside.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -224,6 +225,11 @@ impl Database {
     pub(crate) fn rates(&self, since: UnixMillis, interval: i64) -> Result<Vec<RatePoint>, LedgerError> {
         let points = query::rates(&self.connection, since.div_euclid(1_000), interval);
         points.map_err(|source| self.error(source))
+    }
+
+    /// Returns how often each client was deferred.
+    pub(crate) fn deferrals(&self, since: UnixMillis) -> Result<HashMap<String, u64>, LedgerError> {
+        query::deferrals(&self.connection, since.div_euclid(1_000)).map_err(|source| self.error(source))
     }
 
     /// Returns the incidents of the last day.

@@ -25,6 +25,6 @@ pub use self::event::{
 pub use self::incidents::{FullSetClients, IncidentReport, RefusedClients};
 pub use self::report::{
     CauseRow, ClientRow, GroupRow, ObjectRow, RatePoint, SiteSums, TrafficPoint, TrafficQuery, TrafficReport,
-    TrafficSums, WaitRow,
+    TrafficSums, TypeRow, WaitRow,
 };
 pub use self::task::{Ledger, LedgerTask, QueryError, SiteSample, SiteSampler};

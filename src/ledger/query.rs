@@ -1,14 +1,16 @@
 //! Reports from the ledger's file. A report on one client or object reads the rows of their names; any other reads the
 //! line, whose sums are exact.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, Row, params};
 
 use crate::report::{
     CauseRow, ClientRow, GroupRow, MAX_ROWS, ObjectRow, RatePoint, SiteSums, TrafficPoint, TrafficQuery,
-    TrafficReport, TrafficSums, WaitRow, timestamp,
+    TrafficReport, TrafficSums, TypeRow, WaitRow, timestamp,
 };
 use gupd_config::clock::UnixMillis;
-use gupd_net::traffic::TransferCause;
+use gupd_net::traffic::{TransferCause, WaitReason};
 
 const SUMS: &str = "sum(transfers), sum(received), sum(sent), sum(followers)";
 
@@ -44,11 +46,11 @@ pub(crate) fn report(
         (None, None, Some(object)) => object_causes(connection, since, object, top)?,
         (None, None, None) => line_causes(connection, since, top)?,
     };
+    let sums = TrafficReport { causes, sent_by_type: sent_by_type(connection, since, top)?, ..sums };
     if query.without_names {
-        return Ok(TrafficReport { causes, ..sums });
+        return Ok(sums);
     }
     Ok(TrafficReport {
-        causes,
         // Clients, groups and objects are counted each for itself.
         clients: match group.or(object) {
             None => clients(connection, since, client, top)?,
@@ -87,6 +89,24 @@ fn site_sums(connection: &Connection, since: i64) -> rusqlite::Result<SiteSums> 
             hits: count(row, 3)?,
         })
     })
+}
+
+fn sent_by_type(connection: &Connection, since: i64, top: usize) -> rusqlite::Result<Vec<TypeRow>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT content_type, sum(sent) FROM site
+         WHERE step IN (60, 3600, 86400) AND at >= ?1 AND content_type <> '' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?2",
+    )?;
+    let row = |row: &Row<'_>| Ok(TypeRow { content_type: row.get(0)?, sent: count(row, 1)? });
+    statement.query_map(params![floor(since), top as i64], row)?.collect()
+}
+
+/// Returns how often each client was deferred since a time in seconds, by its address.
+pub(crate) fn deferrals(connection: &Connection, since: i64) -> rusqlite::Result<HashMap<String, u64>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT client, sum(waits) FROM waits WHERE step IN (3600, 86400) AND at >= ?1 AND reason = ?2 GROUP BY 1",
+    )?;
+    let row = |row: &Row<'_>| Ok((row.get(0)?, count(row, 1)?));
+    statement.query_map(params![floor_of_hour(since), WaitReason::Deferred.as_str()], row)?.collect()
 }
 
 fn line_causes(connection: &Connection, since: i64, top: usize) -> rusqlite::Result<Vec<CauseRow>> {

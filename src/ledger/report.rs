@@ -51,6 +51,9 @@ pub struct TrafficReport {
     pub waits: Vec<WaitRow>,
     /// Bytes from upstreams by cause over time, in intervals of `interval_seconds`.
     pub points: Vec<TrafficPoint>,
+    /// Bytes to clients by content type, the largest first.
+    #[serde(default)]
+    pub sent_by_type: Vec<TypeRow>,
     /// Length of an interval of `points`.
     pub interval_seconds: i64,
     /// Bytes from upstreams that this process has recorded since its start.
@@ -103,6 +106,15 @@ pub struct CauseRow {
     /// The sums.
     #[serde(flatten)]
     pub sums: TrafficSums,
+}
+
+/// Bytes of one content type that clients got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TypeRow {
+    /// Content type.
+    pub content_type: String,
+    /// Bytes sent to clients.
+    pub sent: u64,
 }
 
 /// Traffic that one client caused.

@@ -1,6 +1,7 @@
 //! The task that owns the ledger's file. It writes what was recorded once a minute, before it answers a query, and at
 //! its end. While the file cannot be written, records wait in memory, which bounds them.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -76,6 +77,7 @@ enum LedgerRequest {
     Traffic { query: TrafficQuery, reply: Reply<TrafficReport> },
     Incidents { reply: Reply<IncidentReport> },
     Rates { since: UnixMillis, interval: i64, reply: Reply<Vec<RatePoint>> },
+    Deferrals { since: UnixMillis, reply: Reply<HashMap<String, u64>> },
     Events { entry: Option<EventEntry>, query: EventQuery, reply: Reply<EventPage> },
 }
 
@@ -144,6 +146,14 @@ impl Ledger {
     /// As [`query`](Self::query).
     pub async fn rates(&self, since: UnixMillis, interval: i64) -> Result<Vec<RatePoint>, QueryError> {
         self.request(|reply| LedgerRequest::Rates { since, interval, reply }).await
+    }
+
+    /// Returns how often each client was deferred since a time, by its address.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn deferrals(&self, since: UnixMillis) -> Result<HashMap<String, u64>, QueryError> {
+        self.request(|reply| LedgerRequest::Deferrals { since, reply }).await
     }
 
     /// Returns what clients did in the last day that administrators look for.
@@ -268,6 +278,10 @@ impl LedgerWriter {
                     }
                     Some(LedgerRequest::Rates { since, interval, reply }) => {
                         let answer = written.and_then(|()| self.open()?.rates(since, interval));
+                        let _gone = reply.send(answer.map_err(QueryError::from));
+                    }
+                    Some(LedgerRequest::Deferrals { since, reply }) => {
+                        let answer = written.and_then(|()| self.open()?.deferrals(since));
                         let _gone = reply.send(answer.map_err(QueryError::from));
                     }
                     Some(LedgerRequest::Incidents { reply }) => {

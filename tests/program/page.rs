@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::process::{Relay, serve};
-use crate::rollout::Place;
+use crate::rollout::{Place, order};
 use crate::support::{Manager, PAYLOAD, Request, Resource, Response, bytes, get};
 
 const PAGES: [&str; 6] = ["/", "/clients", "/content", "/rollout", "/line", "/events"];
@@ -117,6 +117,34 @@ async fn commands_need_a_session_of_the_own_origin() {
         post(admin, "/sign-in", "token=wrong").send(admin).await;
     }
     assert_eq!(post(admin, "/sign-in", "token=s3cret-of-the-site").send(admin).await.status, 429);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_show_deferrals_and_content_shows_savings() {
+    let (place, relay) = Place::published().await;
+    let held = r#"{"order":"hold","group":"default","revision":"1","by":"anna"}"#;
+    assert_eq!(order(held).send(relay.admin).await.status, 200);
+    let newer = PAYLOAD.replace("261121001", "261121002");
+    for path in [PAYLOAD, &newer] {
+        place.manager.put(path, Resource::new(bytes(1, 1 << 20)));
+    }
+    relay.wait_until_stored(PAYLOAD).await;
+    for _ in 0..3 {
+        assert_eq!(relay.get(PAYLOAD).await.status, 200);
+        // A held group gets no newer payloads.
+        assert_eq!(relay.get(&newer).await.status, 503);
+    }
+    let csv = text(get(relay.admin, "/clients.csv").await);
+    let client = csv.lines().find(|line| line.starts_with("\"127.0.0.1\"")).unwrap();
+    assert!(client.ends_with(",3"), "{csv}");
+    assert!(text(get(relay.admin, "/clients").await).contains("Deferred in 24 h"));
+    let content = text(get(relay.admin, "/content").await);
+    let row = content.split("<tr>").find(|row| row.contains("virus-definitions")).unwrap();
+    let cells: Vec<_> = row.split("</td>").map(|cell| cell.rsplit('>').next().unwrap()).collect();
+    let mib = |cell: &str| cell.strip_suffix(" MiB").unwrap().parse::<f64>().unwrap();
+    let (sent, received) = (mib(cells[0]), mib(cells[1]));
+    assert!(received < sent, "{row}");
+    assert_eq!(cells[2], format!("{} %", ((sent - received) * 100.0 / sent).floor()), "{row}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

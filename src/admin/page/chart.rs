@@ -59,7 +59,7 @@ pub(super) fn stacked_columns(
                 }
                 @for (at, label) in clock_ticks(begin, begin + count * interval, zone) {
                     @let x = LEFT as f64 + (at - begin) as f64 / interval as f64 * step;
-                    text class="tick" x=(format!("{x:.1}")) y=(HEIGHT + 16) text-anchor="middle" { (label) }
+                    (tick(x, &label))
                 }
             }
             figcaption {
@@ -70,6 +70,13 @@ pub(super) fn stacked_columns(
         }
         (table(&columns, &used, zone))
     }
+}
+
+/// Draws the label of a time below the axis. A label at the right edge ends there.
+pub(super) fn tick(x: f64, label: &str) -> Markup {
+    let is_at_edge = x > WIDTH as f64 - 20.0;
+    let anchor = if is_at_edge { "end" } else { "middle" };
+    html! { text class="tick" x=(format!("{x:.1}")) y=(HEIGHT + 16) text-anchor=(anchor) { (label) } }
 }
 
 /// Returns the round times of the local clock between two times, at most nine, with their labels.

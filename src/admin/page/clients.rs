@@ -1,5 +1,6 @@
 //! The clients with their lights, revisions and errors, by search, and the same as CSV.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use axum::extract::State;
@@ -17,6 +18,9 @@ use jiff::tz::TimeZone;
 
 /// Clients on one page.
 const MAX_SHOWN: usize = 1_000;
+
+/// Milliseconds for which deferrals are counted.
+const DEFERRALS_FOR: i64 = 86_400_000;
 
 /// Maximum characters of a search.
 const MAX_SEARCH: usize = 100;
@@ -47,7 +51,7 @@ pub(super) async fn show(
                 @if clients.len() > MAX_SHOWN { "; the latest seen " (MAX_SHOWN) " are shown" }
                 ". " a href="/clients.csv" { "All as CSV" }
             }
-            (table(shown, &zone))
+            (table(shown, &deferrals(&api).await, &zone))
         }
     } else {
         html! {
@@ -62,7 +66,7 @@ pub(super) async fn show(
 
 pub(super) async fn csv(_: ReadAccess, State(api): State<AdminApi>) -> Response {
     let clients = Selection::default().find(&api).await;
-    let mut response = csv_text(&clients).into_response();
+    let mut response = csv_text(&clients, &deferrals(&api).await).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/csv; charset=utf-8"));
     headers.insert(
@@ -72,6 +76,11 @@ pub(super) async fn csv(_: ReadAccess, State(api): State<AdminApi>) -> Response 
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Returns how often each client was deferred, by its address. A ledger that cannot be read is a finding of its own.
+async fn deferrals(api: &AdminApi) -> HashMap<String, u64> {
+    api.ledger.deferrals(api.clock.now() - DEFERRALS_FOR).await.unwrap_or_default()
 }
 
 impl Selection {
@@ -112,7 +121,7 @@ fn form(selection: &Selection) -> Markup {
         form method="get" action=(Page::Clients.path()) role="search" {
             label for="q" { "Address, name or group" }
             input type="search" id="q" name="q" value=(selection.text) maxlength=(MAX_SEARCH);
-            label for="light" { "Light" }
+            label for="light" { "State" }
             select id="light" name="light" {
                 option value="" { "all" }
                 @for light in ClientStatus::ALL {
@@ -133,7 +142,7 @@ const fn words(light: ClientStatus) -> &'static str {
     }
 }
 
-fn table(clients: &[ClientReport], zone: &TimeZone) -> Markup {
+fn table(clients: &[ClientReport], deferrals: &HashMap<String, u64>, zone: &TimeZone) -> Markup {
     let revision = |number: Option<gupd_rollout::revision::RevisionNumber>| {
         number.map_or_else(|| "–".to_owned(), |number| number.to_string())
     };
@@ -144,6 +153,7 @@ fn table(clients: &[ClientReport], zone: &TimeZone) -> Markup {
                     th scope="col" { "Client" } th scope="col" { "State" } th scope="col" { "Group" }
                     th scope="col" class="number" { "Has" } th scope="col" class="number" { "Sees" }
                     th scope="col" { "Last seen" } th scope="col" class="number" { "Bytes" }
+                    th scope="col" class="number" { "Deferred in 24 h" }
                     th scope="col" class="number" { "Errors" } th scope="col" { "Trouble" }
                 } }
                 tbody {
@@ -156,6 +166,7 @@ fn table(clients: &[ClientReport], zone: &TimeZone) -> Markup {
                             td class="number" { (revision(client.sees)) }
                             td { (time(client.last_seen.0, zone, "%F %H:%M")) }
                             td class="number" { (bytes(client.bytes)) }
+                            td class="number" { (deferrals.get(&client.address.to_string()).copied().unwrap_or(0)) }
                             td class="number" { (client.errors) }
                             td { (client.trouble.join(", ")) }
                         }
@@ -166,8 +177,10 @@ fn table(clients: &[ClientReport], zone: &TimeZone) -> Markup {
     }
 }
 
-fn csv_text(clients: &[ClientReport]) -> String {
-    let mut text = String::from("client,address,group,state,has,sees,last_seen,bytes,errors,trouble\r\n");
+fn csv_text(clients: &[ClientReport], deferrals: &HashMap<String, u64>) -> String {
+    let mut text = String::from(
+        "client,address,group,state,has,sees,last_seen,bytes,errors,trouble,deferred_in_24h\r\n",
+    );
     for client in clients {
         let number = |number: Option<gupd_rollout::revision::RevisionNumber>| {
             number.map(|number| number.to_string()).unwrap_or_default()
@@ -175,7 +188,7 @@ fn csv_text(clients: &[ClientReport]) -> String {
         // Writing to a string cannot fail.
         let _ = write!(
             text,
-            "{},{},{},{},{},{},{},{},{},{}\r\n",
+            "{},{},{},{},{},{},{},{},{},{},{}\r\n",
             cell(&client.client.to_string()),
             client.address,
             cell(&client.group),
@@ -185,7 +198,8 @@ fn csv_text(clients: &[ClientReport]) -> String {
             time(client.last_seen.0, &TimeZone::UTC, "%FT%H:%M:%SZ"),
             client.bytes,
             client.errors,
-            client.trouble.join(" ")
+            client.trouble.join(" "),
+            deferrals.get(&client.address.to_string()).copied().unwrap_or(0)
         );
     }
     text

@@ -27,8 +27,17 @@ struct TypeTraffic {
     full: u64,
     delta: u64,
     other: u64,
+    /// Bytes that clients got.
+    sent: u64,
     transfers: u64,
     served: u64,
+}
+
+impl TypeTraffic {
+    /// Bytes that crossed the WAN.
+    fn received(&self) -> u64 {
+        self.full + self.delta + self.other
+    }
 }
 
 pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>) -> Response {
@@ -40,11 +49,12 @@ pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>) -> Response
             h1 { "Content" }
             (running(&api.running_fills()))
             h2 { "By content type" }
-            p { "What crossed the WAN in 7 days, by content type." }
+            p { "What clients got in 7 days, and what crossed the WAN for it." }
             div class="scroll" tabindex="0" role="region" aria-label="Content by type" {
                 table {
                     thead { tr {
-                        th scope="col" { "Content type" } th scope="col" class="number" { "WAN bytes" }
+                        th scope="col" { "Content type" } th scope="col" class="number" { "To clients" }
+                        th scope="col" class="number" { "Over the WAN" } th scope="col" class="number" { "Saved" }
                         th scope="col" class="number" { "Full sets" } th scope="col" class="number" { "Deltas" }
                         th scope="col" class="number" { "Transfers" }
                         th scope="col" class="number" { "Further requests served" }
@@ -53,7 +63,9 @@ pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>) -> Response
                         @for (name, traffic) in sorted(&report) {
                             tr {
                                 th scope="row" { (if name.is_empty() { "unknown" } else { name }) }
-                                td class="number" { (bytes(traffic.full + traffic.delta + traffic.other)) }
+                                td class="number" { (bytes(traffic.sent)) }
+                                td class="number" { (bytes(traffic.received())) }
+                                td class="number" { (percent(traffic.sent.saturating_sub(traffic.received()), traffic.sent)) }
                                 td class="number" { (bytes(traffic.full)) }
                                 td class="number" { (bytes(traffic.delta)) }
                                 td class="number" { (traffic.transfers) }
@@ -127,7 +139,10 @@ fn sorted(report: &TrafficReport) -> Vec<(&str, TypeTraffic)> {
         traffic.transfers += row.sums.transfers;
         traffic.served += row.sums.followers;
     }
+    for row in &report.sent_by_type {
+        types.entry(&row.content_type).or_default().sent += row.sent;
+    }
     let mut types: Vec<_> = types.into_iter().collect();
-    types.sort_by_key(|(_, traffic)| std::cmp::Reverse(traffic.full + traffic.delta + traffic.other));
+    types.sort_by_key(|(_, traffic)| std::cmp::Reverse(traffic.received().max(traffic.sent)));
     types
 }

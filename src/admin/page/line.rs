@@ -64,7 +64,7 @@ fn causes(rows: &[CauseRow]) -> Markup {
         table {
             thead { tr {
                 th scope="col" class="number" { "Received" } th scope="col" class="number" { "Transfers" }
-                th scope="col" class="number" { "Served" } th scope="col" { "Content" }
+                th scope="col" class="number" { "Further requests" } th scope="col" { "Content" }
                 th scope="col" { "From" } th scope="col" { "Why" }
             } }
             tbody {
@@ -75,7 +75,7 @@ fn causes(rows: &[CauseRow]) -> Markup {
                         td class="number" { (row.sums.followers) }
                         td { (row.content_type) " " (row.form) }
                         td { (row.upstream) }
-                        td { (row.explanation) }
+                        td { strong { (row.cause) } ": " (row.explanation) }
                     }
                 }
             }
@@ -88,7 +88,7 @@ fn names<'a>(heading: &str, rows: impl Iterator<Item = (&'a str, TrafficSums)>) 
         table {
             thead { tr {
                 th scope="col" { (heading) } th scope="col" class="number" { "Received" }
-                th scope="col" class="number" { "Transfers" } th scope="col" class="number" { "Served" }
+                th scope="col" class="number" { "Transfers" } th scope="col" class="number" { "Further requests" }
             } }
             tbody {
                 @for (name, sums) in rows {

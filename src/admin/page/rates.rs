@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use maud::{Markup, html};
 
-use super::chart::{HEIGHT, LEFT, WIDTH, clock_ticks};
+use super::chart::{HEIGHT, LEFT, WIDTH, clock_ticks, tick};
 use super::text::{rate, time};
 
 /// Seconds of a column.
@@ -129,7 +129,7 @@ impl LineChart<'_> {
                     @if highest > 0 { path class="limit" d=(limit_path(&limits, day, y)) {} }
                     line class="now" x1=(format!("{now:.1}")) x2=(format!("{now:.1}")) y1="0" y2=(HEIGHT) {}
                     @for (at, label) in clock_ticks(day.begin, day.end, zone) {
-                        text class="tick" x=(format!("{:.1}", day.x(at))) y=(HEIGHT + 16) text-anchor="middle" { (label) }
+                        (tick(day.x(at), &label))
                     }
                 }
                 figcaption {

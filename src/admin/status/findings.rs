@@ -324,7 +324,13 @@ fn add_rollout(rollout: &Status, findings: &mut Vec<StatusFinding>) {
     for step in &rollout.next {
         let kind = match step.obstacle {
             Some(Obstacle::Trouble) => FindingKind::RingBlocked,
-            Some(Obstacle::Promotion) => FindingKind::RingWaiting,
+            Some(Obstacle::Promotion) => {
+                let message =
+                    format!("ring {} may get revision {}, and waits for you", step.ring, step.revision);
+                let action = format!("gupd rollout promote {}", step.ring);
+                add(FindingKind::RingWaiting, &step.ring, message, action);
+                continue;
+            }
             // Time or the end of the halt opens the step.
             Some(Obstacle::Halt | Obstacle::Ring) | None => continue,
         };
