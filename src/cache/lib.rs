@@ -68,7 +68,8 @@ pub enum CacheLookup {
 pub struct Cache {
     hot: moka::sync::Cache<ObjectKey, Variants>,
     negative: NegativeEntries,
-    unstorable: RecentMap<ObjectKey, UnstorableReason>,
+    /// True for responses to requests with unusual fields, which say nothing about others.
+    unstorable: RecentMap<ObjectKey, (UnstorableReason, bool)>,
     store: Arc<Store>,
     rules: ArcSwap<config::CacheSettings>,
     clock: Clock,
@@ -328,14 +329,18 @@ impl Cache {
         self.rules.load().store_set_cookie
     }
 
-    /// Returns the reason why the last response under this key was not shared, if remembered.
-    pub fn unstorable(&self, key: &str) -> Option<UnstorableReason> {
-        self.unstorable.get(key)
+    /// Returns the reason why the last response under this key was not shared, if remembered. What a request with unusual
+    /// fields got counts only for a request that has some too.
+    pub fn unstorable(&self, key: &str, is_unusual: bool) -> Option<UnstorableReason> {
+        let (why, of_unusual) = self.unstorable.get(key)?;
+        (is_unusual || !of_unusual).then_some(why)
     }
 
     /// Remembers that a response under this key was not shared.
-    pub(crate) fn remember_unstorable(&self, key: &ObjectKey, why: UnstorableReason) {
-        self.unstorable.insert(key.clone(), why);
+    pub(crate) fn remember_unstorable(&self, key: &ObjectKey, why: UnstorableReason, is_unusual: bool) {
+        if !is_unusual || self.unstorable(key, false).is_none() {
+            self.unstorable.insert(key.clone(), (why, is_unusual));
+        }
     }
 
     /// Replaces the settings. Classes and freshness may differ, so hot entries are dropped.

@@ -2,6 +2,7 @@
 //! added. All other fields pass unchanged. Also `Max-Forwards`, which limits how far `OPTIONS` goes (§7.6.2).
 
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 
 use http::header::{self, HeaderName};
@@ -158,6 +159,22 @@ fn is_override(name: &HeaderName) -> bool {
 /// Returns true if a fill does not send some of this client's fields, which its response may depend on.
 pub fn withholds_fields(client: &HeaderMap, class: Class) -> bool {
     client.keys().any(|name| !is_sent_by_fills(name, class) && !is_never_sent_by_fills(name))
+}
+
+/// Returns true if a fill sends a field of this client that updaters do not send. A response that is for one client alone
+/// may be so because of it.
+pub fn has_unusual_fields(client: &HeaderMap, class: Class) -> bool {
+    client.keys().any(|name| is_sent_by_fills(name, class) && !CONTENT_FIELDS.contains(name))
+}
+
+/// Returns a number that is the same for equal fields in any order.
+pub fn hash_fields(fields: &HeaderMap) -> u64 {
+    let hash = |(name, value): (&HeaderName, &HeaderValue)| {
+        let mut hasher = DefaultHasher::new();
+        (name.as_str(), value.as_bytes()).hash(&mut hasher);
+        hasher.finish()
+    };
+    fields.iter().map(hash).fold(0, u64::wrapping_add)
 }
 
 /// Returns true if a fill would send so many bytes of this client's fields that a server may refuse them: with `431`,

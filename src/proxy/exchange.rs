@@ -96,6 +96,8 @@ pub(crate) enum Repeat {
     OtherUpstreams,
     /// The fill was a prefetch, and brought no content.
     NotPrefetched,
+    /// The fill sent other fields, and brought nothing that is shared.
+    OtherFields,
 }
 
 impl<'a> Exchange<'a> {

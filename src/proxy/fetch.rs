@@ -17,12 +17,13 @@ use crate::budget::{
 };
 use crate::exchange::{Exchange, Lookup, Repeat, has_other_request};
 use crate::hit::{Served, serve_stored};
+use crate::outcome::{Followed, failed, is_for_one_request};
 use crate::pipeline::StepResult;
 use crate::relays::{follower_outcome, not_stored, offered_fill};
 use crate::reply::Reply;
 use crate::{passthrough, representation};
 use gupd_cache::CacheEntry;
-use gupd_cache::fill::{self, FillError, FillHandle, Joined, PrivateResponse, TransferError, UnsharedReason};
+use gupd_cache::fill::{self, FillError, FillHandle, Joined, PrivateResponse, UnsharedReason};
 use gupd_config::Class;
 use gupd_http::UnstorableReason;
 use gupd_http::control::Directive;
@@ -51,6 +52,8 @@ struct Attempt {
     stale: Option<Arc<CacheEntry>>,
     /// The fill that replaced the followed one, and is followed next. A lookup would lose it if it failed first.
     successor: Option<FillHandle>,
+    /// The request has followed a fill that other fields of its first client may have spoilt.
+    has_left_other: bool,
 }
 
 /// Lookup that does not answer its request.
@@ -62,22 +65,16 @@ struct Unanswered {
     failure_of_others: Option<Arc<CacheEntry>>,
 }
 
-/// Result of following a fill.
-#[expect(clippy::large_enum_variant, reason = "returned once a request, never kept")]
-enum Followed {
-    Reply(Reply),
-    /// Look the object up once more.
-    Repeat(Repeat),
-    /// The response is not shareable with this request: ask the upstream for this one, uncached.
-    Alone(ForwardOutcome),
-    Failed(FillError, Option<PrivateResponse>),
-}
-
 /// Answers from the store if the stored response may be used, else from a fill, else from the upstream alone.
 pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult<Infallible> {
     Box::pin(async {
-        let mut attempt =
-            Attempt { forward: ForwardReason::UriMiss, variant: String::new(), stale: None, successor: None };
+        let mut attempt = Attempt {
+            forward: ForwardReason::UriMiss,
+            variant: String::new(),
+            stale: None,
+            successor: None,
+            has_left_other: false,
+        };
         // A fill bounds its own downloads of corrupt content; nothing else would verify the content.
         let mut mismatches_left = exchange.generation.upstreams.settings().attempts;
         let mut lookups_left = MAX_LOOKUPS;
@@ -245,8 +242,9 @@ impl Attempt {
         if is_new_variant && !admit_variant(proxy, exchange, &self.variant) {
             return Some(UnstorableReason::ClientVariants);
         }
-        // The last response for this key was not storable (hit-for-pass).
-        proxy.cache.unstorable(exchange.key())
+        // The last response for this key was not storable (hit-for-pass), unless it is known to be another client's.
+        let is_unusual = forwarding::has_unusual_fields(&exchange.headers, exchange.classification().class);
+        proxy.cache.unstorable(exchange.key(), is_unusual).filter(|_| !self.has_left_other)
     }
 
     /// Waits for the outcome of a fill and answers from it.
@@ -274,6 +272,13 @@ impl Attempt {
         if collapsed && exchange.can_ask_own_upstreams(&fill, &outcome) {
             fill.fetch_all().await;
             return Followed::Repeat(Repeat::OtherUpstreams);
+        }
+        if collapsed && !self.has_left_other && is_for_one_request(&outcome) {
+            // Its first client decides about no other one: those that follow share a fill of their own.
+            self.has_left_other = !fill.sends_fields_of(&exchange.fill_request(String::new(), None));
+            if self.has_left_other {
+                return Followed::Repeat(Repeat::OtherFields);
+            }
         }
         // Only payloads that the manager has announce a revision: a client can make paths up.
         let is_payload = exchange.classification().class == Class::Payload;
@@ -439,25 +444,5 @@ async fn answer_stored(
     match representation::stored(proxy, exchange, entry).await {
         Ok(reply) => Followed::Reply(reply.annotate(status, &entry.classification, Some(entry.object.blob))),
         Err(_) => Followed::Repeat(Repeat::Damaged),
-    }
-}
-
-fn failed(error: TransferError, private: Option<PrivateResponse>) -> Followed {
-    match error {
-        // The disk failed under a fill: the manager still has the content.
-        TransferError::Read(_) | TransferError::Fill(FillError::Store(_)) => {
-            Followed::Alone(ForwardOutcome::StoreFailed)
-        }
-        TransferError::Fill(FillError::Mismatch { .. }) => Followed::Repeat(Repeat::Mismatch),
-        TransferError::Fill(FillError::Changed { .. } | FillError::Abandoned) => {
-            Followed::Repeat(Repeat::Changed)
-        }
-        // The request that started the fill came round in a loop. A follower was not in it, and sends its own request.
-        TransferError::Fill(FillError::ServerError { status: StatusCode::LOOP_DETECTED, .. })
-            if private.is_none() =>
-        {
-            Followed::Repeat(Repeat::Changed)
-        }
-        TransferError::Fill(error) => Followed::Failed(error, private),
     }
 }

@@ -22,6 +22,7 @@ mod full_set;
 mod generation;
 mod hit;
 pub mod metrics;
+mod outcome;
 mod pacing;
 mod pass_limit;
 mod passthrough;

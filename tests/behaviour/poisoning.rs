@@ -1,6 +1,8 @@
 //! One client, or one response of an attacker on the line, must not decide what other clients get: redirects, client
 //! fields in shared fills, and unsafe methods.
 
+use std::collections::HashMap;
+
 use gupd_site::{OriginServer, RecordedRequest};
 use tokio::task::JoinSet;
 
@@ -63,6 +65,70 @@ async fn special_request_costs_at_most_one_more_fill() {
             assert_eq!(response.unwrap().expect_body(), b"definitions", "{name}");
         }
         assert!(site.manager.request_count(PAYLOAD) <= 2, "{name}");
+    }
+}
+
+/// A field that spoils the request of its client, and the status and `Cache-Control` that a manager answers with.
+type SpoiltCase = ((&'static str, &'static str), (u16, &'static str));
+
+/// Each field with each answer, for a payload, a catalog and a page.
+fn spoilt_cases() -> Vec<(String, SpoiltCase)> {
+    let fields = [
+        ("Accept", "text/unknown"),
+        ("Accept-Language", "xx"),
+        ("Cookie", "session=1"),
+        ("Pragma", "x"),
+        ("User-Agent", "scanner"),
+        ("X-Token", "1"),
+    ];
+    let answers = [(200, "private"), (403, "no-store"), (406, ""), (500, "")];
+    let cases = fields.into_iter().flat_map(|field| answers.into_iter().map(move |answer| (field, answer)));
+    // Updaters send the other fields too: a page for one client alone is then expected to be one for each.
+    let cases =
+        cases.filter(|((name, _), (status, _))| *status != 200 || ["Cookie", "X-Token"].contains(name));
+    let paths = ["/content/1/N.zip", "/aN_1.0_english_livetri.zip", "/files/N.msi"];
+    let targets = paths.into_iter().flat_map(|path| cases.clone().map(move |case| (path, case)));
+    let named = |(number, (path, case)): (usize, (&str, _))| (path.replace('N', &number.to_string()), case);
+    targets.enumerate().map(named).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_of_a_spoilt_request_share_a_clean_one() {
+    let gate = Gate::default();
+    let (held, cases) = (gate.clone(), spoilt_cases());
+    let answers: HashMap<_, _> = cases.iter().cloned().collect();
+    let site = site_of(move |request| {
+        let ((name, value), (status, control)) = *answers.get(&request.target)?;
+        let resource = Resource::new("definitions").held(&held);
+        Some(match request.header(name) == Some(value) {
+            true => resource.status(status).header("Cache-Control", control),
+            false => resource.header("Cache-Control", "max-age=600"),
+        })
+    });
+    let address = site.address();
+    let (mut spoilt, mut followers) = (JoinSet::new(), JoinSet::new());
+    for (target, ((name, value), _)) in cases.clone() {
+        let request = Request::get(&target).header(name, value);
+        spoilt.spawn(async move { request.send(address).await });
+        site.manager.wait_for_requests(&target, 1).await;
+    }
+    for (target, case) in cases.clone() {
+        for _ in 0..4 {
+            let target = target.clone();
+            followers.spawn(async move { (case, Request::get(&target).send(address).await) });
+        }
+    }
+    site.wait_for_metric("gupd_connections_total", 5.0 * cases.len() as f64).await;
+    gate.open();
+    while let Some(response) = followers.join_next().await {
+        let (case, response) = response.unwrap();
+        assert_eq!(response.expect_body(), b"definitions", "{case:?}");
+    }
+    spoilt.join_all().await;
+    for (target, case) in cases {
+        // A client that a manager refuses without its fields asks again with all of them.
+        let requests = site.manager.request_count(&target);
+        assert!(requests <= 3, "{target} {case:?}: {requests} requests");
     }
 }
 

@@ -17,7 +17,7 @@ use crate::CacheEntry;
 use gupd_config::UpstreamId;
 use gupd_config::clock::UnixMillis;
 use gupd_http::status::ForwardOutcome;
-use gupd_http::{CacheControl, UnstorableReason, Verdict};
+use gupd_http::{CacheControl, UnstorableReason, Verdict, forwarding};
 use gupd_net::upstream::{CurrentUpstream, Upstream};
 use gupd_store::CHUNK;
 
@@ -83,6 +83,8 @@ pub(super) struct FillFlags {
     number: u64,
     started: Instant,
     content_type: Arc<str>,
+    /// Hash of the fields that it sends.
+    pub(super) fields: u64,
     /// Client that started the fill.
     starter: Option<IpAddr>,
     /// Cancelled when a client besides the starter joins.
@@ -101,6 +103,7 @@ impl FillFlags {
             number,
             started: Instant::now(),
             content_type: request.classification.content_type.clone(),
+            fields: forwarding::hash_fields(&request.headers),
             starter: request.client,
             shared: CancellationToken::new(),
             joined: AtomicU64::new(0),

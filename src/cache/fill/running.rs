@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{FillHandle, Fills, Phase};
+use super::{FillHandle, FillRequest, Fills, Phase};
+use gupd_http::forwarding;
 use gupd_http::key::split_key;
 
 /// A running fill.
@@ -43,6 +44,11 @@ impl Fills {
 }
 
 impl FillHandle {
+    /// Returns true if the fill sends the same fields as one of this request would.
+    pub fn sends_fields_of(&self, request: &FillRequest) -> bool {
+        self.flags.fields == forwarding::hash_fields(&request.headers)
+    }
+
     /// Describes the fill of the object with this key.
     fn describe(&self, key: &str) -> RunningFill {
         /// The task, the handle of the register and that of the caller hold the flags, as each request does that waits.

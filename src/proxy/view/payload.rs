@@ -64,7 +64,9 @@ async fn exists(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Option<bool> {
         Lookup::OtherVariant { variant } => variant.clone(),
         Lookup::Missing => String::new(),
     };
-    if exchange.control.has(Directive::OnlyIfCached) || proxy.cache.unstorable(exchange.key()).is_some() {
+    if exchange.control.has(Directive::OnlyIfCached)
+        || proxy.cache.unstorable(exchange.key(), false).is_some()
+    {
         return None;
     }
     let request = exchange.fill_request(variant, None);
