@@ -212,11 +212,12 @@ fn every_page_is_in_the_table_of_contents_once() {
     let pages = files.iter().filter(|path| path.extension().is_some_and(|name| name == "md"));
     let pages: BTreeSet<String> =
         pages.map(|path| path.strip_prefix(&docs).unwrap().display().to_string()).collect();
-    for (contents, own) in [("SUMMARY.md", "SUMMARY.md"), ("README.md", "README.md")] {
+    for contents in ["SUMMARY.md", "README.md"] {
         let text = read(&docs.join(contents));
         let linked: Vec<&str> = link_targets(&text).filter(|target| !target.starts_with("..")).collect();
-        let missing: Vec<_> =
-            pages.iter().filter(|page| *page != own && !linked.contains(&page.as_str())).collect();
+        // The table of contents is no page: the book lacks it, and a link to it would be dead there.
+        let is_listed = |page: &str| [contents, "SUMMARY.md"].contains(&page) || linked.contains(&page);
+        let missing: Vec<_> = pages.iter().filter(|page| !is_listed(page)).collect();
         assert!(missing.is_empty(), "docs/{contents} lacks {missing:?}");
         let twice: Vec<_> =
             pages.iter().filter(|page| linked.iter().filter(|link| link == page).count() > 1).collect();
