@@ -18,7 +18,7 @@ use gupd_http::{internal, key};
 use gupd_net::upstream::TIER;
 use gupd_store::{BLOCK, BodySource, ReadError, Store};
 use gupd_tier::metrics::PublicationOutcome;
-use gupd_tier::{NewRecord, Publication, PublishError, Tier};
+use gupd_tier::{NewRecord, PublicationError, Tier, TierPublication};
 
 // The blocks of both have the same checksums.
 const _: () = assert!(gupd_tier::BLOCK == BLOCK);
@@ -130,15 +130,15 @@ async fn publish_patiently(tier: &Tier, store: &Store, entry: &CacheEntry) -> Pu
     let (source, mut backoff) = (entry.body_source(), BACKOFF);
     for attempt in 1..=ATTEMPTS {
         match tier.publish(&new, read_body(store, &source, object.len)).await {
-            Ok(Publication::Published) => return PublicationOutcome::Published,
-            Ok(Publication::Repaired) => return PublicationOutcome::Repaired,
-            Ok(Publication::Present) => return PublicationOutcome::Present,
-            Ok(Publication::Conflict) => return PublicationOutcome::Conflict,
-            Err(PublishError::Body(error)) => {
+            Ok(TierPublication::Published) => return PublicationOutcome::Published,
+            Ok(TierPublication::Repaired) => return PublicationOutcome::Repaired,
+            Ok(TierPublication::Present) => return PublicationOutcome::Present,
+            Ok(TierPublication::Conflict) => return PublicationOutcome::Conflict,
+            Err(PublicationError::Body(error)) => {
                 tracing::debug!(%error, key = &*new.key, "object could not be read for its publication");
                 return PublicationOutcome::Failed;
             }
-            Err(PublishError::Tier(error)) => {
+            Err(PublicationError::Tier(error)) => {
                 tracing::debug!(%error, key = &*new.key, attempt, "publication failed");
             }
         }

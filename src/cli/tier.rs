@@ -47,7 +47,7 @@ pub(super) enum TierCommand {
         #[command(flatten)]
         file: ConfigFile,
         #[command(flatten)]
-        retention: Retention,
+        retention: TierRetention,
         /// Only count.
         #[arg(long)]
         dry_run: bool,
@@ -59,7 +59,7 @@ pub(super) enum TierCommand {
 
 /// What a collection removes.
 #[derive(Debug, Args)]
-pub(super) struct Retention {
+pub(super) struct TierRetention {
     /// Remove objects that were published longer ago, such as 30d.
     #[arg(long, value_name = "AGE")]
     older: Option<Time>,
@@ -141,7 +141,7 @@ fn list(file: &ConfigFile, as_json: bool) -> Result<(), CommandError> {
 
 /// Result of a verification.
 #[derive(Debug, Default, Serialize)]
-struct Verification {
+struct TierVerification {
     objects: u64,
     bytes: u64,
     later: u64,
@@ -168,8 +168,8 @@ fn verify(file: &ConfigFile, as_json: bool) -> Result<(), CommandError> {
     Err(CommandError::Failed(format!("tier: {} objects are damaged: {remedy}", verified.damaged.len())))
 }
 
-async fn verify_all(tier: &Arc<Tier>) -> Result<Verification, TierError> {
-    let mut verified = Verification::default();
+async fn verify_all(tier: &Arc<Tier>) -> Result<TierVerification, TierError> {
+    let mut verified = TierVerification::default();
     for object in tier.list().await? {
         match object.state {
             ListedState::Usable(record) => {
@@ -191,7 +191,7 @@ async fn verify_all(tier: &Arc<Tier>) -> Result<Verification, TierError> {
 
 fn collect(
     file: &ConfigFile,
-    retention: &Retention,
+    retention: &TierRetention,
     dry_run: bool,
     as_json: bool,
 ) -> Result<(), CommandError> {

@@ -16,7 +16,7 @@ pub const BUCKET: &str = "content";
 
 /// A running bucket. Dropping it closes its port.
 #[derive(Debug)]
-pub struct Bucket {
+pub struct S3Bucket {
     server: Manager,
     state: Arc<Mutex<BucketState>>,
 }
@@ -51,7 +51,7 @@ pub enum BucketFault {
     Cut(usize),
 }
 
-impl Bucket {
+impl S3Bucket {
     /// Starts an empty bucket.
     ///
     /// # Errors

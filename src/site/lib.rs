@@ -28,7 +28,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use self::bucket::{ACCESS_KEY, BUCKET, Bucket, BucketFault};
+pub use self::bucket::{ACCESS_KEY, BUCKET, BucketFault, S3Bucket};
 pub use self::client::{Ending, Request, Response, WireClient, get};
 pub use self::content::Content;
 pub use self::damage::Damage;

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use gupd_site::{ACCESS_KEY, BUCKET, Bucket, BucketFault};
+use gupd_site::{ACCESS_KEY, BUCKET, BucketFault, S3Bucket};
 use prometheus::Registry;
 use tempfile::NamedTempFile;
 
 use crate::metrics::TierMetrics;
 use crate::tests::{KEY, body, publish, read};
-use crate::{Publication, Tier, TierError, TierProblem};
+use crate::{Tier, TierError, TierProblem, TierPublication};
 use gupd_config::{BucketSettings, TierLocation, TierSettings};
 
 struct TestBucket {
-    bucket: Bucket,
+    bucket: S3Bucket,
     credentials: NamedTempFile,
 }
 
@@ -23,7 +23,7 @@ impl TestBucket {
     fn start() -> Self {
         let mut credentials = NamedTempFile::new().unwrap();
         writeln!(credentials, "aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = secret").unwrap();
-        Self { bucket: Bucket::start().unwrap(), credentials }
+        Self { bucket: S3Bucket::start().unwrap(), credentials }
     }
 
     fn settings(&self) -> BucketSettings {
@@ -60,7 +60,7 @@ fn tier(bucket: BucketSettings) -> Result<Arc<Tier>, TierError> {
 async fn object_of_every_size_is_read_from_a_bucket() {
     for length in [1, 100_000, 5 << 20, (5 << 20) + 1, (11 << 20) + 7] {
         let (bucket, body) = (TestBucket::start(), body(length));
-        assert_eq!(publish(&bucket.tier(), &body).await.unwrap(), Publication::Published);
+        assert_eq!(publish(&bucket.tier(), &body).await.unwrap(), TierPublication::Published);
         let names = bucket.bucket.names();
         assert!(names.iter().all(|name| name.starts_with("gupd/a/")) && names.len() == 2, "{names:?}");
         let (reader, length) = (bucket.tier(), length as u64);
@@ -68,7 +68,7 @@ async fn object_of_every_size_is_read_from_a_bucket() {
             let bytes = read(&reader, range.clone()).await.unwrap().unwrap();
             assert!(bytes == body[range.start as usize..range.end as usize], "{range:?} of {length}");
         }
-        assert_eq!(publish(&reader, &body).await.unwrap(), Publication::Present);
+        assert_eq!(publish(&reader, &body).await.unwrap(), TierPublication::Present);
     }
 }
 
@@ -78,7 +78,7 @@ async fn of_writers_at_once_one_creates_the_record() {
     let tiers: Vec<_> = (0..5).map(|_| bucket.tier()).collect();
     let outcomes = join_all(tiers.iter().map(|tier| publish(tier, &body))).await;
     let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
-    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Publication::Published).count(), 1);
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == TierPublication::Published).count(), 1);
     let (created, _refused) = bucket.bucket.creations();
     assert_eq!(created, 2, "a blob and a record");
 }
@@ -91,7 +91,7 @@ async fn damaged_object_of_a_bucket_is_replaced() {
         bucket.bucket.change(part, |bytes| bytes[100] ^= 1);
         let reader = bucket.tier();
         assert!(read(&reader, 0..300_000).await.is_none_or(|read| read.is_err()), "{part}");
-        assert_eq!(publish(&reader, &body).await.unwrap(), Publication::Repaired);
+        assert_eq!(publish(&reader, &body).await.unwrap(), TierPublication::Repaired);
         assert!(read(&bucket.tier(), 0..300_000).await.unwrap().unwrap() == body);
     }
 }
@@ -121,7 +121,7 @@ async fn each_refusal_of_a_bucket_is_named_with_its_remedy() {
         assert!(publish(&tier, &body(1_000)).await.is_err(), "{code}");
         // The next attempt succeeds.
         bucket.bucket.set_fault(None);
-        assert_eq!(publish(&tier, &body(1_000)).await.unwrap(), Publication::Published);
+        assert_eq!(publish(&tier, &body(1_000)).await.unwrap(), TierPublication::Published);
     }
 }
 

@@ -32,7 +32,7 @@ const MAX_IDLE: usize = 8;
 /// Idle time-out of a connection, below that of common storages.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type TransportFailure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Sends requests to a bucket.
 #[derive(Clone, Debug)]
@@ -90,10 +90,10 @@ impl HttpService for BucketClient {
 
 impl Service<Uri> for Connect {
     type Response = TokioIo<BucketConnection>;
-    type Error = Failure;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Failure>> + Send>>;
+    type Error = TransportFailure;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, TransportFailure>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportFailure>> {
         self.tcp.poll_ready(cx).map_err(Into::into)
     }
 

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::record::{RecordError, TierRecord, hex};
 use super::{Tier, record_path};
-use crate::problem::{Direction, TierError};
+use crate::problem::{TierError, TransferDirection};
 use gupd_config::clock::UnixMillis;
 
 /// Number of records that are read at once.
@@ -185,13 +185,13 @@ impl Tier {
             files.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(files)
         };
-        self.run(Direction::Read, list).await
+        self.run(TransferDirection::Read, list).await
     }
 
     async fn remove(&self, path: object_store::path::Path) -> Result<(), TierError> {
         let remove = |store: Arc<dyn ObjectStore>| async move {
             crate::read::found(store.delete(&path).await).map(|_was_there| ())
         };
-        self.run(Direction::Write, remove).await
+        self.run(TransferDirection::Write, remove).await
     }
 }

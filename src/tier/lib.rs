@@ -47,9 +47,9 @@ use tokio_util::task::TaskTracker;
 use self::backend::Backend;
 pub use self::collect::{CollectionReport, ListedObject, ListedState};
 use self::metrics::TierMetrics;
-use self::problem::{Direction, TierHealth};
 pub use self::problem::{TierError, TierProblem};
-pub use self::publish::{NewRecord, Publication, PublishError};
+use self::problem::{TierHealth, TransferDirection};
+pub use self::publish::{NewRecord, PublicationError, TierPublication};
 pub use self::record::TierRecord;
 pub use self::service::TierService;
 use gupd_config::TierSettings;
@@ -145,7 +145,7 @@ impl Tier {
     /// Runs one operation within the time limit, and notes how the tier is.
     async fn run<T, F>(
         &self,
-        direction: Direction,
+        direction: TransferDirection,
         operation: impl FnOnce(Arc<dyn ObjectStore>) -> F + Send + 'static,
     ) -> Result<T, TierError>
     where

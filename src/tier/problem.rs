@@ -39,7 +39,7 @@ pub enum TierProblem {
 
 /// Use of the tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Direction {
+pub(crate) enum TransferDirection {
     Read,
     Write,
 }
@@ -170,17 +170,17 @@ impl TierHealth {
     }
 
     /// Notes the outcome of an operation. A line is logged when the problem is another one, and when it ends.
-    pub(crate) fn note(&self, direction: Direction, error: Option<&TierError>) {
+    pub(crate) fn note(&self, direction: TransferDirection, error: Option<&TierError>) {
         let problem = error.map(|error| error.problem);
         if problem == Some(TierProblem::Stopped) {
             return;
         }
         let [read, write] = &self.problems;
-        let state = if direction == Direction::Read { read } else { write };
+        let state = if direction == TransferDirection::Read { read } else { write };
         let before = std::mem::replace(&mut *state.lock().unwrap_or_else(PoisonError::into_inner), problem);
         match (before, error) {
             (before, Some(error)) if before != problem => {
-                let use_of = if direction == Direction::Read { "read" } else { "write" };
+                let use_of = if direction == TransferDirection::Read { "read" } else { "write" };
                 tracing::warn!(tier = &*self.url, %error, operation = use_of, "tier failed; serving without it");
             }
             (Some(_), None) => tracing::info!(tier = &*self.url, "tier works again"),

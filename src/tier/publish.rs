@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::record::{RecordError, TierRecord, name_of, recorded_fields};
 use super::{BLOCK, Tier, blob_path, record_path};
-use crate::problem::{Direction, TierError, TierProblem};
+use crate::problem::{TierError, TierProblem, TransferDirection};
 use crate::read::found;
 
 /// Size of a part of a large blob, in bytes: the minimum of S3. Memory of one publication.
@@ -40,7 +40,7 @@ pub struct NewRecord {
 
 /// Result of a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Publication {
+pub enum TierPublication {
     /// The object is new.
     Published,
     /// It replaced a damaged or incomplete one.
@@ -53,7 +53,7 @@ pub enum Publication {
 
 /// Failure of a publication.
 #[derive(Debug, thiserror::Error)]
-pub enum PublishError {
+pub enum PublicationError {
     /// The tier failed; another attempt may succeed.
     #[error(transparent)]
     Tier(#[from] TierError),
@@ -82,7 +82,7 @@ impl Tier {
         &self,
         new: &NewRecord,
         body: impl Stream<Item = Result<Bytes, E>>,
-    ) -> Result<Publication, PublishError> {
+    ) -> Result<TierPublication, PublicationError> {
         let name = name_of(&new.key);
         let is_repair = self.damaged.contains_key(&name);
         if !is_repair && let Some(existing) = self.compare_existing(&name, new).await? {
@@ -101,23 +101,27 @@ impl Tier {
         if !self.put(record_path(&name), payload, is_repair).await? {
             // Another relay was faster.
             let existing = self.compare_existing(&name, new).await?;
-            return Ok(existing.unwrap_or(Publication::Present));
+            return Ok(existing.unwrap_or(TierPublication::Present));
         }
         self.damaged.invalidate(&name);
-        Ok(if is_repair { Publication::Repaired } else { Publication::Published })
+        Ok(if is_repair { TierPublication::Repaired } else { TierPublication::Published })
     }
 
     /// Compares the record that the tier has under this name; `None` if there is none that a relay can use.
-    async fn compare_existing(&self, name: &str, new: &NewRecord) -> Result<Option<Publication>, TierError> {
+    async fn compare_existing(
+        &self,
+        name: &str,
+        new: &NewRecord,
+    ) -> Result<Option<TierPublication>, TierError> {
         let Some(bytes) = self.read_record(name).await? else { return Ok(None) };
         match TierRecord::decode(&bytes, &new.key) {
-            Ok(record) if record.sha256 == new.sha256 => Ok(Some(Publication::Present)),
+            Ok(record) if record.sha256 == new.sha256 => Ok(Some(TierPublication::Present)),
             Ok(_) => {
                 let (tier, key) = (&*self.settings.url, &*new.key);
                 tracing::warn!(tier, key, "tier has other content under this key; not published");
-                Ok(Some(Publication::Conflict))
+                Ok(Some(TierPublication::Conflict))
             }
-            Err(RecordError::Later(_)) => Ok(Some(Publication::Present)),
+            Err(RecordError::Later(_)) => Ok(Some(TierPublication::Present)),
             Err(RecordError::Malformed) => {
                 self.mark_damaged(&new.key, "record");
                 // The next attempt replaces it.
@@ -132,13 +136,13 @@ impl Tier {
         new: &NewRecord,
         is_repair: bool,
         body: impl Stream<Item = Result<Bytes, E>>,
-    ) -> Result<Vec<u128>, PublishError> {
+    ) -> Result<Vec<u128>, PublicationError> {
         let mut upload = self.begin_upload(new, is_repair).await?;
         let mut body = std::pin::pin!(body);
         let (mut checksums, mut buffer, mut read) = (Vec::new(), BytesMut::new(), 0_u64);
         loop {
             let piece = body.next().await.transpose();
-            let piece = piece.map_err(|error| PublishError::Body(error.to_string()));
+            let piece = piece.map_err(|error| PublicationError::Body(error.to_string()));
             let piece = match piece {
                 Ok(piece) => piece,
                 Err(error) => {
@@ -166,7 +170,7 @@ impl Tier {
         }
         if read != new.length {
             upload.abort(self.settings.timeout).await;
-            return Err(PublishError::Body(format!("has {read} bytes, not {}", new.length)));
+            return Err(PublicationError::Body(format!("has {read} bytes, not {}", new.length)));
         }
         self.finish_upload(upload).await?;
         Ok(checksums)
@@ -183,7 +187,7 @@ impl Tier {
         let begin = |store: Arc<dyn ObjectStore>| async move {
             Ok(store.put_multipart_opts(&path, PutMultipartOptions::default()).await?)
         };
-        Ok(Upload::Multipart(self.run(Direction::Write, begin).await?))
+        Ok(Upload::Multipart(self.run(TransferDirection::Write, begin).await?))
     }
 
     async fn upload_part(
@@ -202,7 +206,7 @@ impl Tier {
             }
             Upload::Multipart(parts) => {
                 let part = parts.put_part(part.into());
-                self.run(Direction::Write, |_store| async move { Ok(part.await?) }).await?;
+                self.run(TransferDirection::Write, |_store| async move { Ok(part.await?) }).await?;
             }
         }
         self.metrics.published_bytes.inc_by(bytes);
@@ -216,7 +220,7 @@ impl Tier {
             parts.complete().await?;
             Ok(())
         };
-        self.run(Direction::Write, complete).await
+        self.run(TransferDirection::Write, complete).await
     }
 
     /// Returns the length of a blob; `None` if the tier lacks it.
@@ -226,7 +230,7 @@ impl Tier {
             let options = GetOptions { head: true, ..GetOptions::default() };
             Ok(found(store.get_opts(&path, options).await)?.map(|found| found.meta.size))
         };
-        self.run(Direction::Read, head).await
+        self.run(TransferDirection::Read, head).await
     }
 
     /// Writes an object, if it is absent or `is_repair`. Returns false if it was there.
@@ -244,7 +248,7 @@ impl Tier {
                 Err(error) => Err(error.into()),
             }
         };
-        self.run(Direction::Write, put).await
+        self.run(TransferDirection::Write, put).await
     }
 }
 

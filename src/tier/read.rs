@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::record::{MAX_RECORD, RecordError, TierRecord, name_of};
 use super::{BLOCK, Tier, blob_path, record_path};
-use crate::problem::{Direction, TierError, TierProblem};
+use crate::problem::{TierError, TierProblem, TransferDirection};
 
 /// Size of a piece that one operation reads: sixteen blocks.
 const PIECE: u64 = 1 << 20;
@@ -41,7 +41,7 @@ impl Tier {
             }
             Err(RecordError::Later(version)) => {
                 let reason = format!("its records are of version {version}");
-                self.health.note(Direction::Read, Some(&TierError::new(TierProblem::Later, reason)));
+                self.health.note(TransferDirection::Read, Some(&TierError::new(TierProblem::Later, reason)));
                 Ok(None)
             }
             Err(RecordError::Malformed) => {
@@ -64,7 +64,7 @@ impl Tier {
             }
             found(object.bytes().await)
         };
-        self.run(Direction::Read, read).await
+        self.run(TransferDirection::Read, read).await
     }
 
     /// Streams a range of a blob in verified pieces. `range` must not be empty.
@@ -99,7 +99,7 @@ impl Tier {
             let Some(object) = found(store.get_opts(&path, options).await)? else { return Ok(None) };
             found(object.bytes().await)
         };
-        let bytes = match self.run(Direction::Read, read).await {
+        let bytes = match self.run(TransferDirection::Read, read).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Err(self.report_damage(record, "blob is missing")),
             // A range beyond the end of a truncated blob.
@@ -125,7 +125,7 @@ impl Tier {
             let options = GetOptions { head: true, ..GetOptions::default() };
             Ok(found(store.get_opts(&path, options).await)?.map(|found| found.meta.size))
         };
-        matches!(self.run(Direction::Read, head).await, Ok(size) if size != Some(record.length))
+        matches!(self.run(TransferDirection::Read, head).await, Ok(size) if size != Some(record.length))
     }
 
     fn report_damage(&self, record: &TierRecord, what: &str) -> TierError {

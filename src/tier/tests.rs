@@ -14,7 +14,7 @@ use prometheus::Registry;
 use sha2::{Digest, Sha256};
 
 use super::record::{hex, name_of};
-use super::{NewRecord, Publication, Tier, TierError, TierProblem};
+use super::{NewRecord, Tier, TierError, TierProblem, TierPublication};
 use crate::metrics::TierMetrics;
 use gupd_config::{TierLocation, TierSettings};
 
@@ -51,7 +51,7 @@ fn new_record(body: &[u8]) -> NewRecord {
     }
 }
 
-pub(crate) async fn publish(tier: &Tier, body: &[u8]) -> Result<Publication, super::PublishError> {
+pub(crate) async fn publish(tier: &Tier, body: &[u8]) -> Result<TierPublication, super::PublicationError> {
     // Pieces that fit neither blocks nor parts.
     let pieces: Vec<Result<Bytes, TierError>> =
         body.chunks(100_001).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
@@ -76,13 +76,13 @@ fn blob(folder: &FilePath, body: &[u8]) -> std::path::PathBuf {
 async fn published_object_is_read_by_another_relay_in_any_range() {
     for length in [1, 65_536, 65_537, 3 << 20, (11 << 20) + 5] {
         let (folder, body) = (tempfile::tempdir().unwrap(), body(length));
-        assert_eq!(publish(&tier(folder.path()), &body).await.unwrap(), Publication::Published);
+        assert_eq!(publish(&tier(folder.path()), &body).await.unwrap(), TierPublication::Published);
         let (other, length) = (tier(folder.path()), length as u64);
         for range in [0..length, length / 2..length, length / 3..length / 2 + 1, length - 1..length] {
             let bytes = read(&other, range.clone()).await.unwrap().unwrap();
             assert!(bytes == body[range.start as usize..range.end as usize], "{range:?} of {length}");
         }
-        assert_eq!(publish(&other, &body).await.unwrap(), Publication::Present);
+        assert_eq!(publish(&other, &body).await.unwrap(), TierPublication::Present);
     }
 }
 
@@ -92,7 +92,7 @@ async fn concurrent_writers_agree_on_one_object() {
     let tiers: Vec<_> = (0..6).map(|_| tier(folder.path())).collect();
     let outcomes = join_all(tiers.iter().map(|tier| publish(tier, &body))).await;
     let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
-    let new = outcomes.iter().filter(|outcome| **outcome == Publication::Published).count();
+    let new = outcomes.iter().filter(|outcome| **outcome == TierPublication::Published).count();
     assert_eq!(new, 1, "{outcomes:?}");
     assert!(read(&tier(folder.path()), 0..6 << 20).await.unwrap().unwrap() == body);
     assert_eq!(fs::read_dir(folder.path().join("blobs")).unwrap().count(), 1, "no parts are left");
@@ -127,7 +127,7 @@ async fn damaged_object_is_absent_until_it_is_replaced() {
         }
         assert!(reader.is_damaged(KEY), "{name}");
         assert!(reader.find(KEY).await.unwrap().is_none(), "{name}");
-        assert_eq!(publish(&reader, &body).await.unwrap(), Publication::Repaired, "{name}");
+        assert_eq!(publish(&reader, &body).await.unwrap(), TierPublication::Repaired, "{name}");
         assert!(!reader.is_damaged(KEY));
         assert!(read(&tier(folder.path()), 0..300_000).await.unwrap().unwrap() == body, "{name}");
     }
@@ -137,7 +137,7 @@ async fn damaged_object_is_absent_until_it_is_replaced() {
 async fn other_content_under_a_key_is_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     publish(&tier(folder.path()), &body(1_000)).await.unwrap();
-    assert_eq!(publish(&tier(folder.path()), &body(2_000)).await.unwrap(), Publication::Conflict);
+    assert_eq!(publish(&tier(folder.path()), &body(2_000)).await.unwrap(), TierPublication::Conflict);
     assert!(read(&tier(folder.path()), 0..1_000).await.unwrap().unwrap() == body(1_000));
 }
 
@@ -151,7 +151,7 @@ async fn record_of_a_later_version_is_left_alone() {
     fs::write(&path, &record).unwrap();
     let tier = tier(folder.path());
     assert!(tier.find(KEY).await.unwrap().is_none() && !tier.is_damaged(KEY));
-    assert_eq!(publish(&tier, &body).await.unwrap(), Publication::Present);
+    assert_eq!(publish(&tier, &body).await.unwrap(), TierPublication::Present);
     assert!(fs::read(&path).unwrap() == record);
 }
 
@@ -165,7 +165,7 @@ async fn absent_folder_is_an_error_and_is_never_created() {
     assert!(!share.exists());
     // It is mounted, used, and lost again.
     fs::create_dir(&share).unwrap();
-    assert_eq!(publish(&tier, &body(1_000)).await.unwrap(), Publication::Published);
+    assert_eq!(publish(&tier, &body(1_000)).await.unwrap(), TierPublication::Published);
     fs::remove_dir_all(&share).unwrap();
     assert!(publish(&tier, &body(2_000)).await.is_err());
     assert!(!share.exists());

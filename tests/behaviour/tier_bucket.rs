@@ -5,14 +5,14 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use gupd_config::{BucketSettings, TierLocation, TierSettings};
-use gupd_site::{ACCESS_KEY, BUCKET, Bucket, BucketFault};
+use gupd_site::{ACCESS_KEY, BUCKET, BucketFault, S3Bucket};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use crate::support::{Gate, Manager, PATIENCE, PAYLOAD, RefusingPort, Resource, Site, bytes, get};
 
 struct SharedBucket {
-    bucket: Bucket,
+    bucket: S3Bucket,
     credentials: NamedTempFile,
     manager: Manager,
 }
@@ -21,7 +21,7 @@ impl SharedBucket {
     fn start() -> Self {
         let mut credentials = NamedTempFile::new().unwrap();
         writeln!(credentials, "aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = secret").unwrap();
-        Self { bucket: Bucket::start().unwrap(), credentials, manager: Manager::start() }
+        Self { bucket: S3Bucket::start().unwrap(), credentials, manager: Manager::start() }
     }
 
     fn site_of(&self, upstream: std::net::SocketAddr, change: impl FnOnce(&mut TierSettings)) -> Site {
