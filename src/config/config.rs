@@ -240,7 +240,6 @@ impl Config {
         let types = TypeNames::new(&content_types, &profiles);
         let verify = read_verify(document);
         let routes = read_routes(document, known, &types, &profiles, &verify);
-        let wan_limits = read_wan_limits(document, &wan, &types);
         let context = GroupContext {
             server: &server,
             wan: &wan,
@@ -253,6 +252,7 @@ impl Config {
         upstream_tables.close(document, &routes, &groups);
         let rollout = read_rollout(document);
         Self {
+            wan_limits: read_wan_limits(document, &wan, &types),
             rings: read_rings(document, &groups, &rollout),
             tier: read_tier(document, &upstreams, &peers),
             refresh: read_refresh(document, &wan, &routes),
@@ -277,7 +277,6 @@ impl Config {
             denials: read_policy(document),
             site: read_site(document),
             wan,
-            wan_limits,
             lan,
             clients,
             groups,

@@ -16,7 +16,7 @@ use super::{GenerationBuilder, Relay, RelayMetrics, SharedLimits, StartError};
 use gupd_admin::{AdminApi, ProcessCommands};
 use gupd_cache::Cache;
 use gupd_cache::fill::Fills;
-use gupd_cache::publish::Publisher;
+use gupd_cache::publish::{PublicationTask, Publisher};
 use gupd_config::Config;
 use gupd_config::clock::Clock;
 use gupd_guard::metrics::GuardStats;
@@ -29,7 +29,7 @@ use gupd_net::listen::{
 use gupd_net::shape::{LanLimiter, SlotLimiter};
 use gupd_net::upstream::health::HealthChecks;
 use gupd_proxy::{ClientLimits, Generation, Generations, Proxy};
-use gupd_refresh::Refresher;
+use gupd_refresh::{RefreshTask, Refresher};
 use gupd_rollout::engine::{self, Rollouts};
 use gupd_store::Store;
 use gupd_tier::Tier;
@@ -53,44 +53,29 @@ impl Relay {
     /// # Errors
     /// When a file or another resource of the configuration is not available. Nothing is left behind then.
     pub fn prepare(config: Config, clock: Clock, sockets: Sockets) -> Result<PreparedRelay, StartError> {
-        let listeners = Arc::new(ClientListeners::load(&config.server).map_err(SetupError::from)?);
-        let Foundation { metrics, builder, generation, store, control } = Foundation::open(&config, &clock)?;
-        update_certificates(&generation.config, None, &metrics.net);
-        metrics.reload.record_success(&clock);
+        let foundation = Foundation::open(&config, &clock)?;
+        let Foundation { listeners, metrics, builder, generation, cache, limits, control } = foundation;
         let (health, health_task) = HealthChecks::new(generation.upstreams.clone());
-        let (rollouts, rollout_task) = open_rollouts(&generation, &store, &metrics, &clock, &control)?;
+        let (rollouts, rollout_task) = open_rollouts(&generation, cache.store(), &metrics, &clock, &control)?;
         let generations = Arc::new(Generations::new(generation, rollouts.clone()));
-        let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
-        let limits = client_limits(&config, &metrics, &clock);
-        let lan = limits.lan.clone();
-        let mut fills = fills(&generations.load(), (&cache, &limits), &metrics, &clock);
-        let mut publication = None;
-        if let Some(tier) = builder.tier() {
-            tier.run_on(control.handle());
-            let (publisher, task) = Publisher::new(tier.clone(), store.clone());
-            (fills, publication) = (fills.with_publisher(publisher), Some(task));
-        }
-        let requests = metrics.requests.clone();
-        let proxy = Arc::new(Proxy::new(generations.clone(), fills, limits.clone(), requests));
-        let background = proxy.background().clone();
-        let refresh_metrics = metrics.refresh.clone();
-        let (refresher, refresh) =
-            Refresher::new(&config, background, rollouts.clone(), store, refresh_metrics, clock);
+        let fills = fills(&generations.load(), (&cache, &limits), &metrics, &clock);
+        let (fills, publication) = publish_to_tier(fills, builder.tier(), cache.store(), &control);
+        let proxy =
+            Arc::new(Proxy::new(generations.clone(), fills, limits.clone(), metrics.requests.clone()));
+        let (refresher, refresh) = open_refresher(&config, &proxy, &rollouts, &metrics, &builder.clock);
         let (ledger, ledger_task) = open_ledger(&config, &metrics, &builder.clock);
         #[cfg(feature = "otlp")]
         let traces = super::traces::start(&config, &metrics, &builder.clock)?;
-        let connection_limiter = Arc::new(ConnectionRateLimiter::new(&config));
-        let server = HttpServer::new(proxy.clone(), metrics.net.clone(), listeners);
-        let server = Arc::new(server.with_connection_rate(connection_limiter.clone()));
+        let (server, connection_limiter) = http_server(&config, &proxy, &metrics, listeners);
         let (stage, stages) = watch::channel(LifecycleStage::Serving);
         let parts = LongLivedParts {
             cache: cache.clone(),
             fills: proxy.fills().clone(),
             refresher: refresher.clone(),
             health,
+            limits: Arc::new(SharedLimits::new(&config, limits.lan.clone(), builder.wan.clone())),
             client_limits: limits,
             connection_limiter,
-            limits: Arc::new(SharedLimits::new(&config, lan, builder.wan.clone())),
         };
         let relay = Self {
             addresses: sockets.addresses(),
@@ -198,16 +183,19 @@ impl PreparedRelay {
 
 /// The parts that every other part is built on.
 struct Foundation {
+    listeners: Arc<ClientListeners>,
     metrics: Arc<RelayMetrics>,
     builder: GenerationBuilder,
     generation: Generation,
-    store: Arc<Store>,
+    cache: Arc<Cache>,
+    limits: ClientLimits,
     control: Runtime,
 }
 
 impl Foundation {
     /// Validates the configuration before it opens the store, which writes to disk.
     fn open(config: &Config, clock: &Clock) -> Result<Self, StartError> {
+        let listeners = Arc::new(ClientListeners::load(&config.server).map_err(SetupError::from)?);
         let metrics = Arc::new(RelayMetrics::new().map_err(SetupError::from)?);
         let builder = GenerationBuilder::new(config, clock.clone(), metrics.net.clone());
         let builder = builder.with_tier(create_tier(config, &metrics));
@@ -218,7 +206,11 @@ impl Foundation {
             .thread_name("gupd-control")
             .enable_all()
             .build()?;
-        Ok(Self { metrics, builder, generation, store, control })
+        let cache = Arc::new(Cache::new(config.cache.clone(), store, clock.clone()));
+        update_certificates(&generation.config, None, &metrics.net);
+        metrics.reload.record_success(clock);
+        let limits = client_limits(config, &metrics, clock);
+        Ok(Self { listeners, metrics, builder, generation, cache, limits, control })
     }
 }
 
@@ -232,6 +224,41 @@ fn create_tier(config: &Config, metrics: &RelayMetrics) -> Option<Arc<Tier>> {
             None
         }
     }
+}
+
+fn open_refresher(
+    config: &Config,
+    proxy: &Proxy,
+    rollouts: &Rollouts,
+    metrics: &RelayMetrics,
+    clock: &Clock,
+) -> (Refresher, RefreshTask) {
+    let (background, store) = (proxy.background().clone(), proxy.fills().cache().store().clone());
+    Refresher::new(config, background, rollouts.clone(), store, metrics.refresh.clone(), clock.clone())
+}
+
+/// Lets fills publish in the shared tier, if there is one.
+fn publish_to_tier(
+    fills: Fills,
+    tier: Option<&Arc<Tier>>,
+    store: &Arc<Store>,
+    control: &Runtime,
+) -> (Fills, Option<PublicationTask>) {
+    let Some(tier) = tier else { return (fills, None) };
+    tier.run_on(control.handle());
+    let (publisher, task) = Publisher::new(tier.clone(), store.clone());
+    (fills.with_publisher(publisher), Some(task))
+}
+
+fn http_server(
+    config: &Config,
+    proxy: &Arc<Proxy>,
+    metrics: &RelayMetrics,
+    listeners: Arc<ClientListeners>,
+) -> (Arc<HttpServer<Proxy>>, Arc<ConnectionRateLimiter>) {
+    let limiter = Arc::new(ConnectionRateLimiter::new(config));
+    let server = HttpServer::new(proxy.clone(), metrics.net.clone(), listeners);
+    (Arc::new(server.with_connection_rate(limiter.clone())), limiter)
 }
 
 fn open_ledger(config: &Config, metrics: &RelayMetrics, clock: &Clock) -> (Ledger, LedgerTask) {

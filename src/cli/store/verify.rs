@@ -42,14 +42,7 @@ pub(super) fn run(
     if !dir.join("blobs").exists() {
         return Err(StoreError::NoStore { path: dir.clone() }.into());
     }
-    let (repairs, is_locked) = match dry_run {
-        true => (None, false),
-        false => match OpenedStore::open(&config.store) {
-            Ok(opened) => (Some(Repairs::new(opened, &config, source)?), false),
-            Err(StoreError::Locked { .. }) => (None, true),
-            Err(error) => return Err(error.into()),
-        },
-    };
+    let (repairs, is_locked) = if dry_run { (None, false) } else { open_repairs(&config, source)? };
     let inventory = Inventory::open(dir)?;
     let bar = bar("verifying", inventory.bytes()?);
     let mut summary = Summary::default();
@@ -88,6 +81,15 @@ pub(super) fn run(
         (_, true) => format!("{left} found, none repaired: run this without --dry-run"),
         _ => summary.to_line(config.upstreams.is_empty()),
     }))
+}
+
+/// Opens the store for repairs. A running relay that has it is told by the flag.
+fn open_repairs(config: &Config, source: RepairSource) -> Result<(Option<Repairs>, bool), CommandError> {
+    match OpenedStore::open(&config.store) {
+        Ok(opened) => Ok((Some(Repairs::new(opened, config, source)?), false)),
+        Err(StoreError::Locked { .. }) => Ok((None, true)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Replaces the upstreams of a configuration by those of `--upstream`. One that the configuration has, by its URL, keeps
