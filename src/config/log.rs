@@ -44,8 +44,9 @@ pub(crate) fn read_log(document: &mut Document) -> LogSettings {
 // does not have, so that the program needs no engine of regular expressions for the log.
 fn level(text: &str) -> Result<String, String> {
     let refused = || format!("{text:?} is not a log level: write it like info, debug or info,gupd=debug");
-    let is_directive =
-        |part: &&str| !part.contains('[') && (part.contains('=') || part.parse::<LevelFilter>().is_ok());
+    // An empty part would be the level of errors.
+    let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    let is_directive = |part: &&str| !part.contains('[') && (part.contains('=') || is_level(part));
     let parts: Vec<_> = text.split(',').map(str::trim).collect();
     if !parts.iter().all(is_directive) {
         return Err(refused());

@@ -134,7 +134,7 @@ fn key_of_another_section_names_that_section() {
             "gupd.toml:2: store.catalog_fresh: unknown key: it belongs to [cache]: ",
         ),
         ("[wan]\nlisten = 1", "gupd.toml:2: wan.listen: unknown key: it belongs to [server]: "),
-        ("[server]\nurl = 1", "gupd.toml:2: server.url: unknown key: it belongs to [[upstream]]: "),
+        ("[server]\nurl = 1", "gupd.toml:2: server.url: unknown key: it belongs to [tier] or [[upstream]]: "),
         ("[fill]\nschedule = 1", "gupd.toml:2: fill.schedule: unknown key: it belongs to [refresh]: "),
         ("[log]\nretry = 1", "gupd.toml:2: log.retry: unknown key: it belongs to [health] or [refresh]: "),
         // A typing error is more likely.

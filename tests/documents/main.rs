@@ -135,6 +135,7 @@ fn crates_take_libraries_from_the_workspace_alone() {
     let manifest = read(&repository().join("Cargo.toml"));
     let workspace = listed_libraries(&manifest, "workspace.dependencies");
     let mut used = listed_libraries(&manifest, "dev-dependencies");
+    used.extend(listed_libraries(&manifest, "dependencies"));
     let mut files = Vec::new();
     collect_files(&repository().join("src"), &mut files);
     for file in files.iter().filter(|file| file.ends_with("Cargo.toml")) {
