@@ -54,7 +54,7 @@ fn literal(code: &str) -> Option<(String, &str)> {
 fn registered(code: &str) -> impl Iterator<Item = (String, Registered)> {
     let places = ["\"gupd_", "\"process_"].into_iter().flat_map(|begin| code.match_indices(begin));
     places.filter_map(|(at, _)| {
-        let (name, rest) = literal(&code[at..])?;
+        let (name, rest) = literal(&code[at..]).filter(|(name, _)| !name.contains("::"))?;
         let (help, rest) = literal(rest.strip_prefix(',')?.trim_start())?;
         let listed = rest.trim_start_matches(',').trim_start().strip_prefix("&[");
         let listed = listed.and_then(|rest| rest.split_once(']')).map_or("", |(list, _)| list);
