@@ -15,7 +15,7 @@ import puppeteer from "puppeteer-core";
 const [browserPath, base, token] = process.argv.slice(2);
 const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const pages = ["/", "/clients", "/content", "/rollout", "/line", "/events"];
-const PATIENCE = 30_000;
+const PATIENCE = 60_000;
 const input = createInterface({ input: process.stdin });
 const answers = input[Symbol.asyncIterator]();
 
