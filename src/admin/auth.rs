@@ -82,7 +82,7 @@ pub(super) async fn delay_wrong_token(
     response
 }
 
-/// A request that may read what has addresses: one of this machine, with a token, or with a session of the page. A refused
+/// A request that may read the addresses of clients: one of this machine, with a token, or with a session of the page. A refused
 /// request gets a problem document from the API, and a page from the page.
 pub(super) struct ReadAccess;
 

@@ -329,8 +329,8 @@ impl Cache {
         self.rules.load().store_set_cookie
     }
 
-    /// Returns the reason why the last response under this key was not shared, if remembered. What a request with unusual
-    /// fields got counts only for a request that has some too.
+    /// Returns the reason why the last response under this key was not shared, if remembered. The response to a
+    /// request with unusual fields counts only for requests that have some too.
     pub fn unstorable(&self, key: &str, is_unusual: bool) -> Option<UnstorableReason> {
         let (why, of_unusual) = self.unstorable.get(key)?;
         (is_unusual || !of_unusual).then_some(why)

@@ -42,7 +42,7 @@ pub struct Publisher {
     queue: mpsc::Sender<Arc<CacheEntry>>,
 }
 
-/// Publishes what fills offered.
+/// Publishes the payloads that fills offered.
 #[derive(Debug)]
 pub struct PublicationTask {
     tier: Arc<Tier>,

@@ -37,7 +37,7 @@ impl AdminFlags {
         self.file.load_without_upstreams(&self.access.overrides())
     }
 
-    /// Connects to read what has addresses.
+    /// Connects to read the addresses of clients.
     pub(super) fn client_for_reading(&self) -> Result<AdminClient, CommandError> {
         let config = self.load()?;
         let client = match &self.access.token_file {

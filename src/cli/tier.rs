@@ -57,7 +57,7 @@ pub(super) enum TierCommand {
     },
 }
 
-/// What a collection removes.
+/// Objects that a collection removes.
 #[derive(Debug, Args)]
 pub(super) struct TierRetention {
     /// Remove objects that were published longer ago, such as 30d.

@@ -26,7 +26,7 @@ pub struct TierSettings {
     pub hedge: Duration,
     /// Time for one operation, 1 s to 5 m.
     pub timeout: Duration,
-    /// Whether the relay publishes what it gets from managers.
+    /// True if the relay publishes the payloads that it gets from managers.
     pub publish: bool,
     /// Whether the bytes of the tier cross the WAN, and keep to its limits.
     pub wan: bool,

@@ -32,7 +32,7 @@ pub(crate) fn is_for_one_request(outcome: &fill::FillResponse) -> bool {
     }
 }
 
-/// Returns what a request does whose fill has failed.
+/// Returns the next step of a request after the failure of its fill.
 pub(crate) fn failed(error: TransferError, private: Option<PrivateResponse>) -> Followed {
     match error {
         // The disk failed under a fill: the manager still has the content.

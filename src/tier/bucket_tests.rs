@@ -73,7 +73,7 @@ async fn object_of_every_size_is_read_from_a_bucket() {
 }
 
 #[tokio::test]
-async fn of_writers_at_once_one_creates_the_record() {
+async fn one_of_concurrent_writers_creates_the_record() {
     let (bucket, body) = (TestBucket::start(), body(200_000));
     let tiers: Vec<_> = (0..5).map(|_| bucket.tier()).collect();
     let outcomes = join_all(tiers.iter().map(|tier| publish(tier, &body))).await;

@@ -20,7 +20,7 @@ const MAX_QUEUED: usize = 2_048;
 #[derive(Debug)]
 pub struct Tracer {
     queue: mpsc::Sender<SpanData>,
-    /// Traces are sampled whose ID is below, as OpenTelemetry's `TraceIdRatioBased` does.
+    /// Bound of the trace ID: lower ones are sampled, as by OpenTelemetry's `TraceIdRatioBased`.
     sampled_below: u64,
     scope: InstrumentationScope,
     metrics: Arc<TraceMetrics>,

@@ -62,7 +62,7 @@ function connect() {
   source.addEventListener("error", () => {
     lostAt ??= new Date().toLocaleTimeString();
     say(`The relay has not answered since ${lostAt}; this page tries again.`);
-    // Browsers try again by themselves unless they got another answer than a stream.
+    // Browsers reconnect by themselves unless the response was no stream.
     if (source.readyState === EventSource.CLOSED) setTimeout(connect, RETRY);
   });
 }

@@ -159,7 +159,7 @@ impl Fills {
         Self { context: Arc::new(context), tasks: TaskTracker::new() }
     }
 
-    /// Publishes what fills get from managers. To be called before the first fill.
+    /// Publishes the payloads that fills get from managers. To be called before the first fill.
     #[must_use]
     pub fn with_publisher(mut self, publisher: Publisher) -> Self {
         if let Some(context) = Arc::get_mut(&mut self.context) {
