@@ -166,7 +166,7 @@ try {
   assert.ok(faults.every((fault) => fault.includes("ERR_")), faults.join());
   faults.length = 0;
   await page.waitForFunction((text) => document.getElementById("main").innerText !== text, {}, stale);
-  await notice("");
+  await page.waitForFunction(() => document.getElementById("notice").textContent === "");
   step("a restart is noticed, and the page goes on");
 } catch (error) {
   console.log(`failed at ${page.url()}: ${error.stack}\n${faults.join("\n")}\n${await main().catch(() => "")}`);

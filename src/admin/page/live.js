@@ -7,7 +7,7 @@ const main = document.getElementById("main");
 const notice = document.getElementById("notice");
 let source = null;
 let lostAt = null;
-let wasLost = false;
+let isJustLoaded = true;
 let messages = 0;
 
 function say(text) {
@@ -46,18 +46,24 @@ async function refresh() {
 function connect() {
   source?.close();
   source = new EventSource("/live");
-  messages = 0;
   source.addEventListener("open", () => {
-    wasLost = lostAt !== null;
-    if (wasLost) say(`The relay answers again; it did not since ${lostAt}.`);
+    // Browsers reconnect with the same object: each connection counts its own messages.
+    messages = 0;
+    if (lostAt !== null) say(`The relay answers again; it did not since ${lostAt}.`);
     lostAt = null;
   });
   source.addEventListener("message", () => {
     messages += 1;
+    const isNewest = isJustLoaded;
+    isJustLoaded = false;
     // The first one comes at once: a page that has just been loaded is new.
-    if (messages === 1 && !wasLost) return;
-    if (messages === 2) say("");
-    refresh().catch((error) => say(`This page is not up to date: ${error.message}.`));
+    if (isNewest) return;
+    // What the first one says stays readable until the second.
+    const isOver = messages > 1;
+    refresh().then(
+      () => { if (isOver) say(""); },
+      (error) => say(`This page is not up to date: ${error.message}.`),
+    );
   });
   source.addEventListener("error", () => {
     lostAt ??= new Date().toLocaleTimeString();
