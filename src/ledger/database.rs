@@ -2,6 +2,7 @@
 //! processes may write at the same time, as they do during an upgrade. A file that is no ledger is put aside.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -98,6 +99,8 @@ pub struct LedgerError {
 pub(crate) struct Database {
     path: PathBuf,
     pub(crate) connection: Connection,
+    /// Device and number of the file.
+    identity: Option<(u64, u64)>,
     /// Bytes in use above which history is compacted.
     soft_limit: u64,
     /// Minute of the last compaction.
@@ -109,9 +112,19 @@ impl LedgerError {
         Self { path: path.to_owned(), source: source.into() }
     }
 
-    /// The error of a folder that cannot have the file.
-    pub(crate) fn folder(path: &Path, reason: &str) -> Self {
+    /// The error of a file that is not opened for this reason.
+    pub(crate) fn unopened(path: &Path, reason: &str) -> Self {
         Self { path: path.to_owned(), source: reason.into() }
+    }
+
+    /// Returns the reason without path and remedy.
+    pub(crate) fn reason(&self) -> String {
+        self.source.to_string()
+    }
+
+    /// Returns true if the file is no ledger or damaged.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.source.downcast_ref().is_some_and(is_unreadable)
     }
 }
 
@@ -138,9 +151,15 @@ impl Database {
         Ok(Self {
             path: path.to_owned(),
             connection: connection.map_err(failed)?,
+            identity: identity(path),
             soft_limit,
             compacted: None,
         })
+    }
+
+    /// Returns true if the path still names the open file.
+    pub(crate) fn is_in_place(&self) -> bool {
+        identity(&self.path) == self.identity
     }
 
     fn connect(path: &Path, max_size: u64) -> rusqlite::Result<Connection> {
@@ -273,6 +292,12 @@ impl Database {
         add_site(&transaction, site, now - now.rem_euclid(60))?;
         transaction.commit()
     }
+}
+
+/// Device and number of a file.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Bytes of the file without its log.

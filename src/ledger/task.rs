@@ -27,6 +27,10 @@ use gupd_net::traffic::{TrafficBatch, TrafficRecorder};
 /// Interval of writes, and so the history that a crash can cost.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// Milliseconds without another attempt after the file could not be opened. SQLite repeats its reads for seconds on a failing
+/// disk, and each request of the status page waits for that.
+const REOPEN_PAUSE: i64 = 5_000;
+
 /// Maximum number of queries that wait.
 const MAX_WAITING: usize = 16;
 
@@ -96,6 +100,8 @@ struct LedgerWriter {
     sampler: Box<SiteSampler>,
     clock: Clock,
     database: Option<Database>,
+    /// Time and error of the last opening, if it failed.
+    unopened: Option<(UnixMillis, String)>,
     /// Device and number of the folder. A disk that is away must not get a second file in its mount point.
     folder: Option<(u64, u64)>,
     /// The counts that have been written.
@@ -123,6 +129,7 @@ impl Ledger {
             sampler,
             clock,
             database: None,
+            unopened: None,
             folder: None,
             written: SiteSample::default(),
             process_received: 0,
@@ -334,17 +341,30 @@ impl LedgerWriter {
         if !std::mem::replace(&mut self.is_failing, true) {
             tracing::warn!(%error, "ledger cannot be written; its records wait in memory");
         }
-        // The folder may have been replaced.
-        self.database = None;
+        // It is put aside when it is opened again. After other failures the open file is kept: on a disk that fails,
+        // opening it is slower than any write.
+        if error.is_unreadable() {
+            self.database = None;
+        }
     }
 
     /// Returns the open file.
     fn open(&mut self) -> Result<&mut Database, LedgerError> {
+        drop(self.database.take_if(|database| !database.is_in_place()));
         match &mut self.database {
             Some(database) => Ok(database),
             closed => {
                 check_folder(&self.path, &mut self.folder)?;
-                Ok(closed.insert(Database::open(&self.path, self.max_size)?))
+                let now = self.clock.now();
+                if let Some((failed_at, error)) = &self.unopened
+                    && (0..REOPEN_PAUSE).contains(&(now - failed_at))
+                {
+                    return Err(LedgerError::unopened(&self.path, error));
+                }
+                let opened = Database::open(&self.path, self.max_size);
+                // SQLite may take seconds to fail: the pause begins now.
+                self.unopened = opened.as_ref().err().map(|error| (self.clock.now(), error.reason()));
+                Ok(closed.insert(opened?))
             }
         }
     }
@@ -381,12 +401,12 @@ fn log_event(event: &Event) {
 fn check_folder(path: &Path, known: &mut Option<(u64, u64)>) -> Result<(), LedgerError> {
     let folder = path.parent().unwrap_or(path);
     let metadata =
-        std::fs::metadata(folder).map_err(|error| LedgerError::folder(path, &error.to_string()))?;
+        std::fs::metadata(folder).map_err(|error| LedgerError::unopened(path, &error.to_string()))?;
     let identity = (metadata.dev(), metadata.ino());
     if *known.get_or_insert(identity) == identity {
         return Ok(());
     }
-    Err(LedgerError::folder(path, "another folder is in the place of store.dir"))
+    Err(LedgerError::unopened(path, "another folder is in the place of store.dir"))
 }
 
 impl SiteSample {

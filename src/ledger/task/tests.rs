@@ -56,6 +56,7 @@ impl Bed {
             sampler: Box::new(SiteSample::default),
             clock: self.clock.clone(),
             database: None,
+            unopened: None,
             folder: None,
             written: SiteSample::default(),
             process_received: 0,
@@ -275,7 +276,6 @@ fn replaced_folder_gets_no_second_file() {
     let mut writer = LedgerWriter { path: folder.join(FILE), ..bed.writer() };
     bed.add(&record(1, "/a"), TransferCause::Miss, 5);
     writer.write().unwrap();
-    writer.database = None;
     std::fs::rename(&folder, &aside).unwrap();
     std::fs::create_dir(&folder).unwrap();
     bed.add(&record(1, "/a"), TransferCause::Miss, 6);
@@ -283,6 +283,41 @@ fn replaced_folder_gets_no_second_file() {
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
     std::fs::remove_dir(&folder).unwrap();
     std::fs::rename(&aside, &folder).unwrap();
+    writer.write().unwrap();
+    assert_eq!(writer.answer(&all()).unwrap().wan.received, 11);
+}
+
+#[test]
+fn file_that_does_not_open_is_tried_again_after_a_pause() {
+    let bed = Bed::new();
+    let path = bed.folder.path().join(FILE);
+    // A folder in the place of the file.
+    std::fs::create_dir(&path).unwrap();
+    let mut writer = bed.writer();
+    bed.add(&record(1, "/a"), TransferCause::Miss, 5);
+    let error = writer.write().unwrap_err().to_string();
+    std::fs::remove_dir(&path).unwrap();
+    assert_eq!(writer.write().unwrap_err().to_string(), error);
+    bed.clock.advance(Duration::from_millis(5_000));
+    writer.write().unwrap();
+    assert_eq!(writer.answer(&all()).unwrap().wan.received, 5);
+}
+
+#[test]
+fn open_file_is_kept_after_a_failed_write() {
+    let bed = Bed::new();
+    let mut writer = bed.writer();
+    bed.add(&record(1, "/a"), TransferCause::Miss, 5);
+    writer.write().unwrap();
+    let trigger = "CREATE TRIGGER fail BEFORE INSERT ON line BEGIN SELECT RAISE(ABORT, 'no'); END";
+    let database = writer.database.as_ref().unwrap();
+    database.connection.execute_batch(trigger).unwrap();
+    // A file that is opened anew forgets this.
+    database.connection.execute_batch("CREATE TEMP TABLE mark (a)").unwrap();
+    bed.add(&record(1, "/a"), TransferCause::Miss, 6);
+    writer.write().unwrap_err();
+    let database = writer.database.as_ref().unwrap();
+    database.connection.execute_batch("DROP TRIGGER fail; DROP TABLE temp.mark").unwrap();
     writer.write().unwrap();
     assert_eq!(writer.answer(&all()).unwrap().wan.received, 11);
 }
