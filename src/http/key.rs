@@ -179,11 +179,14 @@ enum TargetPart {
 
 /// Appends `text` in normal form.
 fn append_normalized(text: &str, part: TargetPart, output: &mut String) -> Result<(), PathError> {
-    if text.bytes().any(|byte| byte.is_ascii_control()) {
+    // Without a branch, so that the compiler uses vector instructions.
+    if text.bytes().fold(false, |any, byte| any | byte.is_ascii_control()) {
         return Err(PathError::ControlCharacter);
     }
     let mut rest = text;
-    while let Some((plain, escaped)) = rest.split_once('%') {
+    while let Some((plain, escaped)) =
+        memchr::memchr(b'%', rest.as_bytes()).and_then(|at| split_around(rest, at))
+    {
         output.push_str(plain);
         let (digits, _) = escaped.as_bytes().split_first_chunk::<2>().ok_or(PathError::PercentEncoding)?;
         let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
@@ -214,31 +217,39 @@ fn check_segments(path: &str) -> Result<bool, PathError> {
     if path.contains('\\') { Err(PathError::ControlCharacter) } else { Ok(false) }
 }
 
+/// Returns the parts before and behind the byte at an index.
+fn split_around(text: &str, at: usize) -> Option<(&str, &str)> {
+    Some((text.get(..at)?, text.get(at.checked_add(1)?..)?))
+}
+
 /// GUIDs appear in mixed case, and the managers' file system ignores case.
 fn lowercase_guids(path: &mut str) {
     let mut rest = path;
-    while let Some(slash) = rest.find("/{") {
-        let Some((_, segments)) = rest.split_at_mut_checked(slash.saturating_add(1)) else { return };
-        let end = segments.find('/').unwrap_or(segments.len());
-        let Some((segment, behind)) = segments.split_at_mut_checked(end) else { return };
-        if is_guid(segment) {
-            segment.make_ascii_lowercase();
+    while let Some(brace) = memchr::memchr(b'{', rest.as_bytes()) {
+        let Some((before, segment)) = rest.split_at_mut_checked(brace) else { return };
+        let is_segment = before.ends_with('/');
+        if is_segment
+            && begins_with_guid(segment.as_bytes())
+            && let Some(guid) = segment.get_mut(..GUID_LENGTH)
+        {
+            guid.make_ascii_lowercase();
         }
+        let Some((_, behind)) = segment.split_at_mut_checked(1) else { return };
         rest = behind;
     }
 }
 
-/// `{8-4-4-4-12}` hexadecimal digits.
-fn is_guid(segment: &str) -> bool {
-    let Some(inner) = segment.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) else {
-        return false;
-    };
-    let mut groups = inner.split('-');
-    [8, 4, 4, 4, 12].iter().all(|&length| {
-        groups
-            .next()
-            .is_some_and(|group| group.len() == length && group.bytes().all(|b| b.is_ascii_hexdigit()))
-    }) && groups.next().is_none()
+/// Bytes of `{8-4-4-4-12}` hexadecimal digits.
+const GUID_LENGTH: usize = 38;
+
+/// Returns true if the first segment is a GUID in braces.
+fn begins_with_guid(segments: &[u8]) -> bool {
+    let Some((guid, behind)) = segments.split_first_chunk::<GUID_LENGTH>() else { return false };
+    let [b'{', inner @ .., b'}'] = guid else { return false };
+    let hyphens = [8, 13, 18, 23].iter().filter(|&&at| inner.get::<usize>(at) == Some(&b'-')).count();
+    // Without a branch, so that the compiler uses vector instructions.
+    let digits = inner.iter().fold(0_u8, |digits, byte| digits.wrapping_add(byte.is_ascii_hexdigit().into()));
+    matches!(behind.first(), None | Some(b'/')) && hyphens == 4 && digits == 32
 }
 
 #[cfg(test)]

@@ -210,9 +210,13 @@ pub fn default_port(scheme: &str) -> u16 {
 
 /// Returns the host of a field that is a name or IPv4 address, perhaps with a port: most of all. Every hit has one, and
 /// the general parser copies it.
-fn parse_plain_host(field: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(field).ok()?;
-    let (host, port) = text.split_once(':').unwrap_or((text, "80"));
+fn parse_plain_host(field: &HeaderValue) -> Option<&str> {
+    let text = field.to_str().ok()?;
+    let colon = text.bytes().position(|byte| byte == b':');
+    let (host, port) = match colon {
+        Some(colon) => (text.get(..colon)?, text.get(colon.checked_add(1)?..)?),
+        None => (text, "80"),
+    };
     let is_name = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
     let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
     (is_name && is_port && !host.is_empty() && !host.ends_with('.')).then_some(host)
@@ -230,7 +234,7 @@ fn parse_host(version: Version, headers: &HeaderMap) -> Result<Option<String>, R
     if field.is_empty() {
         return Ok(None);
     }
-    if let Some(host) = parse_plain_host(field.as_bytes()) {
+    if let Some(host) = parse_plain_host(field) {
         return Ok(Some(host.to_ascii_lowercase()));
     }
     let authority = Authority::try_from(field.as_bytes()).map_err(|_| Refusal::Host)?;
@@ -242,6 +246,7 @@ fn parse_host(version: Version, headers: &HeaderMap) -> Result<Option<String>, R
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use http::uri::Authority;
 
     use super::parse_plain_host;
@@ -250,7 +255,8 @@ mod tests {
     fn plain_host_is_the_one_that_the_general_parser_finds() {
         for field in ["relay", "Relay.Example", "10.1.2.3", "a-b.c:8080", "relay:80", "1:0"] {
             let general = Authority::try_from(field).unwrap();
-            assert_eq!(parse_plain_host(field.as_bytes()), Some(general.host()), "{field}");
+            let value = HeaderValue::from_str(field).unwrap();
+            assert_eq!(parse_plain_host(&value), Some(general.host()), "{field}");
         }
         let others = [
             "",
@@ -265,7 +271,8 @@ mod tests {
             "a b",
         ];
         for field in others.into_iter().chain(["r\u{e9}lay", "relay/x", "relay,relay", "a_b", "%41"]) {
-            assert_eq!(parse_plain_host(field.as_bytes()), None, "{field}");
+            let value = HeaderValue::from_bytes(field.as_bytes()).unwrap();
+            assert_eq!(parse_plain_host(&value), None, "{field}");
         }
     }
 }
