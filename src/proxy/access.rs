@@ -80,18 +80,19 @@ struct LoggedFields {
 }
 
 impl AccessRecord {
-    /// The record of a request that has just arrived. It gets an access line if `is_logged`.
+    /// The record of a request that has just arrived. It gets an access line if `is_logged`. Boxed, because the response
+    /// that carries it is moved several times.
     pub(crate) fn new(
         client: SocketAddr,
         head: &Parts,
         metrics: Arc<RequestMetrics>,
         is_logged: bool,
-    ) -> Self {
+    ) -> Box<Self> {
         let logged = || LoggedFields {
             user_agent: head.headers.get(header::USER_AGENT).cloned(),
             range: head.headers.get(header::RANGE).cloned(),
         };
-        Self {
+        Box::new(Self {
             started: Instant::now(),
             client,
             version: head.version,
@@ -113,7 +114,7 @@ impl AccessRecord {
             is_damaged: false,
             has_last_byte: false,
             observer: None,
-        }
+        })
     }
 
     /// Counts a body that ended in a panic.

@@ -68,7 +68,7 @@ impl BodyError {
 /// A response's body, and the record of its request.
 pub struct ResponseBody {
     content: BodyContent,
-    access: AccessRecord,
+    access: Box<AccessRecord>,
     /// Present where the content may have to wait for a limit.
     pacer: Option<Box<ResponsePacer>>,
     /// Present where the response is a download that is counted.
@@ -209,7 +209,7 @@ fn verified(
 impl ResponseBody {
     pub(crate) fn new(
         content: BodyContent,
-        access: AccessRecord,
+        access: Box<AccessRecord>,
         pacer: Option<Box<ResponsePacer>>,
         slot: Option<Box<DownloadSlot>>,
     ) -> Self {

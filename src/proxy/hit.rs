@@ -38,7 +38,6 @@ pub(crate) async fn serve_hit(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Ste
 }
 
 /// Result of serving a stored response.
-#[expect(clippy::large_enum_variant, reason = "returned once a request, never kept")]
 pub(crate) enum Served {
     Reply(Reply),
     /// It has to be revalidated first.

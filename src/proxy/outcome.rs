@@ -10,7 +10,6 @@ use gupd_cache::fill::{self, FillError, PrivateResponse, TransferError, Unshared
 use gupd_http::status::ForwardOutcome;
 
 /// Result of following a fill.
-#[expect(clippy::large_enum_variant, reason = "returned once a request, never kept")]
 pub(crate) enum Followed {
     Reply(Reply),
     /// Look the object up once more.

@@ -16,8 +16,10 @@ use gupd_net::field_names::FieldNames;
 use gupd_net::shape::SlotRefusal;
 use gupd_store::BlobId;
 
-/// A response, ready to be sent.
-pub(crate) struct Reply {
+/// A response, ready to be sent. Boxed, because steps and their futures hand it on.
+pub(crate) struct Reply(Box<ReplyParts>);
+
+struct ReplyParts {
     status: StatusCode,
     headers: HeaderMap,
     /// Spelling of the upstream, of a response that is passed on.
@@ -40,7 +42,7 @@ impl Reply {
         content: BodyContent,
         expected: Option<u64>,
     ) -> Self {
-        Self {
+        Self(Box::new(ReplyParts {
             status,
             headers,
             field_names: FieldNames::default(),
@@ -52,7 +54,7 @@ impl Reply {
             object: None,
             upstream: None,
             slot: None,
-        }
+        }))
     }
 
     /// A sentence for people. Never cached.
@@ -74,72 +76,79 @@ impl Reply {
     }
 
     /// Sends field names as the upstream spelled them.
-    pub(crate) fn with_field_names(self, field_names: FieldNames) -> Self {
-        Self { field_names, ..self }
+    pub(crate) fn with_field_names(mut self, field_names: FieldNames) -> Self {
+        self.0.field_names = field_names;
+        self
     }
 
     /// Sets the number of content bytes that the relay has already.
-    pub(crate) fn with_present(self, present: u64) -> Self {
-        Self { present, ..self }
+    pub(crate) fn with_present(mut self, present: u64) -> Self {
+        self.0.present = present;
+        self
     }
 
     /// Adds the upstream that sent the content, now or when it was stored, to the access line.
-    pub(crate) fn with_upstream(self, upstream: &Arc<str>) -> Self {
-        Self { upstream: Some(upstream.clone()), ..self }
+    pub(crate) fn with_upstream(mut self, upstream: &Arc<str>) -> Self {
+        self.0.upstream = Some(upstream.clone());
+        self
     }
 
     /// Number of bytes of a running fill that had arrived when the reply was made; 0 for stored content.
     pub(crate) fn bytes_on_hand(&self) -> u64 {
-        self.present
+        self.0.present
     }
 
     /// Length of the content, if known.
     pub(crate) fn expected(&self) -> Option<u64> {
-        self.expected
+        self.0.expected
     }
 
     /// Returns true if the relay had all content bytes when the reply was made.
     pub(crate) fn has_all_bytes_on_hand(&self) -> bool {
-        self.expected == Some(self.present)
+        self.0.expected == Some(self.0.present)
     }
 
     pub(crate) fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// Class and content type of the path, if it was classified.
     pub(crate) fn classification(&self) -> Option<&Classification> {
-        self.classification.as_ref()
+        self.0.classification.as_ref()
     }
 
     /// Returns true if the reply brings content, all or a part: false for an error or a `304`.
     pub(crate) fn brings_content(&self) -> bool {
-        matches!(self.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
-            && !matches!(self.content, BodyContent::Empty)
+        matches!(self.0.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
+            && !matches!(self.0.content, BodyContent::Empty)
     }
 
     /// Keeps a slot until the last byte has left.
-    pub(crate) fn with_slot(self, slot: Option<Box<DownloadSlot>>) -> Self {
-        Self { slot, ..self }
+    pub(crate) fn with_slot(mut self, slot: Option<Box<DownloadSlot>>) -> Self {
+        self.0.slot = slot;
+        self
     }
 
     /// Keeps `held` until the last byte has been handed on.
-    pub(crate) fn holding(self, held: impl Send + 'static) -> Self {
-        Self { content: self.content.holding(held), ..self }
+    pub(crate) fn holding(mut self, held: impl Send + 'static) -> Self {
+        self.0.content = self.0.content.holding(held);
+        self
     }
 
     /// Calls `observe` with the length of each piece of passed-on content.
-    pub(crate) fn observing_pieces(self, observe: impl Fn(u64) + Send + 'static) -> Self {
-        Self { content: self.content.observing_pieces(observe), ..self }
+    pub(crate) fn observing_pieces(mut self, observe: impl Fn(u64) + Send + 'static) -> Self {
+        self.0.content = self.0.content.observing_pieces(observe);
+        self
     }
 
     pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
-        &mut self.headers
+        &mut self.0.headers
     }
 
     /// Adds the class of the path to the access line. For replies that the cache had no part in.
-    pub(crate) fn with_class(self, classification: &Classification) -> Self {
-        Self { classification: Some(classification.clone()), ..self }
+    pub(crate) fn with_class(mut self, classification: &Classification) -> Self {
+        self.0.classification = Some(classification.clone());
+        self
     }
 
     /// Adds the cache's part in the reply to `Cache-Status` and to the access line.
@@ -149,10 +158,10 @@ impl Reply {
         classification: &Classification,
         object: Option<BlobId>,
     ) -> Self {
-        cache.append_to(&mut self.headers);
-        self.cache = Some(cache);
-        self.classification = Some(classification.clone());
-        self.object = object;
+        cache.append_to(&mut self.0.headers);
+        self.0.cache = Some(cache);
+        self.0.classification = Some(classification.clone());
+        self.0.object = object;
         self
     }
 
@@ -161,26 +170,27 @@ impl Reply {
     pub(crate) fn into_response(
         self,
         method: &Method,
-        mut access: AccessRecord,
+        mut access: Box<AccessRecord>,
         pacer: impl FnOnce() -> ResponsePacer,
         is_limited: bool,
     ) -> Response<ResponseBody> {
-        access.status = self.status;
-        access.cache = self.cache;
-        access.object = self.object;
-        access.upstream = self.upstream;
-        access.present = self.present;
-        if let Some(classification) = self.classification {
+        let reply = *self.0;
+        access.status = reply.status;
+        access.cache = reply.cache;
+        access.object = reply.object;
+        access.upstream = reply.upstream;
+        access.present = reply.present;
+        if let Some(classification) = reply.classification {
             access.class = classification.class;
             access.content_type = Some(classification.content_type);
         }
         let has_body = method != Method::HEAD;
-        access.expected = if has_body { self.expected } else { Some(0) };
+        access.expected = if has_body { reply.expected } else { Some(0) };
         if access.observer.is_some() {
-            access.has_last_byte = *method == Method::GET && has_last_byte(self.status, &self.headers);
+            access.has_last_byte = *method == Method::GET && has_last_byte(reply.status, &reply.headers);
         }
         access.count_head();
-        let content = if has_body { self.content } else { BodyContent::Empty };
+        let content = if has_body { reply.content } else { BodyContent::Empty };
         let waits = match content {
             BodyContent::Empty => false,
             BodyContent::Whole(_) => is_limited,
@@ -188,10 +198,10 @@ impl Reply {
             BodyContent::Stream(_) => true,
         };
         let pacer = waits.then(|| Box::new(pacer()));
-        let mut response = Response::new(ResponseBody::new(content, access, pacer, self.slot));
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers;
-        *response.extensions_mut() = self.field_names.into_extensions();
+        let mut response = Response::new(ResponseBody::new(content, access, pacer, reply.slot));
+        *response.status_mut() = reply.status;
+        *response.headers_mut() = reply.headers;
+        *response.extensions_mut() = reply.field_names.into_extensions();
         response
     }
 }
