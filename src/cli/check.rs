@@ -1,6 +1,7 @@
 //! `gupd check`: validates a configuration as `serve` does, and prints all problems and warnings. With `--probe` it
 //! also sends a request to each upstream.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,8 +12,8 @@ use serde::Serialize;
 use super::machine::Machine;
 use super::screen::with_spinner;
 use super::{CommandError, CommonFlags, fitness, new_runtime, print_line, to_json};
-use gupd_config::policy::Policy;
-use gupd_config::{Clock, Config, UpstreamSettings};
+use gupd_config::policy::{Policy, evaluate_vectors};
+use gupd_config::{Clock, Config, Profiles, UpstreamSettings};
 use gupd_guard::sandbox::{Restrictions, Sandbox};
 use gupd_net::listen::ClientListeners;
 use gupd_net::metrics::NetMetrics;
@@ -127,4 +128,29 @@ fn status_hint(upstream: &UpstreamSettings, status: StatusCode) -> &'static str 
         }
         _ => "",
     }
+}
+
+/// Validates a profile as a reload does, and runs its test vectors: `gupd check --profile`.
+pub(super) fn run_profile(file: &Path) -> Result<(), CommandError> {
+    let (profiles, profile) = Profiles::with_file(file)?;
+    let failures = evaluate_vectors(&profile, &profiles)
+        .map_err(|error| CommandError::Configuration(format!("{}: {error}", file.display())))?;
+    let lines = failures.iter().map(|failure| {
+        let line = failure.line.map(|line| format!(":{line}")).unwrap_or_default();
+        format!("{}{line}: {failure}", file.display())
+    });
+    let lines: Vec<_> = lines.collect();
+    if !lines.is_empty() {
+        return Err(CommandError::Failed(lines.join("\n")));
+    }
+    if profile.vectors.is_empty() {
+        print_line(&format!("warning: {}: has no [[test]]: add one for each rule", file.display()));
+    }
+    print_line(&format!(
+        "profile {} is valid: {} rules, {} tests passed",
+        profile.name,
+        profile.paths.len(),
+        profile.vectors.len()
+    ));
+    Ok(())
 }

@@ -24,7 +24,6 @@ mod machine;
 mod plan;
 mod policy;
 mod process_commands;
-mod profile_check;
 pub mod relay;
 mod rollout;
 mod screen;
@@ -197,7 +196,7 @@ pub fn main() -> ExitCode {
     let result = match parsed.command {
         Command::Serve(serve) => serve::run(serve),
         Command::Check { common, probe, profile, json } => match profile {
-            Some(profile) => profile_check::run(&profile),
+            Some(profile) => check::run_profile(&profile),
             None => check::run(&common, probe, json),
         },
         Command::Refresh(common) => process_commands::refresh(&common),

@@ -5,7 +5,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::alarms::{AlarmSettings, read_alarms};
 use crate::clients::{ClientSettings, read_clients};
 use crate::content::{ContentType, PolicySettings, Rule, TypeNames};
 use crate::content::{read_content_types, read_policy, read_rules};
@@ -16,9 +15,11 @@ use crate::group::{GroupContext, GroupSettings, read_groups};
 use crate::guard::{GuardSettings, read_guard};
 use crate::health::{HealthSettings, read_health};
 use crate::lan::{LanSettings, SiteSettings, read_lan, read_site};
-use crate::ledger::{LedgerSettings, read_ledger};
 use crate::limit::RateSchedule;
 use crate::log::{LogSettings, read_log};
+use crate::monitoring::{
+    AlarmSettings, LedgerSettings, TraceSettings, read_alarms, read_ledger, read_traces,
+};
 use crate::overrides::{Overrides, environment};
 use crate::peer::{PeerSettings, read_peers};
 use crate::problem::{Problem, Problems};
@@ -31,7 +32,6 @@ use crate::server::{ServerSettings, read_server};
 use crate::store::{StoreSettings, default_dir, read_store};
 use crate::summary::{SummarySettings, read_summary};
 use crate::tier::{TierSettings, read_tier};
-use crate::traces::{TraceSettings, read_traces};
 use crate::upstream::{KnownUpstreams, UpstreamSettings, read_upstreams};
 use crate::verify::{VerifySettings, read_verify};
 use crate::wan::{WanLimit, WanSettings, read_wan, read_wan_limits};

@@ -13,7 +13,6 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::string_slice, clippy::arithmetic_side_effects))]
 
 mod access;
-mod alarms;
 mod binding;
 mod client_network;
 mod clients;
@@ -30,10 +29,10 @@ mod group_id;
 mod guard;
 mod health;
 mod lan;
-mod ledger;
 mod limit;
 mod listener;
 mod log;
+mod monitoring;
 mod networks;
 mod octets;
 mod overrides;
@@ -57,7 +56,6 @@ mod store;
 mod summary;
 mod tier;
 mod tls;
-mod traces;
 pub mod units;
 mod unknown;
 mod upstream;
@@ -67,7 +65,6 @@ mod wan;
 pub mod week;
 
 pub use access::{AccessList, AccessSettings};
-pub use alarms::AlarmSettings;
 pub use binding::Binding;
 pub use client_network::{
     ClientIdentity, certificate_identity, certificate_network, client_network, hardware_network,
@@ -83,10 +80,10 @@ pub use group_id::GroupId;
 pub use guard::{Fallback, GuardSettings};
 pub use health::HealthSettings;
 pub use lan::{LanSettings, SiteSettings};
-pub use ledger::LedgerSettings;
 pub use limit::{Ceiling, RateSchedule};
 pub use listener::{ClientCertificates, ConnectionBounds, ListenerSettings, ListenerTls};
 pub use log::{LogFormat, LogSettings};
+pub use monitoring::{AlarmSettings, LedgerSettings, TraceSettings};
 pub use networks::Networks;
 pub use overrides::{Overrides, environment};
 pub use pass::{ClosedTo, PassRules};
@@ -104,7 +101,6 @@ pub use store::StoreSettings;
 pub use summary::SummarySettings;
 pub use tier::{BucketSettings, TierLocation, TierSettings};
 pub use tls::{CertificateFiles, Pin, Trust};
-pub use traces::TraceSettings;
 pub use units::UnitError;
 pub use upstream::{HttpProxy, UpstreamSettings};
 pub use upstream_id::UpstreamId;

@@ -6,8 +6,6 @@
 mod catalog;
 mod expectation;
 pub mod field;
-#[doc(hidden)]
-pub mod fuzzing;
 mod held;
 mod mismatch;
 mod passed;
@@ -299,5 +297,23 @@ impl Consequence {
                 "stored payload does not match its catalog; removed, to be fetched again on request"
             }
         }
+    }
+}
+
+/// Entry points of the fuzz targets (`fuzz/lib.rs`): parsers of bytes that upstreams send.
+#[doc(hidden)]
+pub mod fuzzing {
+    use http::{HeaderMap, StatusCode};
+
+    use super::{catalog, field};
+
+    /// Parses a catalog.
+    pub fn parse_catalog(bytes: &[u8]) {
+        let _ = catalog::parse(bytes);
+    }
+
+    /// Parses the digests of a response head.
+    pub fn parse_digests(status: StatusCode, headers: &HeaderMap) {
+        let _ = field::announced_digests(status, headers);
     }
 }

@@ -124,3 +124,19 @@ async fn run_scrub(mut scrub: Scrub, repairs: Arc<Background>) {
         repairs.repair_blob(damaged).await;
     }
 }
+
+/// Sets the tracer of requests and fills. Returns its task; `None` without a collector.
+#[cfg(feature = "otlp")]
+pub(super) fn start_traces(
+    config: &gupd_config::Config,
+    metrics: &super::RelayMetrics,
+    clock: &gupd_config::Clock,
+) -> Result<Option<gupd_traces::ExportTask>, gupd_traces::ExporterError> {
+    let traces = gupd_traces::Tracer::new(&config.traces, metrics.traces.clone(), clock.clone())?;
+    let Some((tracer, task)) = traces else { return Ok(None) };
+    let tracer = Arc::new(tracer);
+    // The metrics are new, so neither has a tracer yet.
+    let _unset = metrics.requests.tracer.set(tracer.clone());
+    let _unset = metrics.fills.tracer.set(tracer);
+    Ok(Some(task))
+}

@@ -10,8 +10,6 @@ mod metrics;
 mod prepare;
 mod process_metrics;
 mod shutdown;
-#[cfg(feature = "otlp")]
-mod traces;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

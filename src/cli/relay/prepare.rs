@@ -65,7 +65,7 @@ impl Relay {
         let (refresher, refresh) = open_refresher(&config, &proxy, &rollouts, &metrics, &builder.clock);
         let (ledger, ledger_task) = open_ledger(&config, &metrics, &builder.clock);
         #[cfg(feature = "otlp")]
-        let traces = super::traces::start(&config, &metrics, &builder.clock)?;
+        let traces = super::background::start_traces(&config, &metrics, &builder.clock)?;
         let (server, connection_limiter) = http_server(&config, &proxy, &metrics, listeners);
         let (stage, stages) = watch::channel(LifecycleStage::Serving);
         let parts = LongLivedParts {

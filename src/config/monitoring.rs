@@ -1,11 +1,48 @@
-//! `[traces]`: export of spans by OTLP. Every program reads these settings; one without the feature `otlp` refuses them.
+//! `[ledger]`, `[alarms]` and `[traces]`: what the relay records for administrators, and when it asks for them. Every
+//! program reads `[traces]`; one without the feature `otlp` refuses an endpoint.
+
+use std::time::Duration;
 
 use http::Uri;
 
 use crate::defaults;
 use crate::document::Document;
 use crate::problem::{Location, Problem};
+use crate::reader::{size, time};
 use crate::summary::service_url;
+
+/// `[ledger]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct LedgerSettings {
+    /// Maximum bytes of the ledger on disk, 16 MiB to 16 GiB.
+    pub max_size: u64,
+}
+
+pub(crate) fn read_ledger(document: &mut Document) -> LedgerSettings {
+    let mut s = document.take_section("ledger");
+    let ledger = LedgerSettings { max_size: size(&mut s, "max_size", defaults::LEDGER_SIZE) };
+    document.close(s);
+    ledger
+}
+
+/// `[alarms]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AlarmSettings {
+    /// Time for which the line may be saturated, 1 m to 7 d.
+    pub saturated_after: Duration,
+    /// Time for which no refresh of catalogs may succeed, 10 m to 30 d.
+    pub catalogs_after: Duration,
+}
+
+pub(crate) fn read_alarms(document: &mut Document) -> AlarmSettings {
+    let mut s = document.take_section("alarms");
+    let alarms = AlarmSettings {
+        saturated_after: time(&mut s, "saturated_after", defaults::SATURATED_AFTER),
+        catalogs_after: time(&mut s, "catalogs_after", defaults::CATALOGS_AFTER),
+    };
+    document.close(s);
+    alarms
+}
 
 /// `[traces]`
 #[derive(Clone, Debug, PartialEq)]
