@@ -1,5 +1,5 @@
 //! The admin address: the status page, metrics, health, and the API of `gupd status`, `why`, `refresh`, `reload`, `upgrade`,
-//! `drain`, `rollout` and `store purge`.
+//! `drain`, `rollout`, `store purge` and `store warm`.
 //!
 //! It owns no state: handlers read and call the parts of the relay in [`AdminApi`]. Requests that change something, or
 //! return client addresses, need the admin token (`auth`). Connections and requests are bounded (`listener`).
@@ -27,6 +27,7 @@ mod status;
 mod summary;
 mod token;
 mod traffic;
+mod warm;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,6 +63,7 @@ pub use self::status::{
 };
 use self::summary::SummarySchedule;
 pub use self::token::{AdminTokens, TokenRole, read_token};
+pub use self::warm::WarmRequest;
 use gupd_cache::fill::Fills;
 use gupd_config::PublicName;
 use gupd_config::clock::Clock;
@@ -216,6 +218,8 @@ impl AdminApi {
                 get(inventory::show).put(inventory::replace).delete(inventory::remove),
             )
             .route("/api/v1/store/held", get(held::list).post(held::decide))
+            .route("/api/v1/store/content", get(warm::list))
+            .route("/api/v1/store/warm", post(warm::warm))
             .route("/api/v1/rollout", get(rollout::status).post(rollout::command))
             .route("/api/v1/rollout/clients", get(clients::list))
             .route("/api/v1/rollout/view", get(rollout::view))

@@ -12,7 +12,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::problem;
 #[cfg(test)]
-use super::{clients, commands, events, fills, held, inventory, purge, rollout, status, traffic};
+use super::{clients, commands, events, fills, held, inventory, purge, rollout, status, traffic, warm};
 
 /// The description; `UPDATE_REFERENCES=1 cargo nextest run -p gupd-admin openapi` writes it anew.
 const DESCRIPTION: &str = include_str!("openapi.json");
@@ -42,6 +42,8 @@ const DESCRIPTION: &str = include_str!("openapi.json");
         inventory::remove,
         held::list,
         held::decide,
+        warm::list,
+        warm::warm,
         rollout::status,
         rollout::command,
         clients::list,

@@ -1,11 +1,11 @@
 //! A client of a relay's admin address: one request a connection, with the admin token where it is needed.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -18,14 +18,25 @@ use super::{CommandError, new_runtime};
 use gupd_admin::{ProblemDocument, read_token};
 use gupd_config::{CertificateFiles, Config, Pin, Trust};
 use gupd_net::pem;
-use gupd_net::upstream::connect_tls;
+use gupd_net::upstream::{connect_tls, connect_tls_by_name};
 
 /// Maximum bytes of the response to a command: a few lines.
 const MAX_RESPONSE: usize = 64 << 10;
 
+/// Port of `server.admin` by default.
+const DEFAULT_PORT: u16 = 9467;
+
+/// Interval of the requests that observe a long command.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Maximum bytes of an observation: a thousand running fills.
+const MAX_POLLED: usize = 16 << 20;
+
 /// Client of the admin address of one relay.
 pub(super) struct AdminClient {
     address: SocketAddr,
+    /// Host name of its certificate; `None` for its address.
+    name: Option<String>,
     token: Option<String>,
     /// Trust in the relay's certificate; `None` without TLS.
     trust: Option<Trust>,
@@ -49,7 +60,8 @@ impl AdminClient {
     pub(super) fn new(config: &Config) -> Result<Self, CommandError> {
         let own = config.server.admin_tls.as_ref().and_then(|tls| tls.certificates.first());
         let trust = own.map(own_certificate).transpose()?;
-        Ok(Self { address: config.server.admin, token: None, trust, runtime: new_runtime()? })
+        let address = config.server.admin;
+        Ok(Self { address, name: None, token: None, trust, runtime: new_runtime()? })
     }
 
     /// Uses TLS, and trusts certificates of these issuers only.
@@ -71,6 +83,69 @@ impl AdminClient {
             Some(file) => Self::with_token(config, file).or_else(|_| Self::new(config)),
             None => Self::new(config),
         }
+    }
+
+    /// Creates a client of another relay, `http://HOST:PORT` or `https://HOST:PORT`. Its certificate must be of `issuers`, or of
+    /// one that the system trusts.
+    pub(super) fn for_url(
+        url: &str,
+        issuers: Option<&Path>,
+        token_file: Option<&Path>,
+    ) -> Result<Self, CommandError> {
+        let invalid = |why: &str| {
+            CommandError::Configuration(format!("{url}: {why}: use a URL such as http://192.0.2.10:9467"))
+        };
+        let uri: Uri = url.parse().map_err(|_| invalid("not a URL"))?;
+        let has_tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(invalid("neither http nor https")),
+        };
+        if uri.path_and_query().is_some_and(|path| path != "/") {
+            return Err(invalid("an admin address has no path"));
+        }
+        let host = uri.host().ok_or_else(|| invalid("no host"))?.trim_matches(['[', ']']).to_owned();
+        let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
+        let resolved = (host.as_str(), port).to_socket_addrs().map(|mut found| found.next());
+        let address = match resolved {
+            Ok(Some(address)) => address,
+            Ok(None) => return Err(CommandError::Failed(format!("{url}: {host} has no address"))),
+            Err(error) => {
+                return Err(CommandError::Failed(format!("{url}: {host} is not resolved: {error}")));
+            }
+        };
+        let trust = has_tls.then(|| Trust { ca: issuers.map(Path::to_owned), ..Trust::default() });
+        let token = token_file.map(read_token).transpose().map_err(CommandError::Configuration)?;
+        Ok(Self { address, name: Some(host), token, trust, runtime: new_runtime()? })
+    }
+
+    /// Sends a request, and meanwhile another one every second. `observe` gets the bodies that answer it.
+    pub(super) fn send_beside(
+        &self,
+        request: AdminRequest<'_>,
+        beside: &str,
+        mut observe: impl FnMut(&[u8]),
+    ) -> Result<(StatusCode, Bytes), RequestError> {
+        self.runtime.block_on(async {
+            let mut exchange = std::pin::pin!(self.exchange(request));
+            loop {
+                tokio::select! {
+                    response = &mut exchange => return response,
+                    () = tokio::time::sleep(POLL_INTERVAL) => {}
+                }
+                let poll = AdminRequest {
+                    method: Method::GET,
+                    path: beside,
+                    body: Bytes::new(),
+                    max_response: MAX_POLLED,
+                };
+                if let Ok(Ok((StatusCode::OK, body))) =
+                    tokio::time::timeout(POLL_INTERVAL, self.exchange(poll)).await
+                {
+                    observe(&body);
+                }
+            }
+        })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -122,7 +197,12 @@ impl AdminClient {
         let stream = TcpStream::connect(self.address).await?;
         match &self.trust {
             None => self.exchange_over(stream, request).await,
-            Some(trust) => self.exchange_over(connect_tls(stream, trust).await?, request).await,
+            Some(trust) => match &self.name {
+                None => self.exchange_over(connect_tls(stream, trust).await?, request).await,
+                Some(name) => {
+                    self.exchange_over(connect_tls_by_name(stream, name, trust).await?, request).await
+                }
+            },
         }
     }
 

@@ -3,7 +3,7 @@
 use clap::Command;
 
 /// Commands by their words, and their examples. Commands with other text after their options have it beside their flags.
-const EXAMPLES: [(&str, &[&str]); 31] = [
+const EXAMPLES: [(&str, &[&str]); 32] = [
     (
         "serve",
         &[
@@ -59,6 +59,13 @@ const EXAMPLES: [(&str, &[&str]); 31] = [
     ("tier gc", &["gupd tier gc --older 30d --keep 3 --dry-run", "gupd tier gc --keep 3 --json"]),
     ("store release", &["gupd store release 0a1b2c3d"]),
     ("store reject", &["gupd store reject 0a1b2c3d --reason \"not from the vendor\""]),
+    (
+        "store warm",
+        &[
+            "gupd store warm --from http://192.0.2.11:9467 --from-token-file relay-1.token",
+            "gupd store warm --from s3://content/gupd --since 30d --json",
+        ],
+    ),
     ("store import", &["sudo gupd store import week.tar"]),
 ];
 

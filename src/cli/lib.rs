@@ -114,7 +114,7 @@ enum Command {
         #[command(subcommand)]
         command: Box<rollout::RolloutSubcommand>,
     },
-    /// List, purge, verify, export or import stored objects.
+    /// List, purge, verify, export, import or warm stored objects.
     Store {
         #[command(subcommand)]
         command: store::StoreCommand,

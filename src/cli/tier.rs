@@ -92,7 +92,7 @@ pub(super) fn run(command: TierCommand) -> Result<(), CommandError> {
 }
 
 /// Loads the configuration, and opens its tier.
-fn open(file: &ConfigFile) -> Result<(Config, Arc<Tier>), CommandError> {
+pub(super) fn open(file: &ConfigFile) -> Result<(Config, Arc<Tier>), CommandError> {
     let config = file.load_without_upstreams(&Overrides::default())?;
     let Some(settings) = &config.tier else {
         let why = config.warnings.iter().find(|warning| warning.key.as_deref() == Some("tier.url"));
@@ -107,7 +107,7 @@ fn open(file: &ConfigFile) -> Result<(Config, Arc<Tier>), CommandError> {
     Ok((config, Arc::new(tier)))
 }
 
-fn failed(url: &str, error: &TierError) -> CommandError {
+pub(super) fn failed(url: &str, error: &TierError) -> CommandError {
     CommandError::Failed(format!("tier {url}: {error}"))
 }
 

@@ -7,7 +7,8 @@
 //!
 //! Start with [`Refresher`], the handle, and `task`, the order of all work. `revalidate` is a refresh without rings,
 //! `publish` one with rings; `collect` and `snapshot` make the catalogs coherent. `prefetch` and the two predictors
-//! choose payloads, and `check` looks at stored ones. Requests are made by [`gupd_proxy::Background`].
+//! choose payloads, `warm` fetches those of a list, and `check` looks at stored ones. Requests are made by
+//! [`gupd_proxy::Background`].
 
 mod check;
 mod collect;
@@ -22,12 +23,13 @@ mod selection;
 mod snapshot;
 mod spelling;
 mod task;
+mod warm;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use utoipa::ToSchema;
 
 use self::metrics::RefreshMetrics;
@@ -35,6 +37,7 @@ use self::prefetch::PrefetchFailure;
 use self::revalidate::CatalogOutcome;
 use self::task::RefreshOutcome;
 pub use self::task::RefreshTask;
+pub use self::warm::{ContentItem, ContentList, WarmOutcome, WarmReport, WarmStop};
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::RefreshSchedule;
 use gupd_config::{Config, PrefetchSettings};
@@ -81,6 +84,10 @@ pub struct Refresher {
     requests: mpsc::Sender<oneshot::Sender<RefreshReport>>,
     settings: Arc<watch::Sender<TaskSettings>>,
     metrics: Arc<RefreshMetrics>,
+    /// For warm starts, which run beside the task.
+    worker: RefreshWorker,
+    /// Held by the running warm start.
+    warming: Arc<Mutex<()>>,
 }
 
 /// Settings of the task in one configuration.
@@ -94,7 +101,7 @@ struct TaskSettings {
 }
 
 /// The means of the task. Its methods are spread over the modules.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct RefreshWorker {
     background: Arc<Background>,
     rollouts: Rollouts,
@@ -140,8 +147,9 @@ impl Refresher {
         let (requests, request_queue) = mpsc::channel(MAX_WAITING);
         let (settings, current) = watch::channel(TaskSettings::new(config));
         let worker = RefreshWorker { background, rollouts, store, metrics: metrics.clone(), clock };
-        let task = RefreshTask::new(worker, request_queue, current);
-        (Self { requests, settings: Arc::new(settings), metrics }, task)
+        let task = RefreshTask::new(worker.clone(), request_queue, current);
+        let warming = Arc::default();
+        (Self { requests, settings: Arc::new(settings), metrics, worker, warming }, task)
     }
 
     /// Applies new settings. A running refresh continues.

@@ -74,4 +74,5 @@ mod tier;
 mod top;
 mod unconfigured;
 mod upgrade;
+mod warm;
 mod why;

@@ -1,5 +1,5 @@
 //! `gupd store`: commands on a store. They open its folder themselves. `ls`, `export` and `verify --dry-run` work
-//! beside a running relay; other commands need the lock of the folder. `purge` asks the relay that has it.
+//! beside a running relay; other commands need the lock of the folder. `purge` asks the relay that has it, and so does `warm`.
 
 mod held;
 mod list;
@@ -8,6 +8,8 @@ mod purge;
 mod selection;
 mod transfer;
 mod verify;
+mod warm;
+mod warm_source;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -107,6 +109,8 @@ pub(super) enum StoreCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Make the running relay fetch what another relay or the shared tier has, inside its windows and limits.
+    Warm(warm::WarmFlags),
     /// Verify a bundle and add the objects that the store does not have.
     Import {
         #[command(flatten)]
@@ -143,6 +147,7 @@ pub(super) fn run(command: StoreCommand) -> Result<(), CommandError> {
         StoreCommand::Export { location, since, output, json } => {
             transfer::export(&location, since, &output, json)
         }
+        StoreCommand::Warm(flags) => warm::run(&flags),
         StoreCommand::Import { location, bundle, json } => transfer::import(&location, &bundle, json),
     }
 }

@@ -58,7 +58,7 @@ use self::state::UpstreamState;
 use self::tier::{ConfiguredTier, TierState};
 pub use self::tier::{TIER, TIER_OBJECT};
 pub(crate) use self::tls::connect_tls_to;
-pub use self::tls::{TrustError, connect_tls, load_tls};
+pub use self::tls::{TrustError, connect_tls, connect_tls_by_name, load_tls};
 use self::transfer_meter::TransferMeter;
 use crate::metrics::NetMetrics;
 use crate::shape::WanLimiter;

@@ -127,6 +127,19 @@ pub async fn connect_tls(
     connect_tls_to(stream, name, trust).await
 }
 
+/// Starts TLS with the server of this host name or address, for a command.
+///
+/// # Errors
+/// When the name is none, the trust cannot be loaded, or the handshake fails.
+pub async fn connect_tls_by_name(
+    stream: TcpStream,
+    host: &str,
+    trust: &Trust,
+) -> Result<TlsStream<TcpStream>, Box<dyn std::error::Error + Send + Sync>> {
+    let name = ServerName::try_from(host.to_owned())?;
+    connect_tls_to(stream, name, trust).await
+}
+
 /// Starts TLS with the server of this name.
 pub(crate) async fn connect_tls_to(
     stream: TcpStream,

@@ -110,6 +110,17 @@ impl Background {
         self.generations.load().classify(key).map(|classification| classification.class)
     }
 
+    /// Returns true if clients that spell the path so get the object of this key.
+    pub fn is_spelling(&self, key: &str, path: &PathAndQuery) -> bool {
+        let (parts, generation) = (key::split_key(key), self.generations.load());
+        let route = generation.policy.find_route(parts.route);
+        let Some((route, normal)) = route.zip(key::normalize(path.path(), path.query()).ok()) else {
+            return false;
+        };
+        let classified = generation.policy.classify(route, normal.path());
+        normal.with_query(classified.key_query()).path_and_query() == parts.target
+    }
+
     /// The keys under which a path on a route of every host is stored: one, or one for each binding.
     ///
     /// # Errors
