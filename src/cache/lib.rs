@@ -42,11 +42,11 @@ pub use self::selection::{ObjectSelection, PathGlob, age};
 /// `store.memory`.
 const HOT_ENTRIES: u64 = 32 << 20;
 
-/// Time for which requests for an unstorable key are not collapsed: each client asks the upstream at once, instead of
-/// waiting for a response that it cannot share.
+/// Time for which equal requests for an unstorable key are not collapsed: each client asks the upstream at once, instead
+/// of waiting for a response that it cannot share.
 const REMEMBER_UNSTORABLE: Duration = Duration::from_secs(60);
 
-/// Maximum number of remembered unstorable keys.
+/// Maximum number of remembered unstorable responses.
 const MAX_UNSTORABLE: usize = 10_000;
 
 /// Result of a lookup.
@@ -68,8 +68,8 @@ pub enum CacheLookup {
 pub struct Cache {
     hot: moka::sync::Cache<ObjectKey, Variants>,
     negative: NegativeEntries,
-    /// True for responses to requests with unusual fields, which say nothing about others.
-    unstorable: RecentMap<ObjectKey, (UnstorableReason, bool)>,
+    /// By key and hash of the fields sent: the response to other fields may be another one.
+    unstorable: RecentMap<(ObjectKey, u64), UnstorableReason>,
     store: Arc<Store>,
     rules: ArcSwap<config::CacheSettings>,
     clock: Clock,
@@ -329,18 +329,18 @@ impl Cache {
         self.rules.load().store_set_cookie
     }
 
-    /// Returns the reason why the last response under this key was not shared, if remembered. The response to a
-    /// request with unusual fields counts only for requests that have some too.
-    pub fn unstorable(&self, key: &str, is_unusual: bool) -> Option<UnstorableReason> {
-        let (why, of_unusual) = self.unstorable.get(key)?;
-        (is_unusual || !of_unusual).then_some(why)
+    /// Returns the reason why the last response under this key was not shared, if remembered. It counts for requests with
+    /// the same fields alone, so that no client decides about the others. `hash_fields` is called only if needed.
+    pub fn unstorable(&self, key: &ObjectKey, hash_fields: impl FnOnce() -> u64) -> Option<UnstorableReason> {
+        if self.unstorable.is_empty() {
+            return None;
+        }
+        self.unstorable.get(&(key.clone(), hash_fields()))
     }
 
-    /// Remembers that a response under this key was not shared.
-    pub(crate) fn remember_unstorable(&self, key: &ObjectKey, why: UnstorableReason, is_unusual: bool) {
-        if !is_unusual || self.unstorable(key, false).is_none() {
-            self.unstorable.insert(key.clone(), (why, is_unusual));
-        }
+    /// Remembers that the response to this request was not shared.
+    pub(crate) fn remember_unstorable(&self, request: &fill::FillRequest, why: UnstorableReason) {
+        self.unstorable.insert((request.key.clone(), request.hash_fields()), why);
     }
 
     /// Replaces the settings. Classes and freshness may differ, so hot entries are dropped.

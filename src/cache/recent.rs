@@ -54,6 +54,10 @@ impl<K: Hash + Eq, V: Clone> RecentMap<K, V> {
         replaced.is_none_or(|(inserted, _)| inserted.elapsed() >= self.lifetime)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     pub(crate) fn remove<Q: Hash + Eq + ?Sized>(&self, key: &Q)
     where
         K: Borrow<Q>,

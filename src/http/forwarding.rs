@@ -161,12 +161,6 @@ pub fn withholds_fields(client: &HeaderMap, class: Class) -> bool {
     client.keys().any(|name| !is_sent_by_fills(name, class) && !is_never_sent_by_fills(name))
 }
 
-/// Returns true if a fill sends a field of this client that updaters do not send. A response that is for one client alone
-/// may be so because of it.
-pub fn has_unusual_fields(client: &HeaderMap, class: Class) -> bool {
-    client.keys().any(|name| is_sent_by_fills(name, class) && !CONTENT_FIELDS.contains(name))
-}
-
 /// Returns a number that is the same for equal fields in any order.
 pub fn hash_fields(fields: &HeaderMap) -> u64 {
     let hash = |(name, value): (&HeaderName, &HeaderValue)| {

@@ -284,6 +284,11 @@ impl<'a> Exchange<'a> {
         FillRequest { variant, stale, bandwidth, ..self.refetch_request(self.key().clone(), classification) }
     }
 
+    /// The hash of the fields that a fill for this request sends.
+    pub(crate) fn hash_sent_fields(&self) -> u64 {
+        self.refetch_request(self.key().clone(), self.classification()).hash_fields()
+    }
+
     /// The request that brings a stored response again.
     pub(crate) fn refetch_request(&self, key: ObjectKey, classification: &Classification) -> FillRequest {
         let instance = self.generation.upstreams.instance();

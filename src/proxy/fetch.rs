@@ -242,9 +242,8 @@ impl Attempt {
         if is_new_variant && !admit_variant(proxy, exchange, &self.variant) {
             return Some(UnstorableReason::ClientVariants);
         }
-        // The last response for this key was not storable (hit-for-pass), unless it is known to be another client's.
-        let is_unusual = forwarding::has_unusual_fields(&exchange.headers, exchange.classification().class);
-        proxy.cache.unstorable(exchange.key(), is_unusual).filter(|_| !self.has_left_other)
+        // The last response to such a request was not storable (hit-for-pass).
+        proxy.cache.unstorable(exchange.key(), || exchange.hash_sent_fields())
     }
 
     /// Waits for the outcome of a fill and answers from it.

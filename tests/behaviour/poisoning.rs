@@ -68,11 +68,11 @@ async fn special_request_costs_at_most_one_more_fill() {
     }
 }
 
-/// A field that spoils the request of its client, and the status and `Cache-Control` that a manager answers with.
-type SpoiltCase = ((&'static str, &'static str), (u16, &'static str));
+/// A field that spoils the request of its client, and the answer of a manager: its status and `Cache-Control`, or a field.
+type SpoiltCase<A> = ((&'static str, &'static str), (A, &'static str));
 
 /// Each field with each answer, for a payload, a catalog and a page.
-fn spoilt_cases() -> Vec<(String, SpoiltCase)> {
+fn spoilt_cases() -> Vec<(String, SpoiltCase<u16>)> {
     let fields = [
         ("Accept", "text/unknown"),
         ("Accept-Language", "xx"),
@@ -83,9 +83,6 @@ fn spoilt_cases() -> Vec<(String, SpoiltCase)> {
     ];
     let answers = [(200, "private"), (403, "no-store"), (406, ""), (500, "")];
     let cases = fields.into_iter().flat_map(|field| answers.into_iter().map(move |answer| (field, answer)));
-    // Updaters send the other fields too: a page for one client alone is then expected to be one for each.
-    let cases =
-        cases.filter(|((name, _), (status, _))| *status != 200 || ["Cookie", "X-Token"].contains(name));
     let paths = ["/content/1/N.zip", "/aN_1.0_english_livetri.zip", "/files/N.msi"];
     let targets = paths.into_iter().flat_map(|path| cases.clone().map(move |case| (path, case)));
     let named = |(number, (path, case)): (usize, (&str, _))| (path.replace('N', &number.to_string()), case);
@@ -129,6 +126,69 @@ async fn followers_of_a_spoilt_request_share_a_clean_one() {
         // A client that a manager refuses without its fields asks again with all of them.
         let requests = site.manager.request_count(&target);
         assert!(requests <= 3, "{target} {case:?}: {requests} requests");
+    }
+}
+
+/// Requests that a manager answers for their client alone, and its response.
+fn private_cases() -> Vec<(String, SpoiltCase<&'static str>)> {
+    let fields = [
+        ("Accept", "text/unknown"),
+        ("Accept-Encoding", "gzip"),
+        ("Accept-Language", "xx"),
+        ("Cache-Control", "max-age=0"),
+        ("Cookie", "session=1"),
+        ("Pragma", "x"),
+        ("User-Agent", "scanner"),
+        ("Via", "1.1 scanner"),
+        ("X-Token", "1"),
+    ];
+    let answers = [
+        ("Cache-Control", "private"),
+        ("Cache-Control", "no-store"),
+        ("Vary", "*"),
+        ("Set-Cookie", "session=1"),
+        ("ETag", ""),
+    ];
+    let cases = fields.into_iter().flat_map(|field| answers.into_iter().map(move |answer| (field, answer)));
+    cases.enumerate().map(|(number, case)| (format!("/files/{number}.msi"), case)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_answer_to_one_client_leaves_sharing_to_others() {
+    const OTHERS: usize = 4;
+    let gate = Gate::default();
+    let (held, cases) = (gate.clone(), private_cases());
+    let answers: HashMap<_, _> = cases.iter().cloned().collect();
+    let site = site_of(move |request| {
+        let ((name, value), refusal) = *answers.get(&request.target)?;
+        Some(match request.header(name).is_some_and(|sent| sent.starts_with(value)) {
+            true if refusal.0 == "ETag" => Resource::new("page").without("ETag").without("Last-Modified"),
+            true => Resource::new("page").header(refusal.0, refusal.1),
+            false => Resource::new("content").header("Cache-Control", "max-age=600").held(&held),
+        })
+    });
+    for (target, ((name, value), refusal)) in &cases {
+        let odd = || site.send(Request::get(target).header(name, value));
+        assert_eq!(odd().await.expect_body(), b"page", "{name}: {refusal:?}");
+        // Its own requests are not collapsed, as those for any private page.
+        assert_eq!(odd().await.expect_body(), b"page", "{name}: {refusal:?}");
+    }
+    let address = site.address();
+    let mut others = JoinSet::new();
+    let connected = site.metric("gupd_connections_total").await;
+    for (target, _) in &cases {
+        for _ in 0..OTHERS {
+            let target = target.clone();
+            others.spawn(async move { Request::get(&target).send(address).await });
+        }
+    }
+    site.wait_for_metric("gupd_connections_total", connected + (OTHERS * cases.len()) as f64).await;
+    gate.open();
+    for response in others.join_all().await {
+        assert_eq!(response.expect_body(), b"content");
+    }
+    for (target, case) in cases {
+        assert_eq!(site.manager.request_count(&target), 3, "{target} {case:?}");
     }
 }
 

@@ -17,7 +17,7 @@ use crate::CacheEntry;
 use gupd_config::UpstreamId;
 use gupd_config::clock::UnixMillis;
 use gupd_http::status::ForwardOutcome;
-use gupd_http::{CacheControl, UnstorableReason, Verdict, forwarding};
+use gupd_http::{CacheControl, UnstorableReason, Verdict};
 use gupd_net::upstream::{CurrentUpstream, Upstream};
 use gupd_store::CHUNK;
 
@@ -103,7 +103,7 @@ impl FillFlags {
             number,
             started: Instant::now(),
             content_type: request.classification.content_type.clone(),
-            fields: forwarding::hash_fields(&request.headers),
+            fields: request.hash_fields(),
             starter: request.client,
             shared: CancellationToken::new(),
             joined: AtomicU64::new(0),

@@ -9,9 +9,9 @@ use http::uri::PathAndQuery;
 use crate::CacheEntry;
 use gupd_config::policy::{Classification, PayloadForm};
 use gupd_config::{Class, GroupId, UpstreamId};
-use gupd_http::SelectingRequest;
 use gupd_http::key::split_key;
 use gupd_http::range::RequestedPart;
+use gupd_http::{SelectingRequest, forwarding};
 use gupd_net::field_names::FieldNames;
 use gupd_net::shape::BandwidthClass;
 use gupd_net::traffic::{TransferCause, TransferLabels};
@@ -87,6 +87,11 @@ impl FillRequest {
         };
         let (content_type, group) = (Some(content_type.clone()), self.group.clone());
         TransferLabels { cause, content_type, form: Some(*form), group }
+    }
+
+    /// Returns a number that is the same for requests that send the same fields.
+    pub fn hash_fields(&self) -> u64 {
+        forwarding::hash_fields(&self.headers)
     }
 
     /// Returns the parts that select a response.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{FillHandle, FillRequest, Fills, Phase};
-use gupd_http::forwarding;
 use gupd_http::key::split_key;
 
 /// A running fill.
@@ -46,7 +45,7 @@ impl Fills {
 impl FillHandle {
     /// Returns true if the fill sends the same fields as one of this request would.
     pub fn sends_fields_of(&self, request: &FillRequest) -> bool {
-        self.flags.fields == forwarding::hash_fields(&request.headers)
+        self.flags.fields == request.hash_fields()
     }
 
     /// Describes the fill of the object with this key.

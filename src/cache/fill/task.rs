@@ -30,7 +30,7 @@ use gupd_config::{Class, UpstreamId};
 use gupd_http::key;
 use gupd_http::refusal::BudgetKind;
 use gupd_http::validator::{add_validators, matches_stored};
-use gupd_http::{VaryFields, compact, forwarding, update};
+use gupd_http::{VaryFields, compact, update};
 use gupd_net::upstream::{
     CurrentUpstream, PeerProof, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams,
 };
@@ -272,9 +272,7 @@ impl FillTask {
                 let class = self.request.classification.class;
                 let is_lasting = why.is_lasting() && !status.is_client_error();
                 if is_lasting && !matches!(class, Class::Payload | Class::Catalog) {
-                    let FillRequest { key, client_headers, .. } = &*self.request;
-                    let is_unusual = forwarding::has_unusual_fields(client_headers, class);
-                    self.context.cache.remember_unstorable(key, why, is_unusual);
+                    self.context.cache.remember_unstorable(&self.request, why);
                 }
                 // The client gets a newer response, which cannot replace the stored one.
                 if let Some(replaced) = self.replaced.as_ref().filter(|_| status == StatusCode::OK) {

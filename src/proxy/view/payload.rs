@@ -65,7 +65,7 @@ async fn exists(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Option<bool> {
         Lookup::Missing => String::new(),
     };
     if exchange.control.has(Directive::OnlyIfCached)
-        || proxy.cache.unstorable(exchange.key(), false).is_some()
+        || proxy.cache.unstorable(exchange.key(), || exchange.hash_sent_fields()).is_some()
     {
         return None;
     }

@@ -396,7 +396,7 @@ impl FillTask {
     /// nor continue without followers.
     fn check_open_ended(&self, bytes: u64) -> Result<(), FillError> {
         if bytes > self.context.open_ended_max() {
-            self.context.cache.remember_unstorable(&self.request.key, UnstorableReason::OpenEnded, false);
+            self.context.cache.remember_unstorable(&self.request, UnstorableReason::OpenEnded);
             return Err(FillError::OpenEnded);
         }
         if !self.has_followers() && self.request.classification.class == Class::Generic {
