@@ -123,6 +123,115 @@ async fn queued_fill_that_others_follow_has_their_share() {
     gate.open();
 }
 
+/// Length of an object whose ranges a client takes far apart.
+const FAR_LENGTH: usize = 32 << 20;
+
+/// Begin of the range that its manager sends at once.
+const PROMPT: usize = 30 << 20;
+
+/// A site with 16 fills at once, and a manager that sends far ranges of its large objects only when the gate is open.
+fn site_with_held_ranges(gate: &Gate) -> Site {
+    let (gate, far) = (gate.clone(), bytes(1, FAR_LENGTH));
+    let prompt = format!("bytes={PROMPT}-");
+    let respond = move |request: &RecordedRequest| {
+        let is_prompt = request.header("range").is_some_and(|range| range.starts_with(&prompt));
+        Some(match request.target.contains("far") {
+            true if is_prompt => Resource::new(far.clone()),
+            true => Resource::new(far.clone()).stalled(1, &gate),
+            false => Resource::new("definitions"),
+        })
+    };
+    let manager = Manager::with_origin(OriginServer::computed(respond)).unwrap();
+    Site::for_manager(manager, |config| config.fill.max_concurrent = 16)
+}
+
+fn far_object(number: usize) -> String {
+    PAYLOAD.replace("full.zip", &format!("far{number}.zip"))
+}
+
+/// Objects and ranges of some requests: each range of each object alone, two ranges at once, and many objects.
+fn far_requests() -> [(&'static str, Vec<(String, String)>); 3] {
+    let ranges = |count: usize| (1..=count).map(|number| (number << 21, (number << 21) + 9));
+    let each =
+        |(object, (start, end)): (usize, (usize, usize))| (far_object(object), format!("{start}-{end}"));
+    let pairs = |(object, (start, end)): (usize, (usize, usize))| {
+        (far_object(object), format!("{start}-{end},{}-{}", start + 99, end + 99))
+    };
+    let of_objects = |objects: usize, count| {
+        (0..objects).flat_map(move |object| ranges(count).map(move |range| (object, range)))
+    };
+    [
+        ("far ranges", of_objects(3, 12).map(each).collect()),
+        ("several ranges at once", of_objects(3, 12).map(pairs).collect()),
+        ("many objects", of_objects(36, 1).map(each).collect()),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn far_ranges_of_one_client_leave_connections_to_others() {
+    for (kind, requests) in far_requests() {
+        let gate = Gate::default();
+        let site = site_with_held_ranges(&gate);
+        let mut greedy = Vec::new();
+        for (target, range) in &requests {
+            let mut client = WireClient::connect_from(GREEDY, site.address()).await;
+            client.write_request(&Request::get(target).range(range)).await.unwrap();
+            greedy.push(client);
+        }
+        // The permits of all clients, and one of its own.
+        site.manager.wait_for_connections(11).await;
+        for (target, range) in
+            [("/content/other.zip", "0-4".to_owned()), (&far_object(0), format!("{PROMPT}-"))]
+        {
+            let response = ask(OTHER, &site, Request::get(target).range(&range)).await;
+            assert_eq!(response.status, 206, "{kind}: {target}");
+            let expected = if target.contains("far") { FAR_LENGTH - PROMPT } else { 5 };
+            assert_eq!(response.expect_body().len(), expected, "{kind}: {target}");
+        }
+        assert!(site.manager.connections() <= 13, "{kind}: {} connections", site.manager.connections());
+        // The greedy client gets its ranges one after the other.
+        gate.open();
+        for client in &mut greedy {
+            let mut response = client.read_head().await.unwrap();
+            client.read_rest("GET", &mut response).await;
+            assert_eq!((response.status, &response.ending), (206, &Ending::Complete), "{kind}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_of_ranges_end_after_their_client_left() {
+    let far = bytes(1, FAR_LENGTH);
+    let respond = move |request: &RecordedRequest| {
+        let is_far = request.target.contains("far");
+        Some(if is_far { Resource::new(far.clone()).rate(1 << 20) } else { Resource::new("definitions") })
+    };
+    let manager = Manager::with_origin(OriginServer::computed(respond)).unwrap();
+    let site = Site::for_manager(manager, |config| {
+        config.fill.max_concurrent = 16;
+        config.fill.idle_timeout = Duration::from_secs(1);
+        config.server.stall_timeout = Duration::from_millis(500);
+    });
+    let (_reader, _) = site.start_download(&far_object(0), 1).await;
+    let mut greedy = Vec::new();
+    for number in 1..=12 {
+        let mut client = WireClient::connect_from(GREEDY, site.address()).await;
+        let range = format!("{}-", number << 21);
+        client.write_request(&Request::get(&far_object(0)).range(&range)).await.unwrap();
+        greedy.push(client);
+    }
+    site.manager.wait_for_connections(11).await;
+    drop(greedy);
+    // The fill of the reader goes on, and the other permits are free again.
+    let mut held = Vec::new();
+    for number in 1..=10 {
+        let mut client = WireClient::connect_from(GREEDY, site.address()).await;
+        client.write_request(&Request::get(&far_object(number))).await.unwrap();
+        held.push(client);
+    }
+    site.wait_for_metric("gupd_fills_running", 11.0).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fill_without_a_permit_in_time_is_503() {
     let gate = Gate::default();

@@ -1,10 +1,11 @@
-//! Admission of fills: at most `fill.max_concurrent` run, and no client can hold all of their permits. Most permits go in
-//! order of arrival. A quarter is for clients that hold few of it, an eighth for catalogs and revalidations, which are
+//! Admission of fills and of their runs (ranged downloads) beyond the first: at most `fill.max_concurrent` in all, each of
+//! which holds a connection to an upstream. No client can hold all of the permits. Most permits go in order of arrival. A quarter is for clients that hold few of it, an eighth for catalogs and revalidations, which are
 //! small and which every client waits for. A queued fill may gain followers of other clients, and
 //! then no longer counts against the client that started it. A fill gives its permit back before the commit of a small
 //! body, so that a disk that is slow for a moment delays no other fill; [`CommitBacklog`] bounds what waits.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -42,7 +43,7 @@ pub(super) struct FillAdmission {
     clients: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
 }
 
-/// Permit of a running fill.
+/// Permit of a running fill, or of one of its runs beyond the first.
 pub(super) struct FillPermit {
     _permit: OwnedSemaphorePermit,
     _client: Option<OwnedSemaphorePermit>,
@@ -68,12 +69,30 @@ impl FillAdmission {
             return Some(FillPermit { _permit: permit, _client: None });
         }
         let is_small = request.classification.class == Class::Catalog || request.stale.is_some();
-        let client = request.client.map(|client| ClientUse::new(self, client));
+        self.queue(request.client, is_small, flags.wait_until_shared()).await
+    }
+
+    /// Waits for a permit for one more run of a fill, which this client reads. Queued fills go first.
+    pub(super) async fn admit_run(&self, client: Option<IpAddr>) -> Option<FillPermit> {
+        if let Ok(permit) = self.common.clone().try_acquire_owned() {
+            return Some(FillPermit { _permit: permit, _client: None });
+        }
+        self.queue(client, false, pending()).await
+    }
+
+    /// Waits for a permit of any share that `client` may have; not for its own share once it reads with others.
+    async fn queue(
+        &self,
+        client: Option<IpAddr>,
+        is_small: bool,
+        shared: impl Future<Output = ()>,
+    ) -> Option<FillPermit> {
+        let client = client.map(|client| ClientUse::new(self, client));
         let fair = async {
             let share = match &client {
                 Some(client) => tokio::select! {
                     share = client.share.clone().acquire_owned() => share.ok(),
-                    () = flags.wait_until_shared() => None,
+                    () = shared => None,
                 },
                 None => None,
             };
@@ -82,7 +101,7 @@ impl FillAdmission {
         let catalog = async {
             match is_small {
                 true => self.catalogs.clone().acquire_owned().await,
-                false => std::future::pending().await,
+                false => pending().await,
             }
         };
         let (permit, share) = tokio::select! {

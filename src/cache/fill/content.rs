@@ -269,9 +269,13 @@ impl FillContent {
         self.lock_state().runs.len()
     }
 
-    /// Returns the range to fetch next and updates which runs are paused. Ranges that no reader wants are returned only
-    /// if `background` is set.
-    pub(super) fn plan(&self, background: bool) -> Option<Range<u64>> {
+    /// Returns the range to fetch next and updates which runs are paused. `admits` says whether a run may start for this
+    /// client. Ranges that no reader wants are returned only if `background` is set.
+    pub(super) fn plan(
+        &self,
+        background: bool,
+        mut admits: impl FnMut(Option<IpAddr>) -> bool,
+    ) -> Option<Range<u64>> {
         let mut state = self.lock_state();
         let state = &mut *state;
         let spans: Vec<_> = state.runs.iter().map(|run| run.span).collect();
@@ -283,7 +287,8 @@ impl FillContent {
         }
         self.plan_changed.notify_waiters();
         let can_fetch = spans.is_empty() || self.accepts_ranges.load(Ordering::Relaxed);
-        can_fetch.then(|| plan.next_range(background)).flatten()
+        let admits = |index: usize| state.demands.get(index).is_some_and(|demand| admits(demand.client));
+        can_fetch.then(|| plan.next_range(background, admits)).flatten()
     }
 
     /// Waits until a reader wants bytes that no run brings, or a follower left.
@@ -291,9 +296,9 @@ impl FillContent {
         self.attention.notified().await;
     }
 
-    /// Returns true if a client reads the content or will.
-    pub(super) fn has_readers(&self) -> bool {
-        !self.lock_state().demands.is_empty()
+    /// Returns the number of clients' requests that read the content or will.
+    pub(super) fn reader_count(&self) -> usize {
+        self.lock_state().demands.len()
     }
 
     /// Returns the clients that read the content, each once.
@@ -372,11 +377,6 @@ impl FillContent {
     /// Returns true if every byte has arrived and the length was declared.
     pub(super) fn has_arrived(&self) -> bool {
         self.length.is_some_and(|length| self.first_missing(0..length).is_none())
-    }
-
-    /// Returns the number of readers that wait for bytes.
-    pub(super) fn reader_count(&self) -> usize {
-        self.lock_state().demands.len()
     }
 
     /// Returns the number of available bytes in `range`.

@@ -14,8 +14,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::admission::FillAdmission;
 use super::run::{RunOutcome, RunSource};
 use super::run_buffer::RunBuffer;
+use super::run_permits::{RunPermit, RunPermits};
 use super::transfer::Transfer;
 use super::{FillContent, FillError, Phase};
 use gupd_config::FinishPolicy;
@@ -47,6 +49,7 @@ pub(super) struct ContentFetch<'a> {
     /// Bandwidth purpose while no client reads.
     pub(super) unread_purpose: Purpose,
     pub(super) stopping: &'a CancellationToken,
+    pub(super) admission: &'a FillAdmission,
 }
 
 /// Result of a [`ContentFetch`].
@@ -89,21 +92,25 @@ impl ContentFetch<'_> {
         followers: &impl Followers,
     ) -> ContentFetchResult {
         let is_wanted = || self.fetches_unread() || followers.has_followers();
-        let start_run = |writer: &mut BlobWriter, range: Range<u64>, transfer| {
-            self.source.run(self.begin_run(writer, range), transfer, self.phase, &check_limit)
+        let mut permits = RunPermits::new(self.admission);
+        let start_run = |writer: &mut BlobWriter, range: Range<u64>, transfer, permit: RunPermit| {
+            let run = self.source.run(self.begin_run(writer, range), transfer, self.phase, &check_limit);
+            async move { (run.await, permit) }
         };
-        let first = first.map(|(range, transfer)| start_run(writer, range, Some(transfer)));
+        let first = first.map(|(range, transfer)| start_run(writer, range, Some(transfer), permits.take()));
         let mut runs: FuturesUnordered<_> = first.into_iter().collect();
         // The reason to end early, once the runs have written their bytes, and the end of the wait for followers.
         let (mut ending, mut lingers_until) = (None, None);
         loop {
             self.set_purpose();
             lingers_until = lingers_until.filter(|_| !is_wanted());
+            permits.begin_plan();
             while ending.is_none()
-                && let Some(range) = self.content.plan(self.fetches_unread())
+                && let Some(range) = self.content.plan(self.fetches_unread(), |client| permits.admits(client))
             {
-                runs.push(start_run(writer, range, None));
+                runs.push(start_run(writer, range, None, permits.take()));
             }
+            permits.end_plan();
             if runs.is_empty()
                 && let Some(error) = ending.take().or_else(|| (!is_wanted()).then_some(FillError::Abandoned))
             {
@@ -111,12 +118,16 @@ impl ContentFetch<'_> {
                 return result;
             }
             tokio::select! {
-                Some(outcome) = runs.next() => match outcome {
-                    RunOutcome::Complete(segment) => writer.return_segment(segment),
-                    RunOutcome::Redundant => {}
-                    RunOutcome::Changed(answer) => return ContentFetchResult::Changed(answer),
-                    RunOutcome::Failed(error) => ending = ending.or(Some(error)),
-                },
+                Some((outcome, permit)) = runs.next() => {
+                    permits.give_back(&permit);
+                    match outcome {
+                        RunOutcome::Complete(segment) => writer.return_segment(segment),
+                        RunOutcome::Redundant => {}
+                        RunOutcome::Changed(answer) => return ContentFetchResult::Changed(answer),
+                        RunOutcome::Failed(error) => ending = ending.or(Some(error)),
+                    }
+                }
+                () = permits.wait_for_grant() => {}
                 () = self.stopping.cancelled(), if ending.is_none() && !self.has_arrived() => {
                     // The condition is as old as the wait: the last byte may have come since.
                     ending = (!self.has_arrived()).then_some(FillError::Stopped);
@@ -161,7 +172,7 @@ impl ContentFetch<'_> {
 
     /// Sets the priority of the bytes, and the client that they count against.
     fn set_purpose(&self) {
-        let purpose = if self.content.has_readers() { Purpose::Client } else { self.unread_purpose };
+        let purpose = if self.content.reader_count() > 0 { Purpose::Client } else { self.unread_purpose };
         let bandwidth = self.source.origin.bandwidth();
         bandwidth.set_purpose(purpose);
         if bandwidth.is_limited() {

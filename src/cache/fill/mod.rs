@@ -28,6 +28,7 @@ mod request;
 mod resumption;
 mod run;
 mod run_buffer;
+mod run_permits;
 mod running;
 mod task;
 mod transfer;

@@ -46,11 +46,17 @@ impl RunSpan {
 
 impl FetchPlan<'_> {
     /// Returns the next range to request. The caller must cut a run that reaches into the range at the range's start.
-    pub(super) fn next_range(&self, background: bool) -> Option<Range<u64>> {
+    /// `admits` says whether a run may start for the demand at an index; it is asked only if one would.
+    pub(super) fn next_range(
+        &self,
+        background: bool,
+        mut admits: impl FnMut(usize) -> bool,
+    ) -> Option<Range<u64>> {
         if self.runs.len() >= MAX_RUNS {
             return None;
         }
-        let demanded = self.demands.iter().find_map(|demand| self.missing_for(demand));
+        let mut lacking = self.demands.iter().enumerate();
+        let demanded = lacking.find_map(|(index, demand)| self.missing_for(demand).filter(|_| admits(index)));
         demanded.or_else(|| {
             if background && self.runs.is_empty() { (self.missing)(0..self.length) } else { None }
         })
@@ -134,7 +140,7 @@ mod tests {
     fn wanted_bytes_of_a_running_run_are_not_requested_again() {
         let run = RunSpan { start: 0, position: 5, until: LENGTH };
         let demands = [3..LENGTH, CHUNK..LENGTH];
-        assert_eq!(plan_for(&[run], &demands, &all_missing).next_range(true), None);
+        assert_eq!(plan_for(&[run], &demands, &all_missing).next_range(true, |_| true), None);
     }
 
     #[test]
@@ -146,7 +152,7 @@ mod tests {
             };
             let demands = [stored * CHUNK..1 << 40, 5..6];
             let next = FetchPlan { length: 1 << 40, runs: &[], demands: &demands, missing: &missing }
-                .next_range(true);
+                .next_range(true, |_| true);
             next.map(|range| (range.end - range.start) / CHUNK)
         };
         assert_eq!([from(1), from(4), from(5), from(9), from(100)], [4, 4, 8, 16, 128].map(Some));
@@ -156,8 +162,20 @@ mod tests {
     fn tail_range_does_not_wait_for_earlier_bytes() {
         let run = RunSpan { start: 0, position: BLOCK, until: LENGTH };
         let last = LENGTH - 10..LENGTH;
-        let next = plan_for(&[run], &[0..LENGTH, last], &all_missing).next_range(true);
+        let next = plan_for(&[run], &[0..LENGTH, last], &all_missing).next_range(true, |_| true);
         assert_eq!(next, Some(LENGTH / CHUNK * CHUNK..LENGTH));
+    }
+
+    #[test]
+    fn refused_demand_leaves_its_turn_to_the_next() {
+        let run = RunSpan { start: 0, position: BLOCK, until: CHUNK };
+        let demands = [0..CHUNK, 2 * CHUNK..3 * CHUNK, 4 * CHUNK..5 * CHUNK];
+        let next = |refused: &[usize]| {
+            plan_for(&[run], &demands, &all_missing).next_range(true, |index| !refused.contains(&index))
+        };
+        assert_eq!(next(&[0]), Some(2 * CHUNK..3 * CHUNK), "a demand that a run serves needs no other");
+        assert_eq!(next(&[1]), Some(4 * CHUNK..5 * CHUNK));
+        assert_eq!(next(&[1, 2]), None);
     }
 
     #[test]
@@ -197,7 +215,7 @@ mod tests {
                         .then(|| first * BLOCK..end.map_or(range.end, |end| (end * BLOCK).min(range.end)))
                 };
                 let planned = FetchPlan { length: LENGTH, runs: &runs, demands: &demands, missing: &missing };
-                if let Some(range) = planned.next_range(true) {
+                if let Some(range) = planned.next_range(true, |_| true) {
                     prop_assert!(range.start < range.end && range.end <= LENGTH);
                     prop_assert!(range.start.is_multiple_of(BLOCK));
                     prop_assert!(range.end.is_multiple_of(BLOCK) || range.end == LENGTH);

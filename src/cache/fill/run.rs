@@ -4,8 +4,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::origin::ContentOrigin;
 use super::resumption::{ResumeOutcome, Resumption};
@@ -15,6 +17,10 @@ use super::{FillContent, FillError, Phase};
 use crate::fill::metrics::FillMetrics;
 use gupd_net::upstream::UpstreamResponse;
 use gupd_store::Segment;
+
+/// Maximum time for which a run keeps its connection while no reader wants its bytes. A client that reads one range after
+/// the other pauses for less.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// State shared by all runs of a fill.
 pub(super) struct RunSource {
@@ -28,7 +34,7 @@ pub(super) struct RunSource {
 
 /// Result of a run.
 pub(super) enum RunOutcome {
-    /// Every byte of the run is in the store.
+    /// Every byte of the run is in the store, or the rest is for another run: no reader wanted it for a while.
     Complete(Segment),
     /// The upstream serves only the complete content, which another run brings.
     Redundant,
@@ -120,7 +126,10 @@ impl RunSource {
                 return Ok(());
             }
             if limit.is_paused {
-                buffer.wait_until_released().await;
+                // Its readers may have left: the connection is for other ranges and clients then.
+                if timeout(MAX_PAUSE.min(idle_timeout), buffer.wait_until_released()).await.is_err() {
+                    return Ok(());
+                }
                 continue;
             }
             let run = buffer.run();

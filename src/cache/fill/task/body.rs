@@ -190,6 +190,7 @@ impl FillTask {
                 Some(BackgroundFetch::Prefetch) | None => Purpose::Prefetch,
             },
             stopping: &self.context.stopping,
+            admission: &self.context.admission,
         }
     }
 
