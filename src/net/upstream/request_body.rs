@@ -57,8 +57,8 @@ pub struct UploadSpender {
 }
 
 #[derive(Debug)]
-struct StallingBody {
-    body: Incoming,
+struct StallingBody<B = Incoming> {
+    body: B,
     stall_timeout: Duration,
     /// Bytes that the client may still send.
     allowance: u64,
@@ -97,16 +97,7 @@ impl RequestBody {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        let body = Mutex::new(StallingBody {
-            body,
-            stall_timeout,
-            allowance: max_bytes,
-            max_bytes,
-            timer: None,
-            waiting_since: None,
-            waited: Duration::ZERO,
-            received: 0,
-        });
+        let body = Mutex::new(StallingBody::new(body, stall_timeout, max_bytes));
         Self::Streamed(Arc::new(Streamed {
             is_read: AtomicBool::new(false),
             pieces: AtomicU64::new(0),
@@ -196,7 +187,20 @@ impl Body for RequestBody {
     }
 }
 
-impl StallingBody {
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> StallingBody<B> {
+    fn new(body: B, stall_timeout: Duration, max_bytes: u64) -> Self {
+        Self {
+            body,
+            stall_timeout,
+            allowance: max_bytes,
+            max_bytes,
+            timer: None,
+            waiting_since: None,
+            waited: Duration::ZERO,
+            received: 0,
+        }
+    }
+
     fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, RequestBodyError> {
         let bytes = frame.data_ref().map_or(0, |piece| piece.len() as u64);
         self.allowance =
@@ -230,6 +234,77 @@ impl StallingBody {
         match timer.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Some(Err(RequestBodyError::Stalled(self.stall_timeout)))),
             Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    const STALL_TIMEOUT: Duration = Duration::from_millis(400);
+
+    /// A client that sends a piece at each interval.
+    struct PacedClient {
+        piece: usize,
+        left: usize,
+        timer: Pin<Box<Sleep>>,
+        interval: Duration,
+    }
+
+    impl Body for PacedClient {
+        type Data = Bytes;
+        type Error = hyper::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+            if self.left == 0 {
+                return Poll::Ready(None);
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let next = Instant::now() + self.interval;
+            self.timer.as_mut().reset(next);
+            self.left -= 1;
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![b'x'; self.piece])))))
+        }
+    }
+
+    /// Returns true if an upload of 100 pieces reaches its end, and the time that it took.
+    async fn upload(piece: usize, interval: u64) -> (bool, Duration) {
+        let interval = Duration::from_millis(interval);
+        let client = PacedClient { piece, left: 100, timer: Box::pin(sleep(interval)), interval };
+        let (begun, mut body) = (Instant::now(), StallingBody::new(client, STALL_TIMEOUT, u64::MAX));
+        while let Some(frame) = poll_fn(|cx| body.poll_frame(cx)).await {
+            match frame {
+                Ok(_) => {}
+                Err(RequestBodyError::Stalled(_)) => return (false, begun.elapsed()),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        (true, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_upload_is_ended_below_the_minimum_rate_only() {
+        for (piece, interval, is_served) in [
+            (1, 50, false),
+            (1, 399, false),
+            (1, 3, true),
+            (5, 50, false),
+            (16, 50, true),
+            (2_000, 50, true),
+            (2_000, 399, true),
+            (2_000, 401, false),
+        ] {
+            let (served, time) = upload(piece, interval).await;
+            assert_eq!(served, is_served, "{piece} bytes each {interval} ms: {time:?}");
+            // One wait counts for a quarter of the time-out at most.
+            assert!(served || time <= STALL_TIMEOUT * 4, "{piece} bytes each {interval} ms: {time:?}");
         }
     }
 }
