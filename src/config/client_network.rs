@@ -24,7 +24,7 @@ pub enum ClientIdentity {
     /// Its address.
     #[default]
     Address,
-    /// The hardware address behind its IPv4 address, if the client is on a link of the relay.
+    /// The hardware address behind its address, if the client is on a link of the relay.
     Mac,
 }
 

@@ -5,6 +5,7 @@ mod actions;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -205,7 +206,9 @@ impl Guard {
         // These tasks end with the runtime.
         tokio::spawn(self.service.run_limiter());
         let listeners = self.server.listeners().clone();
+        let neighbours = listeners.neighbours().clone();
         tokio::spawn(async move { listeners.watch_files(Clock::system(), || {}).await });
+        tokio::spawn(async move { neighbours.run().await });
         if let Some(health_checks) = self.health_checks.take() {
             tokio::spawn(health_checks.run());
         }
@@ -288,6 +291,11 @@ impl Guard {
         listener.is_some_and(|listener| listener.is_proxy(client.address.ip()))
     }
 
+    /// Returns the address by which the client counts, as in the worker.
+    fn network_of(&self, client: &AcceptedClient) -> IpAddr {
+        self.server.listeners().neighbours().network_of(client.address.ip())
+    }
+
     fn serve_client(&mut self, client: AcceptedClient, counted: Option<CountedConnection>) {
         let AcceptedClient { stream, address, listener } = client;
         // A listener that the configuration had at the start of the replaced guard has no rules any more.
@@ -300,7 +308,7 @@ impl Guard {
     fn serve_waiting(&mut self) {
         for client in std::mem::take(&mut self.waiting) {
             let has_room = self.clients.len() < MAX_CLIENTS;
-            match has_room.then(|| self.shares.admit(client.address.ip())).flatten() {
+            match has_room.then(|| self.shares.admit(self.network_of(&client))).flatten() {
                 Some(counted) => self.serve_client(client, Some(counted)),
                 None => self.waiting.push_back(client),
             }
@@ -310,7 +318,7 @@ impl Guard {
     fn serve(&mut self, accepted: io::Result<Accepted>) {
         match accepted {
             Ok(Accepted::Client(client)) if self.is_proxy(&client) => self.serve_client(client, None),
-            Ok(Accepted::Client(client)) => match self.shares.admit(client.address.ip()) {
+            Ok(Accepted::Client(client)) => match self.shares.admit(self.network_of(&client)) {
                 Some(counted) => self.serve_client(client, Some(counted)),
                 None if self.waiting.len() < MAX_WAITING => self.waiting.push_back(client),
                 None => send_share_exceeded(&client.stream),

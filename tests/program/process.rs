@@ -203,7 +203,9 @@ impl Relay {
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut process = Process::start(command);
         let serving = process.wait_for_log("serving");
-        let listen = serving["listen"].as_str().unwrap().trim_matches(['[', ']']);
+        // A list, of which an IPv6 address has brackets too.
+        let listen =
+            serving["listen"].as_str().unwrap().strip_prefix('[').unwrap().strip_suffix(']').unwrap();
         let first = listen.split(", ").next().unwrap().parse().unwrap();
         Self { process, address: first, admin: serving["admin"].as_str().unwrap().parse().unwrap() }
     }
