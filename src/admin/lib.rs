@@ -10,6 +10,7 @@
 mod auth;
 mod clients;
 mod commands;
+mod content;
 mod events;
 mod exposition;
 mod fills;
@@ -48,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::auth::TokenFailures;
 pub use self::commands::{CommandReply, CommandRequest, ProcessCommand, ProcessCommands};
+pub use self::content::{ContentMeter, ContentReport, TypeContent};
 pub use self::events::{EventReport, EventRow};
 pub use self::exposition::Exposition;
 pub use self::fills::{FillMeter, FillReport, FillStatus};
@@ -109,6 +111,8 @@ pub struct AdminApi {
     pub rates: Arc<RateMeter>,
     /// Rates of running fills.
     pub fill_meter: Arc<FillMeter>,
+    /// Count of stored objects by content type.
+    pub content_meter: Arc<ContentMeter>,
     /// Memory of alarms about time.
     pub alarms: Arc<AlarmWatch>,
     /// History of traffic.
@@ -212,6 +216,7 @@ impl AdminApi {
             .route("/api/v1/status", get(status::status))
             .route("/api/v1/traffic", get(traffic::report))
             .route("/api/v1/events", get(events::list))
+            .route("/api/v1/content", get(content::list))
             .route("/api/v1/fills", get(fills::list))
             .route(
                 "/api/v1/inventory",

@@ -12,7 +12,9 @@ use utoipa::{Modify, OpenApi};
 
 use super::problem;
 #[cfg(test)]
-use super::{clients, commands, events, fills, held, inventory, purge, rollout, status, traffic, warm};
+use super::{
+    clients, commands, content, events, fills, held, inventory, purge, rollout, status, traffic, warm,
+};
 
 /// The description; `UPDATE_REFERENCES=1 cargo nextest run -p gupd-admin openapi` writes it anew.
 const DESCRIPTION: &str = include_str!("openapi.json");
@@ -36,6 +38,7 @@ const DESCRIPTION: &str = include_str!("openapi.json");
         status::status,
         traffic::report,
         events::list,
+        content::list,
         fills::list,
         inventory::show,
         inventory::replace,

@@ -45,7 +45,7 @@ const EXAMPLES: [(&str, &[&str]); 32] = [
     ("rollout halt", &["gupd rollout halt --reason \"false positive in 261121001\""]),
     ("rollout resume", &["gupd rollout resume"]),
     ("rollout promote", &["gupd rollout promote pilot", "gupd rollout promote pilot --dry-run --json"]),
-    ("store ls", &["gupd store ls", "gupd store ls --path '**/full.zip' --json"]),
+    ("store ls", &["gupd store ls", "gupd store ls --path '**/full.zip' --json", "gupd store ls --by-type"]),
     (
         "store purge",
         &["gupd store purge --revision 261121001 --dry-run", "gupd store purge --path '**/full.zip'"],

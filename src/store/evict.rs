@@ -191,8 +191,9 @@ impl Store {
         reason: EvictionReason,
         target: impl FnOnce() -> RemovalTarget + Send + 'static,
     ) -> Result<EvictedBatch, StoreError> {
-        let RemovedObjects { keys, removed, charged, evicted_pins } = self.remove_objects(target).await?;
-        self.counters.count_evicted(reason, removed);
+        let RemovedObjects { keys, removed, charged, evicted_pins, types } =
+            self.remove_objects(target).await?;
+        self.counters.count_evicted(reason, removed, types);
         self.report_evicted_pins(evicted_pins, reason);
         self.prefetches.mark_evicted(&keys);
         self.queue_removed_keys(keys);

@@ -58,6 +58,7 @@ mod unfinished;
 mod verify;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -251,7 +252,7 @@ impl Store {
     pub async fn discard_blob(&self, blob: BlobId) -> Result<Vec<ObjectKey>, StoreError> {
         let removed = self.remove_objects(move || RemovalTarget::Blob(blob)).await?;
         self.open.invalidate(blob);
-        self.counters.count_evicted(EvictionReason::Damaged, removed.removed);
+        self.counters.count_evicted(EvictionReason::Damaged, removed.removed, removed.types);
         Ok(removed.keys)
     }
 
@@ -281,6 +282,18 @@ impl Store {
             unused_prefetch_bytes,
             ..self.counters.stats(self.memory.held_bytes())
         }
+    }
+
+    /// Returns the objects of each content type, without copies of catalogs, and the bytes of their bodies. Reads the
+    /// whole index.
+    pub async fn stored_by_type(&self) -> Result<BTreeMap<String, RemovalStats>, StoreError> {
+        self.health.observe(self.index.stored_by_type().await)
+    }
+
+    /// Returns the objects of each content type that were removed since the start, other than by a client or a command,
+    /// and the bytes of their bodies.
+    pub fn evicted_by_type(&self) -> BTreeMap<String, RemovalStats> {
+        self.counters.evicted_by_type()
     }
 
     /// Returns the memory that holds bodies.

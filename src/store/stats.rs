@@ -1,12 +1,16 @@
 //! Statistics of the store. This module owns the counters; reading them is a few loads, so metrics may read at
 //! any time. The index writer copies the totals here after each transaction.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gupd_config::clock::UnixMillis;
 
 use super::error::StoreHealth;
+
+/// Maximum number of content types with counters of their own. Rules name them; further ones count as unknown.
+const MAX_TYPES: usize = 1_000;
 
 /// Reason of a removal that no client or command requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +79,7 @@ pub struct StoreStats {
     pub health: StoreHealth,
 }
 
-/// A number of removed objects and the bytes on disk that were freed, unless stated otherwise.
+/// A number of objects, and their bytes: of removed ones those on disk that were freed, unless stated otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RemovalStats {
     /// Number of objects.
@@ -106,6 +110,8 @@ pub(super) struct Counters {
     disk_bytes: AtomicU64,
     saved_bytes: AtomicU64,
     evicted: [(AtomicU64, AtomicU64); 4],
+    // Held to add a batch, or to copy.
+    evicted_by_type: Mutex<BTreeMap<String, RemovalStats>>,
     given_up: (AtomicU64, AtomicU64),
     pub(super) verification_failures: AtomicU64,
     pub(super) repaired_bytes: AtomicU64,
@@ -124,10 +130,31 @@ impl Counters {
         self.saved_bytes.store(totals.object_bytes.saturating_sub(totals.blob_bytes), Ordering::Relaxed);
     }
 
-    pub(super) fn count_evicted(&self, reason: EvictionReason, removed: RemovalStats) {
+    /// Counts removed objects; `types` has the content type of each and the length of its body.
+    pub(super) fn count_evicted(
+        &self,
+        reason: EvictionReason,
+        removed: RemovalStats,
+        types: Vec<(String, u64)>,
+    ) {
         let (objects, bytes) = &self.evicted[reason as usize];
         objects.fetch_add(removed.objects, Ordering::Relaxed);
         bytes.fetch_add(removed.bytes, Ordering::Relaxed);
+        let mut by_type = self.lock_types();
+        for (content_type, len) in types {
+            let is_known = by_type.contains_key(&content_type) || by_type.len() < MAX_TYPES;
+            let sums = by_type.entry(if is_known { content_type } else { String::new() }).or_default();
+            sums.objects += 1;
+            sums.bytes += len;
+        }
+    }
+
+    pub(super) fn evicted_by_type(&self) -> BTreeMap<String, RemovalStats> {
+        self.lock_types().clone()
+    }
+
+    fn lock_types(&self) -> MutexGuard<'_, BTreeMap<String, RemovalStats>> {
+        self.evicted_by_type.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn count_evicted_pins(&self, removed: RemovalStats) {

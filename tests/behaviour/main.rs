@@ -19,6 +19,7 @@ mod collect;
 mod collect_under_stress;
 mod connection_auth;
 mod content_trust;
+mod content_types;
 mod cookies;
 mod corruption;
 mod damage;

@@ -1,4 +1,5 @@
-//! Running fills, and content by type: what crossed the WAN for it, as full sets and as deltas, and what clients got.
+//! Running fills, and content by type: what crossed the WAN for it, as full sets and as deltas, what clients got, what is
+//! stored and what was evicted.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +10,9 @@ use maud::{Markup, html};
 use super::text::{bytes, percent, rate, span};
 use super::{Page, respond};
 use crate::auth::ReadAccess;
-use crate::{AdminApi, FillReport, FillStatus};
+use crate::{AdminApi, ContentReport, FillReport, FillStatus};
 use gupd_ledger::{TrafficQuery, TrafficReport};
+use gupd_store::StoreError;
 
 /// Milliseconds of the time that the page covers.
 const TIME: i64 = 7 * 86_400_000;
@@ -62,7 +64,7 @@ pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>) -> Response
                     tbody {
                         @for (name, traffic) in sorted(&report) {
                             tr {
-                                th scope="row" { (if name.is_empty() { "unknown" } else { name }) }
+                                th scope="row" { (name_of(name)) }
                                 td class="number" { (bytes(traffic.sent)) }
                                 td class="number" { (bytes(traffic.received())) }
                                 td class="number" { (percent(traffic.sent.saturating_sub(traffic.received()), traffic.sent)) }
@@ -75,9 +77,49 @@ pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>) -> Response
                     }
                 }
             }
+            (stored(&api.content_report().await))
         },
     };
     respond(Page::Content, &content)
+}
+
+/// Shows what the store has of each content type.
+fn stored(report: &Result<ContentReport, StoreError>) -> Markup {
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => return html! { h2 { "In the store" } p class="critical" { (error.to_string()) } },
+    };
+    html! {
+        h2 id="stored" { "In the store" }
+        @if report.types.is_empty() { p class="quiet" { "Nothing is stored yet." } }
+        @else {
+            p { "Evicted since the start of the relay: for room, unused or damaged." }
+            div class="scroll" tabindex="0" role="region" aria-labelledby="stored" {
+                table {
+                    thead { tr {
+                        th scope="col" { "Content type" } th scope="col" class="number" { "Stored" }
+                        th scope="col" class="number" { "Objects" } th scope="col" class="number" { "Evicted" }
+                        th scope="col" class="number" { "Evicted objects" }
+                    } }
+                    tbody {
+                        @for content in &report.types {
+                            tr {
+                                th scope="row" { (name_of(&content.content_type)) }
+                                td class="number" { (bytes(content.bytes)) }
+                                td class="number" { (content.objects) }
+                                td class="number" { (bytes(content.evicted_bytes)) }
+                                td class="number" { (content.evicted_objects) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn name_of(content_type: &str) -> &str {
+    if content_type.is_empty() { "unknown" } else { content_type }
 }
 
 /// Shows the fills that run now.

@@ -162,6 +162,7 @@ impl PreparedRelay {
             sessions: Arc::default(),
             rates: Arc::default(),
             fill_meter: Arc::default(),
+            content_meter: Arc::default(),
             alarms: Arc::default(),
             ledger: relay.ledger.clone(),
             rollouts: relay.rollouts.clone(),

@@ -7,6 +7,7 @@ mod owner;
 mod purge;
 mod selection;
 mod transfer;
+mod types;
 mod verify;
 mod warm;
 mod warm_source;
@@ -46,6 +47,9 @@ pub(super) enum StoreCommand {
         location: StoreLocation,
         #[command(flatten)]
         selection: Selection,
+        /// Print the sums of each content type instead of the objects.
+        #[arg(long)]
+        by_type: bool,
         /// Print a JSON array instead of a table.
         #[arg(long)]
         json: bool,
@@ -136,7 +140,12 @@ pub(super) struct StoreLocation {
 
 pub(super) fn run(command: StoreCommand) -> Result<(), CommandError> {
     match command {
-        StoreCommand::Ls { location, selection, json } => list::run(&location, &selection, json),
+        StoreCommand::Ls { location, selection, by_type: true, json } => {
+            types::run(&location, &selection, json)
+        }
+        StoreCommand::Ls { location, selection, by_type: false, json } => {
+            list::run(&location, &selection, json)
+        }
         StoreCommand::Purge { location, selection, flags } => purge::run(&location, &selection, flags),
         StoreCommand::Held { location, json } => held::list(&location, json),
         StoreCommand::Release { location, flags } => held::decide(&location, flags, HeldDecision::Release),

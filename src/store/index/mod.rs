@@ -27,6 +27,7 @@ mod writer;
 
 pub(super) use self::journal::read_frames;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -198,6 +199,11 @@ impl Index {
     /// Returns a page of objects without copies, by row, after `after`.
     pub(super) async fn page(&self, after: i64) -> Result<Vec<Object>, StoreError> {
         self.read(move |connection| row::page(connection, after, PAGE)).await
+    }
+
+    /// Returns the objects of each content type without copies, and the bytes of their bodies.
+    pub(super) async fn stored_by_type(&self) -> Result<BTreeMap<String, crate::RemovalStats>, StoreError> {
+        self.read(row::by_type).await
     }
 
     /// Returns the keys of all copies.

@@ -35,12 +35,15 @@ pub(crate) struct RemovedObjects {
     pub(crate) charged: u64,
     /// Pinned ones among them, and the lengths of their bodies.
     pub(crate) evicted_pins: Vec<(ObjectKey, u64)>,
+    /// Content type of each, and the length of its body.
+    pub(crate) types: Vec<(String, u64)>,
 }
 
 impl RemovedObjects {
     pub(super) fn add(&mut self, other: Self) {
         self.keys.extend(other.keys);
         self.evicted_pins.extend(other.evicted_pins);
+        self.types.extend(other.types);
         self.removed.objects += other.removed.objects;
         self.removed.bytes += other.removed.bytes;
         self.charged += other.charged;
@@ -90,11 +93,23 @@ impl IndexChange<'_> {
     }
 
     pub(super) fn delete(&mut self, found: Vec<ObjectRef>) -> Result<RemovedObjects> {
+        let types = self.types_of(&found)?;
         let rows = self.delete_objects(&found)?;
         let removed = RemovalStats { objects: found.len() as u64, bytes: self.delete_unused_blobs(&found)? };
         let charged = rows + removed.bytes;
         let keys = found.into_iter().map(|object| object.key).collect();
-        Ok(RemovedObjects { keys, removed, charged, evicted_pins: Vec::new() })
+        Ok(RemovedObjects { keys, removed, charged, evicted_pins: Vec::new(), types })
+    }
+
+    /// Returns the content type of each object and the length of its body.
+    fn types_of(&self, found: &[ObjectRef]) -> Result<Vec<(String, u64)>> {
+        let mut select = self.connection.prepare_cached(
+            "SELECT content_type, len FROM objects JOIN blobs ON blobs.id = blob WHERE objects.id = ?1",
+        )?;
+        let types = found.iter().map(|object| {
+            select.query_row([object.id], |row| Ok((row.get(0)?, unsigned(row, 1)?))).optional()
+        });
+        types.filter_map(Result::transpose).collect()
     }
 
     /// Deletes objects, and returns the bytes that were charged for their rows.

@@ -1,5 +1,7 @@
 //! Decoding of object rows. A differing checksum means that the index is damaged.
 
+use std::collections::BTreeMap;
+
 use http::StatusCode;
 use rusqlite::{Connection, Error, OptionalExtension, Result, Row, params};
 use xxhash_rust::xxh3::Xxh3;
@@ -9,7 +11,7 @@ use super::journal::ObjectEntry;
 use crate::ObjectKey;
 use crate::object::decode_headers;
 use crate::pack::PackPlace;
-use crate::{BlobId, MAX_VARIANTS, NewObject, Object};
+use crate::{BlobId, MAX_VARIANTS, NewObject, Object, RemovalStats};
 
 /// Selects an object's row and its blob's.
 pub(crate) const ROW: &str =
@@ -36,6 +38,18 @@ pub(super) fn page(connection: &Connection, after: i64, limit: usize) -> Result<
     let mut statement = connection
         .prepare_cached(&format!("{ROW} WHERE o.id > ?1 AND key NOT GLOB '@*' ORDER BY o.id LIMIT ?2"))?;
     statement.query_map(params![after, limit as i64], object)?.collect()
+}
+
+/// Returns the objects of each content type without copies, and the bytes of their bodies. Reads a whole index.
+pub(super) fn by_type(connection: &Connection) -> Result<BTreeMap<String, RemovalStats>> {
+    let mut statement = connection.prepare(
+        "SELECT content_type, count(*), sum(len) FROM objects JOIN blobs ON blobs.id = blob
+         WHERE key NOT GLOB '@*' GROUP BY content_type",
+    )?;
+    let row = |row: &Row<'_>| {
+        Ok((row.get(0)?, RemovalStats { objects: unsigned(row, 1)?, bytes: unsigned(row, 2)? }))
+    };
+    statement.query_map([], row)?.collect()
 }
 
 /// Passes the key of every object to `visit`. Reads a whole index.
