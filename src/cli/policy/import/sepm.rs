@@ -161,11 +161,20 @@ fn parse(text: &str) -> Result<(LuPolicy, Value), String> {
     // Read from the text once more: its errors have a line.
     let policy: LuPolicy = serde_json::from_str(text).map_err(|error| {
         let shallow = all.pointer("/configuration/windows").or(all.pointer("/configuration"));
-        let remedy = match shallow {
-            Some(Value::String(_)) => "ConvertTo-Json of PowerShell shortens: pass it -Depth 20",
-            _ => "it is no LiveUpdate policy, or one of another version of SEPM",
-        };
-        format!("does not have the fields of a LiveUpdate policy: {error}: {remedy}")
+        match shallow {
+            Some(Value::String(_)) => format!(
+                "does not have the fields of a LiveUpdate policy: {error}: ConvertTo-Json of PowerShell shortens: pass it \
+                 -Depth 20"
+            ),
+            _ if all.pointer("/configuration/windows/server").is_some() => format!(
+                "is a LiveUpdate policy of another version of SEPM: {error}: remove that field from a copy of the file, \
+                 import the copy, and set its counterpart by hand"
+            ),
+            _ => format!(
+                "is no LiveUpdate policy of a known version of SEPM: {error}: pass the response of GET \
+                 /sepm/api/v1/policies/lu/{{id}}"
+            ),
+        }
     })?;
     Ok((policy, all))
 }
