@@ -6,6 +6,7 @@
 //! every call fails, and requests are passed through.
 
 mod check;
+mod checkpoint;
 mod compact;
 mod gathering;
 mod group_commit;

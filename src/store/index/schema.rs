@@ -239,8 +239,8 @@ pub(super) fn open(path: &Path) -> Result<Connection, IndexFault> {
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "cache_size", -8192)?; // KiB
     connection.pragma_update(None, "temp_store", TEMPORARY)?;
-    // A checkpoint syncs twice; the log has the size below by then.
-    connection.pragma_update(None, "wal_autocheckpoint", 4000)?;
+    // See the checkpoint module.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
     let value = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     match (value("user_version")?, value("application_id")?) {
@@ -304,6 +304,18 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     prepare(&connection)?;
     connection.pragma_update(None, "cache_size", -1024)?; // KiB
+    connection.pragma_update(None, "temp_store", TEMPORARY)?;
+    Ok(connection)
+}
+
+/// Opens a connection that only checkpoints the log of an index that [`open`] accepted. Its end leaves the log as it is:
+/// another index may have the name by then.
+pub(super) fn open_checkpointer(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    prepare(&connection)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "temp_store", TEMPORARY)?;
     Ok(connection)
 }

@@ -15,6 +15,7 @@ use rusqlite::config::DbConfig;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
+use super::checkpoint::Checkpointer;
 use super::gathering::Gathering;
 use super::group_commit;
 use super::journal::IndexJournal;
@@ -34,7 +35,7 @@ use crate::{BlobId, StoreError};
 use gupd_config::clock::Clock;
 
 /// Maximum number of changes in one transaction.
-const GROUP: usize = 256;
+const GROUP: usize = 512;
 
 /// Parts of the quota of which the index and its journal may have one without a charge.
 const INDEX_SHARE: u64 = 64;
@@ -115,6 +116,8 @@ pub(super) struct WriterContext {
 
 /// State of the index thread.
 pub(super) struct IndexWriter {
+    /// Dropped before the connection, whose end checkpoints the whole log if it is the last one.
+    checkpointer: Checkpointer,
     connection: Connection,
     journal: IndexJournal,
     packs: Packs,
@@ -131,7 +134,11 @@ impl IndexWriter {
         let OpenedIndex { connection, journal, .. } = opened;
         fill_small_key_filter(&connection, &context.state)
             .map_err(|error| context.state.error(error.to_string()))?;
-        Ok(Self { connection, journal, packs, context, not_before: None })
+        let mut checkpointer = Checkpointer::start(context.room.quota()).map_err(|source| {
+            StoreError::Io { doing: "start the checkpoint thread for", path: context.folder.index(), source }
+        })?;
+        checkpointer.attach(context.state.path());
+        Ok(Self { checkpointer, connection, journal, packs, context, not_before: None })
     }
 
     /// Runs until every sender is gone.
@@ -141,7 +148,7 @@ impl IndexWriter {
         let (mut reopen, mut release) = (None, None);
         let mut changes = 0;
         while let Some(first) = queue.blocking_recv() {
-            self.context.gathering.wait(changes);
+            self.context.gathering.wait(changes, queue.len());
             let mut next = Some(first);
             while let Some(work) = next {
                 match work {
@@ -231,6 +238,8 @@ impl IndexWriter {
                 Err(failure) => Err(failure.to_error(&context.state)),
             });
         }
+        // The callers do not wait for it.
+        self.checkpointer.after_commit(&self.connection);
     }
 
     /// Installs a compacted journal after appending the newest entries of the old one.
@@ -257,7 +266,9 @@ impl IndexWriter {
         let opened = rebuild::open(&self.context.folder, self.context.clock.now(), false)?;
         self.packs = open_packs(&self.context)?;
         publish_state(&opened, &self.packs, &self.context)?;
+        self.checkpointer.detach();
         close_replaced(std::mem::replace(&mut self.connection, opened.connection));
+        self.checkpointer.attach(self.context.state.path());
         self.journal = opened.journal;
         self.context.state.mark_replaced();
         Ok(())
@@ -272,6 +283,7 @@ impl IndexWriter {
         }
         // Closed first: closing unlinks the -wal by name, which would be the new file's.
         let Ok(placeholder) = Connection::open_in_memory() else { return };
+        self.checkpointer.detach();
         drop(std::mem::replace(&mut self.connection, placeholder));
         let now = self.context.clock.now();
         let was_irreplaceable = state.irreplaceable.load(Ordering::Acquire);
@@ -280,6 +292,7 @@ impl IndexWriter {
         match opened.and_then(|opened| publish_state(&opened, &self.packs, &self.context).map(|()| opened)) {
             Ok(opened) => {
                 self.connection = opened.connection;
+                self.checkpointer.attach(state.path());
                 self.journal = opened.journal;
                 self.context.state.mark_replaced();
                 self.not_before = Some(Instant::now() + REPLACE_EVERY);
