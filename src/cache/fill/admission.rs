@@ -2,7 +2,8 @@
 //! which holds a connection to an upstream. No client can hold all of the permits. Most permits go in order of arrival. A quarter is for clients that hold few of it, an eighth for catalogs and revalidations, which are
 //! small and which every client waits for. A queued fill may gain followers of other clients, and
 //! then no longer counts against the client that started it. A fill gives its permit back before the commit of a small
-//! body, so that a disk that is slow for a moment delays no other fill; [`CommitBacklog`] bounds what waits.
+//! body, or during it, so that a disk that is slow for a moment delays no other fill; [`CommitBacklog`] bounds what
+//! waits.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -133,18 +134,19 @@ impl Default for CommitBacklog {
 }
 
 impl CommitBacklog {
-    /// Exchanges the permit of a fill with a body of `length` bytes for a place in the backlog. Without room there, or
-    /// with a body in a file, the fill keeps its permit.
-    pub(super) fn exchange(&self, permit: FillPermit, length: u64) -> FillPermit {
-        if length > CHUNK {
-            return permit;
-        }
+    /// Exchanges the permit of a fill with a body of `length` bytes for a place in the backlog, as soon as it has room.
+    /// The fill drops this when its commit ends. It never returns for a body in a file, which keeps the permit.
+    pub(super) async fn exchange(&self, permit: FillPermit, length: u64) -> FillPermit {
         let kib =
             u32::try_from(length.div_ceil(1 << 10).saturating_add(COMMIT_OVERHEAD_KIB)).unwrap_or(u32::MAX);
-        match Arc::clone(&self.0).try_acquire_many_owned(kib) {
-            Ok(place) => FillPermit { _permit: place, _client: None },
-            Err(_) => permit,
+        if length <= CHUNK
+            && let Ok(place) = Arc::clone(&self.0).acquire_many_owned(kib).await
+        {
+            // Not before: the body is memory that something must bound.
+            drop(permit);
+            return FillPermit { _permit: place, _client: None };
         }
+        std::future::pending().await
     }
 }
 
@@ -181,27 +183,35 @@ impl Drop for ClientUse<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::poll;
+    use std::task::Poll;
 
     #[tokio::test]
     async fn waiting_commit_holds_no_permit_while_there_is_room() {
         let permits = Arc::new(Semaphore::new(1));
-        let permit = || FillPermit { _permit: permits.clone().try_acquire_owned().unwrap(), _client: None };
         let backlog = CommitBacklog::default();
-        let large = backlog.exchange(permit(), CHUNK + 1);
+        let begin = |length| {
+            let permit = FillPermit { _permit: permits.clone().try_acquire_owned().unwrap(), _client: None };
+            Box::pin(backlog.exchange(permit, length))
+        };
+        let mut large = begin(CHUNK + 1);
+        assert!(poll!(&mut large).is_pending());
         assert_eq!(permits.available_permits(), 0, "a body in a file keeps its permit");
         drop(large);
-        let mut waiting = Vec::new();
-        loop {
-            let place = backlog.exchange(permit(), CHUNK);
-            if permits.available_permits() == 0 {
-                break;
+        let mut places = Vec::new();
+        let mut waiting = loop {
+            let mut exchange = begin(CHUNK);
+            match poll!(&mut exchange) {
+                Poll::Ready(place) => places.push(place),
+                Poll::Pending => break exchange,
             }
-            waiting.push(place);
-        }
-        let bytes = waiting.len() as u64 * CHUNK;
+        };
+        assert_eq!(permits.available_permits(), 0, "no room is left");
+        let bytes = places.len() as u64 * CHUNK;
         assert!((COMMITS_KIB / 2..=COMMITS_KIB).contains(&(bytes >> 10)), "{bytes} bytes wait");
-        waiting.pop();
-        let _place = backlog.exchange(permit(), 0);
-        assert_eq!(permits.available_permits(), 1);
+        // The commits before it end one by one, in the order of the index thread; it is the last.
+        places.pop();
+        assert!(poll!(&mut waiting).is_ready());
+        assert_eq!(permits.available_permits(), 1, "it waits without a permit from then on");
     }
 }

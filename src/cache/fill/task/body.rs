@@ -2,6 +2,7 @@
 //! is not published before verification, so no client gets a clean end of wrong content.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -252,8 +253,17 @@ impl FillTask {
         if negative::is_negative(content.head.status) && length < negative::MAX_BODY {
             return StepOutcome::Done(self.keep_negative(&content, writer).await);
         }
-        self.permit = self.permit.take().map(|permit| self.context.commits.exchange(permit, length));
-        StepOutcome::Done(self.commit(&content, writer, accepted).await)
+        let permit = self.permit.take();
+        let mut commit = pin!(self.commit(&content, writer, accepted));
+        let Some(permit) = permit else { return StepOutcome::Done(commit.await) };
+        // A fill that finds no room keeps its permit only until others were committed. If it kept it to the end, new
+        // fills would wait for the whole backlog before it: 70 ms under load, in which no client got a byte.
+        let outcome = tokio::select! {
+            biased;
+            outcome = &mut commit => outcome,
+            _place = self.context.commits.exchange(permit, length) => commit.await,
+        };
+        StepOutcome::Done(outcome)
     }
 
     async fn hold_content(
