@@ -23,6 +23,10 @@ use gupd_net::upstream::{Upstream, UpstreamRequest};
 /// than the wait.
 const PEER_WAIT_PERCENT: u32 = 70;
 
+/// Share of `fill.peer_timeout`, in percent, after which a fill is looked at again that asks the relay which asks for it. That
+/// relay may have refused a moment ago, and the fill goes on to a manager: both would cross the line.
+const SECOND_LOOK_PERCENT: u32 = 1;
+
 /// Time that another relay's request follows a fill without a response head before the first probe, and between two
 /// probes. Heads come sooner over nearly every line, and a loop costs no more than this.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,13 +52,17 @@ pub(crate) async fn offered_fill(
     if !fill.is_usable(proxy.cache.clock().now(), &exchange.control) {
         return None;
     }
-    let asks_peers = fill.current_upstream().is_none_or(|upstream| upstream.is_peer());
+    let asks_peers = || fill.current_upstream().is_none_or(|upstream| upstream.is_peer());
     let goes_first = exchange.generation.upstreams.instance().has_precedence_over_sender(&exchange.headers);
-    if asks_peers && !goes_first {
-        return None;
+    let peer_timeout = exchange.generation.config.fill.peer_timeout;
+    let share = |percent| peer_timeout.saturating_mul(percent).checked_div(100).unwrap_or_default();
+    if asks_peers() && !goes_first {
+        sleep(share(SECOND_LOOK_PERCENT)).await;
+        if asks_peers() {
+            return None;
+        }
     }
-    let wait = exchange.generation.config.fill.peer_timeout.saturating_mul(PEER_WAIT_PERCENT);
-    let wait = wait.checked_div(100).unwrap_or_default();
+    let wait = share(PEER_WAIT_PERCENT);
     timeout(wait, fill.is_from_manager()).await.ok()?.then_some(fill)
 }
 

@@ -80,7 +80,7 @@ async fn simultaneous_peers_cross_the_line_once() {
     for (target, body) in &bodies {
         one.manager.put(target, Resource::new(body.clone()));
     }
-    // Few at once: each head comes well within the peer timeout.
+    // Few at once: each head comes well within the peer timeout of the test sites.
     for some in bodies.chunks(5) {
         let begun = Instant::now();
         let clients = some.iter().flat_map(|(target, body)| {
@@ -95,7 +95,7 @@ async fn simultaneous_peers_cross_the_line_once() {
         let seen = one.manager.requests_for(target);
         assert!((1..=2).contains(&seen.len()), "{seen:#?}");
     }
-    // Two requests occur only if a head took longer than the peer timeout.
+    // Two requests occur only if a refusal by a peer takes longer than the other one waits before its second look.
     assert!(crossed.iter().sum::<usize>() <= bodies.len() + bodies.len() / 4, "{crossed:?}");
 }
 
