@@ -44,7 +44,7 @@ impl LogLimits {
     fn for_quota(quota: u64) -> Self {
         let share = i64::try_from(quota / QUOTA_SHARE / FRAME).unwrap_or(MOST);
         let max = share.clamp(LEAST, MOST);
-        Self { begin: (max / 12).max(1_000), renew: max / 3 * 2, few: (max / 48).max(250), max }
+        Self { begin: (max / 6).max(1_000), renew: max / 3 * 2, few: (max / 48).max(250), max }
     }
 }
 
