@@ -31,9 +31,12 @@ static CONTENT_FIELDS: [HeaderName; 9] = [
 ];
 
 /// Fields that a request for a whole object must not have: ranges and conditions of the client.
-static SELECTIVE: [HeaderName; 7] = [
+static SELECTIVE: [HeaderName; 9] = [
     // The name of `Range` before RFC 2068. Apache still answers it with a part.
     HeaderName::from_static("request-range"),
+    // Asks for the difference to a version that the client has (RFC 3229): a `226` is no object.
+    HeaderName::from_static("a-im"),
+    HeaderName::from_static("unless-modified-since"),
     header::RANGE,
     header::IF_RANGE,
     header::IF_MATCH,

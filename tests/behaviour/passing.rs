@@ -38,6 +38,10 @@ async fn console_of_a_manager_is_closed_in_every_spelling() {
         "/manager/html",
         "/server-status",
         "/server-status?auto",
+        "/WEB-INF/web.xml",
+        "/meta-inf/MANIFEST.MF",
+        "/_vti_bin/owssvr.dll",
+        "/content/web.config",
         "/.git/config",
         "/.git/",
         "/%2egit/HEAD",
@@ -58,7 +62,7 @@ async fn console_of_a_manager_is_closed_in_every_spelling() {
         assert_eq!(site.get(path).await.status, 400, "{path}");
     }
     assert_eq!(site.manager.total_requests(), 0);
-    assert_eq!(site.metric(&refused("closed-path")).await, 17.0 * 4.0);
+    assert_eq!(site.metric(&refused("closed-path")).await, 21.0 * 4.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

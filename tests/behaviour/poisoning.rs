@@ -274,3 +274,24 @@ async fn unsafe_request_leaves_payloads_and_catalogs() {
 fn site_of(respond: impl Fn(&RecordedRequest) -> Option<Resource> + Send + Sync + 'static) -> Site {
     Site::for_manager(Manager::with_origin(OriginServer::computed(respond)).unwrap(), |_| {})
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn field_that_asks_for_a_part_never_spoils_shared_content() {
+    for (name, value) in [
+        ("A-IM", "vcdiff"),
+        ("Request-Range", "bytes=0-0"),
+        ("Unless-Modified-Since", "Sun, 06 Nov 1994 08:49:37 GMT"),
+    ] {
+        let site = site_of(move |request| {
+            let part = Resource::new("difference").status(226);
+            let is_special = request.header(name).is_some();
+            let resource = if is_special { part } else { Resource::new("definitions") };
+            Some(resource.header("Cache-Control", "max-age=600"))
+        });
+        for path in [PAYLOAD, CATALOGS[0], FILE] {
+            for request in [Request::get(path).header(name, value), Request::get(path)] {
+                assert_eq!(site.send(request).await.expect_body(), b"definitions", "{name} {path}");
+            }
+        }
+    }
+}
