@@ -35,8 +35,8 @@ use gupd_net::shape::{Purpose, WanLimiter};
 use gupd_net::traffic::TransferLabels;
 use gupd_net::upstream::health::{self, HealthChecks};
 use gupd_net::upstream::{
-    ConnectionPin, CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams,
-    stream_body,
+    ConnectionPin, CurrentUpstream, RequestBody, RequestBodyFault, UpstreamError, UpstreamRequest,
+    UpstreamResponse, Upstreams, stream_body,
 };
 
 /// Maximum bytes of a response head, or of a piece of a body, in memory for each client. The guard must stay small.
@@ -251,8 +251,12 @@ impl FallbackService {
                 (text(StatusCode::BAD_GATEWAY, message), GuardResponse::Unavailable)
             }
             Ok(response) => (self.pass_on(response, live.idle_timeout), GuardResponse::Relay),
-            Err(UpstreamError::Client { is_too_large: true, .. }) => {
+            Err(UpstreamError::Client { fault: RequestBodyFault::TooLarge, .. }) => {
                 (refused(Refusal::UploadTooLarge), GuardResponse::Refused)
+            }
+            Err(UpstreamError::Client { fault: RequestBodyFault::Broken, .. }) => {
+                let message = "gupd: the request body broke off or has invalid chunks\n";
+                (text(StatusCode::BAD_REQUEST, message), GuardResponse::Refused)
             }
             Err(UpstreamError::Client { .. }) => {
                 let message = "gupd: the request body did not arrive in time\n";

@@ -29,8 +29,8 @@ use gupd_net::field_names::FieldNames;
 use gupd_net::shape::Purpose;
 use gupd_net::traffic::{TransferCause, TransferLabels};
 use gupd_net::upstream::{
-    BodyBegin, CurrentUpstream, RequestBody, UploadSpender, UpstreamBody, UpstreamError, UpstreamRequest,
-    UpstreamResponse, read_begin,
+    BodyBegin, CurrentUpstream, RequestBody, RequestBodyFault, UploadSpender, UpstreamBody, UpstreamError,
+    UpstreamRequest, UpstreamResponse, read_begin,
 };
 use gupd_store::ObjectKey;
 
@@ -144,7 +144,9 @@ async fn send_alone(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -
             bad_gateway()
         }
         Ok(answer) => pass_on(proxy, exchange, answer).await,
-        Err(UpstreamError::Client { is_too_large: true, .. }) => proxy.refuse(Refusal::UploadTooLarge),
+        Err(UpstreamError::Client { fault: RequestBodyFault::TooLarge, .. }) => {
+            proxy.refuse(Refusal::UploadTooLarge)
+        }
         Err(error) => upstream_failed(exchange, &error),
     }
 }
@@ -230,6 +232,9 @@ fn upstream_failed(exchange: &Exchange<'_>, error: &UpstreamError) -> Reply {
             StatusCode::GATEWAY_TIMEOUT,
             "gupd: no upstream answered: retry after the time in Retry-After\n",
         ),
+        UpstreamError::Client { fault: RequestBodyFault::Broken, .. } => {
+            Reply::text(StatusCode::BAD_REQUEST, "gupd: the request body broke off or has invalid chunks\n")
+        }
         UpstreamError::Client { .. } => {
             Reply::text(StatusCode::REQUEST_TIMEOUT, "gupd: the request body did not arrive in time\n")
         }

@@ -171,6 +171,28 @@ async fn stalled_request_body_is_408_and_blames_no_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn invalid_chunks_of_an_upload_are_400() {
+    let site = Site::new();
+    site.manager.put(PRIVATE, Resource::echo());
+    for chunks in [
+        "zz\r\nhello\r\n0\r\n\r\n",
+        "-1\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhelloXX0\r\n\r\n",
+        "ffffffffffffffffff\r\n",
+        "\r\n",
+    ] {
+        let mut client = WireClient::connect(site.address()).await;
+        let head = format!("POST {PRIVATE} HTTP/1.1\r\nHost: relay\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.write(format!("{head}{chunks}").as_bytes()).await.unwrap();
+        let mut response = client.read_head().await.unwrap();
+        client.read_rest("POST", &mut response).await;
+        assert_eq!(response.status, 400, "{chunks:?}");
+        assert!(response.expect_body().starts_with(b"gupd: the request body broke off"), "{chunks:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn private_path_is_never_stored_and_query_is_unchanged() {
     let site = Site::new();
     let target = "/secars/secars.dll?h=4A%2f%7bx%7d&action=12&&x";

@@ -60,8 +60,8 @@ pub enum UpstreamError {
     Client {
         /// The cause.
         reason: Arc<str>,
-        /// True if the request body exceeded its limit.
-        is_too_large: bool,
+        /// The fault of the request body.
+        fault: RequestBodyFault,
     },
     /// The request cannot be sent.
     #[error("the request cannot be sent to an upstream: {reason}")]
@@ -69,6 +69,17 @@ pub enum UpstreamError {
         /// The cause.
         reason: Arc<str>,
     },
+}
+
+/// Reason why a client's request body is not complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestBodyFault {
+    /// It did not arrive in time.
+    Late,
+    /// It exceeds its limit.
+    TooLarge,
+    /// The connection broke, or the chunks are not valid.
+    Broken,
 }
 
 /// Kind of an [`UpstreamError`], with its label for logs and metrics.
@@ -146,7 +157,12 @@ impl UpstreamError {
         if error.downcast_ref().is_some_and(legacy::Error::is_connect) {
             Self::Connect { upstream, reason }
         } else if let Some(cause) = causes(error).find_map(|cause| cause.downcast_ref::<RequestBodyError>()) {
-            Self::Client { reason, is_too_large: matches!(cause, RequestBodyError::TooLarge(_)) }
+            let fault = match cause {
+                RequestBodyError::Stalled(_) => RequestBodyFault::Late,
+                RequestBodyError::TooLarge(_) => RequestBodyFault::TooLarge,
+                RequestBodyError::Broken(_) => RequestBodyFault::Broken,
+            };
+            Self::Client { reason, fault }
         } else if is_closed(error) || (was_kept && is_reset(error)) {
             Self::Closed { upstream, was_kept }
         } else {

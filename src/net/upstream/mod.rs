@@ -44,7 +44,7 @@ use self::cause::root_cause;
 pub use self::connect::ConnectError;
 use self::dial::Dialer;
 pub use self::dial::{Connecting, Duplex, Network};
-pub use self::error::{UpstreamError, UpstreamFailure};
+pub use self::error::{RequestBodyFault, UpstreamError, UpstreamFailure};
 pub(crate) use self::limited_stream::LineHandle;
 pub use self::peers::PeerProof;
 use self::peers::PeerState;
