@@ -109,3 +109,25 @@ async fn requested_parts_and_304_of_private_content_pass() {
     site.manager.put(PRIVATE, Resource::new("x").status(206));
     assert_eq!(site.send(Request::new("POST", PRIVATE).body("x")).await.status, 206);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn switch_of_protocols_reaches_no_client() {
+    let site = Site::new();
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: ";
+    for protocol in ["websocket", "h2c", "TLS/1.2, HTTP/1.1", "x"] {
+        for path in [PAYLOAD, GENERIC, CATALOG, PRIVATE] {
+            site.manager
+                .put(path, Resource::raw(format!("{switch}{protocol}\r\n\r\nbytes of another protocol")));
+            for request in [
+                Request::get(path),
+                Request::get(path).header("Cache-Control", "no-store"),
+                Request::get(path).header("Connection", "Upgrade").header("Upgrade", protocol),
+                Request::head(path),
+            ] {
+                let response = site.send(request.clone()).await;
+                assert_eq!(response.status, 502, "{protocol}: {request:?}");
+                site.wait_for_fills().await;
+            }
+        }
+    }
+}

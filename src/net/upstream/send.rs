@@ -168,10 +168,8 @@ impl Upstreams {
             Some(pin) => Box::pin(upstream.send_pinned((pin, outgoing.client), request, timeouts)).await?,
             None => upstream.send_pooled(request, outgoing.client, timeouts).await?,
         };
-        framing::normalize(response.headers_mut()).map_err(|error| UpstreamError::Response {
-            upstream: upstream.name.clone(),
-            reason: Arc::from(error.to_string()),
-        })?;
+        check_head(&mut response)
+            .map_err(|reason| UpstreamError::Response { upstream: upstream.name.clone(), reason })?;
         if let Some(proxy) = upstream.pool.forward_proxy()
             && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED
         {
@@ -359,4 +357,13 @@ impl RequestTimeouts {
             *end = now.checked_add(*total).unwrap_or(now);
         }
     }
+}
+/// Checks a response head for what no client may get, whatever it asked for.
+fn check_head(response: &mut Response<Incoming>) -> Result<(), Arc<str>> {
+    // The relay passes on no `Upgrade`, so none may follow it (RFC 9110 §15.2.2). A client would take the bytes that
+    // come next for another protocol.
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Arc::from("101 without an upgrade that was asked for"));
+    }
+    framing::normalize(response.headers_mut()).map_err(|error| Arc::from(error.to_string()))
 }
