@@ -232,3 +232,17 @@ async fn slow_manager_is_asked_once() {
     }
     assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn next_client_of_a_left_open_ended_fill_gets_all() {
+    let site = Site::new();
+    let body = bytes(1, 300_000);
+    // The first client leaves before the end, and the fill ends with it. The second one comes in that moment.
+    for number in 0..60 {
+        let path = format!("/generic/{number}.bin");
+        let origin = Resource::tagged(body.clone(), "\"a\"").chunked().without_ranges();
+        site.manager.put(&path, origin);
+        assert_eq!(site.send(Request::get(&path).range("7-9")).await.status, 206, "{number}");
+        assert!(site.get(&path).await.expect_body() == body, "{number}");
+    }
+}

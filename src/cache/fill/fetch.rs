@@ -138,7 +138,7 @@ impl ContentFetch<'_> {
                     ending = ending.or((!is_wanted()).then_some(FillError::Abandoned));
                 }
                 () = self.content.wait_for_attention() => {
-                    if (self.content.length.is_some() || self.is_background) && !is_wanted() {
+                    if self.is_left(followers) {
                         lingers_until = self.linger(lingers_until, followers);
                         ending = ending.or(lingers_until.is_none().then_some(FillError::Abandoned));
                     }
@@ -151,6 +151,15 @@ impl ContentFetch<'_> {
             {
                 return result;
             }
+        }
+    }
+
+    /// Returns true if nobody wants the rest. Content without a length cannot go on for a follower that joins while it
+    /// ends, so it is closed to new ones by the same step.
+    fn is_left(&self, followers: &impl Followers) -> bool {
+        match self.content.length {
+            Some(_) => !self.fetches_unread() && !followers.has_followers(),
+            None => self.is_background && !self.fetches_unread() && followers.close_if_unfollowed(),
         }
     }
 

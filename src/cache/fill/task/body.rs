@@ -404,13 +404,14 @@ impl FillTask {
     }
 
     /// Checks content without a declared length before each piece. It may never end, so it must neither empty the store
-    /// nor continue without followers.
+    /// nor continue without followers. A request that came after this decision would get a part of it: the register is
+    /// closed by the same step.
     fn check_open_ended(&self, bytes: u64) -> Result<(), FillError> {
         if bytes > self.context.open_ended_max() {
             self.context.cache.remember_unstorable(&self.request, UnstorableReason::OpenEnded);
             return Err(FillError::OpenEnded);
         }
-        if !self.has_followers() && self.request.classification.class == Class::Generic {
+        if self.request.classification.class == Class::Generic && self.close_if_unfollowed() {
             return Err(FillError::Abandoned);
         }
         Ok(())
