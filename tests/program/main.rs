@@ -35,6 +35,7 @@ mod exposition;
 mod fault_layer;
 mod faults;
 mod fitness;
+mod fleet;
 mod freshclam;
 mod guard;
 mod guard_process;

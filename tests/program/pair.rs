@@ -16,18 +16,18 @@ use crate::support::{
 };
 
 /// Address that HAProxy connects from.
-const PROXY: &str = "127.0.0.5";
+pub(crate) const PROXY: &str = "127.0.0.5";
 const CLIENTS: usize = 30;
 const OBJECTS: usize = 40;
 
-fn deployed(path: &str) -> PathBuf {
+pub(crate) fn deployed(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)
 }
 
 /// HAProxy with the shipped configuration, in front of two relays.
-struct HaProxy {
+pub(crate) struct HaProxy {
     process: Child,
-    address: std::net::SocketAddr,
+    pub(crate) address: std::net::SocketAddr,
     _folder: tempfile::TempDir,
 }
 
@@ -64,14 +64,14 @@ impl HaProxy {
     }
 
     /// Returns a socket and its `bind` line. HAProxy inherits the socket, so no free port has to be guessed.
-    fn listen() -> (TcpListener, String) {
+    pub(crate) fn listen() -> (TcpListener, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
         let bind = format!("bind fd@{}", listener.as_raw_fd());
         (listener, bind)
     }
 
-    fn run(text: &str, listener: &TcpListener) -> Self {
+    pub(crate) fn run(text: &str, listener: &TcpListener) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("haproxy.cfg");
         std::fs::write(&file, text).unwrap();
@@ -82,7 +82,7 @@ impl HaProxy {
     }
 
     /// Waits until HAProxy has found a relay that is up.
-    async fn wait_until_serving(&self) {
+    pub(crate) async fn wait_until_serving(&self) {
         let deadline = Instant::now() + PATIENCE;
         let serves = async || {
             let mut client = WireClient::connect(self.address).await;
