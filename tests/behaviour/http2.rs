@@ -1,10 +1,12 @@
 //! Requests over HTTP/2: they go through the same pipeline as those of HTTP/1.1, and count with them.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gupd_config::{CertificateFiles, ClientCertificates, Config, ListenerTls};
-use tokio::task::block_in_place;
+use tokio::net::TcpSocket;
+use tokio::task::{JoinSet, block_in_place};
 
 use crate::support::http2::{
     END_HEADERS, END_STREAM, FrameClient, Http2Client, TlsClient, block, frame, get_block, get_frame, kind,
@@ -248,6 +250,37 @@ async fn download_limit_of_a_client_includes_its_streams() {
     drop(held.remove(0));
     while client.get(PAYLOAD).await.unwrap().status() != 200 {}
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn far_ranges_on_streams_leave_connections_to_others() {
+    let (site, authority) = site(|config| config.fill.max_concurrent = 16);
+    let (gate, body) = (Gate::default(), bytes(1, 32 << 20));
+    let path = |object: usize| PAYLOAD.replace("261121001", &format!("{}", 261_121_001 + object));
+    for object in 0..3 {
+        site.manager.put(&path(object), Resource::new(body.clone()).stalled(1, &gate));
+    }
+    let greedy = Arc::new(connect(&site, &authority).await);
+    let mut streams = JoinSet::new();
+    for (object, chunk) in (0..3).flat_map(|object| (1..=12).map(move |chunk| (object, chunk << 21))) {
+        let (greedy, range) = (greedy.clone(), format!("bytes={chunk}-{}", chunk + 9));
+        let request = greedy.request("GET", &path(object), &[("range", &range)]);
+        streams.spawn(async move { (chunk, greedy.send(request, b"").await.unwrap()) });
+    }
+    // The permits of all clients, and one of its own.
+    site.manager.wait_for_connections(11).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 77], 0).into()).unwrap();
+    let stream = socket.connect(site.address()).await.unwrap();
+    let stream = TlsClient::new(authority.certificate()).connect_over(stream).await.unwrap();
+    let other = Http2Client::over(stream, site.address()).await.unwrap();
+    site.manager.put("/content/other.zip", Resource::new("other"));
+    assert_eq!(other.get("/content/other.zip").await.unwrap().body, b"other");
+    assert!(site.manager.connections() <= 12, "{} connections", site.manager.connections());
+    gate.open();
+    for (from, response) in streams.join_all().await {
+        assert_eq!((response.status(), &response.body[..]), (206, &body[from..from + 10]));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
