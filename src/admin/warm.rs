@@ -49,7 +49,10 @@ pub(super) async fn list(_: ReadAccess, State(api): State<AdminApi>, uri: Uri) -
 )]
 pub(super) async fn warm(State(api): State<AdminApi>, request: Request) -> Response {
     match read_command(&api, request, parse).await {
-        Ok(WarmRequest { objects }) => json_response(&api.refresher.warm(&objects).await),
+        Ok(WarmRequest { objects }) => match api.refresher.warm(&objects).await {
+            Ok(report) => json_response(&report),
+            Err(error) => problem::respond((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
+        },
         Err(refusal) => problem::respond(refusal),
     }
 }

@@ -25,7 +25,7 @@ mod spelling;
 mod task;
 mod warm;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -84,8 +84,9 @@ pub struct Refresher {
     requests: mpsc::Sender<oneshot::Sender<RefreshReport>>,
     settings: Arc<watch::Sender<TaskSettings>>,
     metrics: Arc<RefreshMetrics>,
-    /// For warm starts, which run beside the task.
-    worker: RefreshWorker,
+    /// For warm starts, which run beside the task. The task owns it: parts that requests reach have this handle, and a
+    /// reference from them to the worker would keep the store open for ever.
+    worker: Weak<RefreshWorker>,
     /// Held by the running warm start.
     warming: Arc<Mutex<()>>,
 }
@@ -101,7 +102,7 @@ struct TaskSettings {
 }
 
 /// The means of the task. Its methods are spread over the modules.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct RefreshWorker {
     background: Arc<Background>,
     rollouts: Rollouts,
@@ -146,10 +147,10 @@ impl Refresher {
         }
         let (requests, request_queue) = mpsc::channel(MAX_WAITING);
         let (settings, current) = watch::channel(TaskSettings::new(config));
-        let worker = RefreshWorker { background, rollouts, store, metrics: metrics.clone(), clock };
-        let task = RefreshTask::new(worker.clone(), request_queue, current);
-        let warming = Arc::default();
-        (Self { requests, settings: Arc::new(settings), metrics, worker, warming }, task)
+        let worker = Arc::new(RefreshWorker { background, rollouts, store, metrics: metrics.clone(), clock });
+        let (handle, warming) = (Arc::downgrade(&worker), Arc::default());
+        let task = RefreshTask::new(worker, request_queue, current);
+        (Self { requests, settings: Arc::new(settings), metrics, worker: handle, warming }, task)
     }
 
     /// Applies new settings. A running refresh continues.

@@ -2,6 +2,7 @@
 //! Client-facing work has priority. This file owns the order of the work and the time of the next scheduled run.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -39,7 +40,7 @@ impl RefreshOutcome {
 /// The task.
 #[derive(Debug)]
 pub struct RefreshTask {
-    worker: RefreshWorker,
+    worker: Arc<RefreshWorker>,
     requests: mpsc::Receiver<oneshot::Sender<RefreshReport>>,
     settings: watch::Receiver<TaskSettings>,
     history: CollectionHistory,
@@ -68,7 +69,7 @@ struct NextRun {
 
 impl RefreshTask {
     pub(super) fn new(
-        worker: RefreshWorker,
+        worker: Arc<RefreshWorker>,
         requests: mpsc::Receiver<oneshot::Sender<RefreshReport>>,
         settings: watch::Receiver<TaskSettings>,
     ) -> Self {
@@ -80,7 +81,7 @@ impl RefreshTask {
     pub async fn run(self) {
         let Self { worker, mut requests, settings: mut current, mut history, mut next_run, mut prefetch } =
             self;
-        let worker = &worker;
+        let worker = &*worker;
         let _release = ReleaseClients(&worker.background);
         let mut settings = current.borrow_and_update().clone();
         next_run.reset(&settings, worker);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::task::sleep_until;
-use super::{MAX_FAILURES, RefreshWorker, Refresher};
+use super::{MAX_FAILURES, RefreshError, RefreshWorker, Refresher};
 use gupd_config::clock::UnixMillis;
 use gupd_http::spelling::stored_target;
 use gupd_proxy::background::FetchOutcome;
@@ -103,9 +103,10 @@ impl Refresher {
     /// Returns stored catalogs and payloads after this row of the index.
     ///
     /// # Errors
-    /// When the index cannot be read.
+    /// When the index cannot be read, or the relay is stopping.
     pub async fn list_content(&self, after: i64) -> Result<ContentList, StoreError> {
-        let (page, background) = (self.worker.store.page(after).await?, &self.worker.background);
+        let worker = self.worker.upgrade().ok_or(StoreError::Released)?;
+        let (page, background) = (worker.store.page(after).await?, &worker.background);
         let next = page.last().map(|last| last.id);
         let items = page.iter().filter(|object| object.status == StatusCode::OK).filter_map(|object| {
             let catalog = background.is_catalog_key(&object.key);
@@ -122,9 +123,13 @@ impl Refresher {
 
     /// Fetches objects that are not stored, one after the other, until the window closes or the store is full. Another
     /// warm start is waited for. The future may be dropped at any time.
-    pub async fn warm(&self, items: &[ContentItem]) -> WarmReport {
+    ///
+    /// # Errors
+    /// When the relay is stopping.
+    pub async fn warm(&self, items: &[ContentItem]) -> Result<WarmReport, RefreshError> {
         let _turn = self.warming.lock().await;
-        let (worker, schedule) = (&self.worker, self.settings.borrow().schedule.clone());
+        let worker = self.worker.upgrade().ok_or(RefreshError::Stopping)?;
+        let schedule = self.settings.borrow().schedule.clone();
         let mut report =
             WarmReport { outcomes: vec![WarmOutcome::Pending; items.len()], ..WarmReport::default() };
         let window = schedule.closes(worker.clock.now());
@@ -146,7 +151,7 @@ impl Refresher {
         if fetched > 0 {
             tracing::info!(objects = items.len(), fetched, bytes = report.bytes, "content warmed");
         }
-        report
+        Ok(report)
     }
 }
 
