@@ -6,13 +6,25 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{TempDir, tempdir};
 
-use crate::support::{Manager, PAYLOAD, RefusingPort, Request, Resource, Site, bytes};
+use crate::support::connection_auth::{ConnectionAuthServer, ask, log_in};
+use crate::support::{Manager, PAYLOAD, RefusingPort, Request, Resource, Site, WireClient, bytes};
 
 const CATALOG: &str = "/minitri.flg";
 const SERVED: &str = "gupd_tier_requests_total{outcome=\"served\"}";
 
 fn publications(outcome: &str) -> String {
     format!("gupd_tier_publications_total{{outcome=\"{outcome}\"}}")
+}
+
+const OUTCOMES: [&str; 6] = ["published", "present", "repaired", "conflict", "failed", "dropped"];
+
+/// Asserts that no object was offered for publication so far.
+async fn assert_nothing_offered(site: &Site, case: &str) {
+    site.wait_for_fills().await;
+    assert_eq!(site.metric("gupd_tier_publications_pending").await, 0.0, "{case}");
+    for outcome in OUTCOMES {
+        assert_eq!(site.metric(&publications(outcome)).await, 0.0, "{case}: {outcome}");
+    }
 }
 
 /// A tier with one payload that a relay has published.
@@ -57,10 +69,7 @@ async fn object_of_the_tier_is_not_published_again() {
     let site = Site::with_tier(manager.address(), folder.path(), |_| {});
     assert!(site.get(PAYLOAD).await.expect_body() == body);
     site.wait_until_stored(PAYLOAD).await;
-    for outcome in ["published", "present", "repaired", "conflict", "failed", "dropped"] {
-        assert_eq!(site.metric(&publications(outcome)).await, 0.0, "{outcome}");
-    }
-    assert_eq!(site.metric("gupd_tier_publications_pending").await, 0.0);
+    assert_nothing_offered(&site, "present").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,6 +129,57 @@ async fn only_shareable_payloads_are_published() {
     site.wait_for_metric(&publications("published"), 1.0).await;
     only_file(&folder.path().join("objects"));
     assert_eq!(site.metric("gupd_tier_publications_pending").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn responses_for_one_client_are_never_published() {
+    let (folder, manager) = (tempdir().unwrap(), Manager::start());
+    let site = Site::with_tier(manager.address(), folder.path(), |_| {});
+    let resource = || Resource::tagged(bytes(6, 50_000), "\"one\"");
+    for (at, (case, resource, field)) in [
+        ("private fields", resource().header("Cache-Control", "private=\"set-cookie\""), None),
+        ("no-store", resource().header("Cache-Control", "no-store"), None),
+        ("credentials", resource(), Some(("Authorization", "Basic YWxpY2U6eA=="))),
+        ("no-store of the client", resource(), Some(("Cache-Control", "no-store"))),
+        ("any Vary", resource().header("Vary", "*"), None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = PAYLOAD.replace("full.zip", &format!("{at}.dax"));
+        manager.put(&path, resource);
+        let request =
+            field.iter().fold(Request::get(&path), |request, (name, value)| request.header(name, value));
+        assert!(site.send(request).await.expect_body() == bytes(6, 50_000), "{case}");
+        assert_nothing_offered(&site, case).await;
+    }
+}
+
+/// A payload is the same for every client, so its cookie is not stored, and others get it without.
+#[tokio::test(flavor = "multi_thread")]
+async fn payload_is_published_without_its_cookie() {
+    let (folder, manager) = (tempdir().unwrap(), Manager::start());
+    let site = Site::with_tier(manager.address(), folder.path(), |_| {});
+    let resource = Resource::tagged(bytes(7, 50_000), "\"one\"");
+    manager
+        .put(PAYLOAD, resource.header("Set-Cookie", "session=alice").header("Set-Cookie2", "session=alice"));
+    site.get(PAYLOAD).await.expect_body();
+    site.wait_for_metric(&publications("published"), 1.0).await;
+    let record = fs::read(only_file(&folder.path().join("objects"))).unwrap();
+    let text = String::from_utf8_lossy(&record).to_lowercase();
+    assert!(!text.contains("cookie") && !text.contains("alice"), "{text}");
+    let next = Site::with_tier(RefusingPort::new().address(), folder.path(), |_| {});
+    assert_eq!(next.get(PAYLOAD).await.header("Set-Cookie"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn response_of_an_authenticated_connection_is_never_published() {
+    let (folder, server) = (tempdir().unwrap(), ConnectionAuthServer::start().await);
+    let site = Site::with_tier(server.address, folder.path(), |_| {});
+    let mut alice = WireClient::connect(site.address()).await;
+    log_in(&mut alice, "/secars/me", "NTLM", "alice").await;
+    assert_eq!(ask(&mut alice, PAYLOAD, "").await.0, 200);
+    assert_nothing_offered(&site, "NTLM").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

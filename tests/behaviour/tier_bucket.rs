@@ -9,7 +9,9 @@ use gupd_site::{ACCESS_KEY, BUCKET, BucketFault, S3Bucket};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-use crate::support::{Gate, Manager, PATIENCE, PAYLOAD, RefusingPort, Resource, Site, bytes, get};
+use crate::support::{
+    Authority, Front, Gate, Manager, PATIENCE, PAYLOAD, RefusingPort, Resource, Site, bytes, get,
+};
 
 struct SharedBucket {
     bucket: S3Bucket,
@@ -229,4 +231,35 @@ async fn bytes_of_a_bucket_have_their_own_cause() {
     };
     assert_eq!((sum("tier"), sum("client-miss")), (200_000, 50_000), "{report:#}");
     assert_eq!(report["wan"]["received"], 250_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bucket_over_tls_is_believed_by_its_issuers_only() {
+    let (shared, authority) = (SharedBucket::start(), Authority::new());
+    let plain = shared.bucket.server().address();
+    let front = Front::start(plain, authority.issue("127.0.0.1")).await;
+    let (own, other) = (NamedTempFile::new().unwrap(), NamedTempFile::new().unwrap());
+    std::fs::write(own.path(), authority.pem()).unwrap();
+    std::fs::write(other.path(), Authority::new().pem()).unwrap();
+    let site_of = |upstream, ca: &NamedTempFile| {
+        shared.site_of(upstream, |tier| {
+            let TierLocation::Bucket(bucket) = &mut tier.location else { unreachable!() };
+            bucket.endpoint = Some(front.url().parse().unwrap());
+            bucket.ca = Some(ca.path().to_owned());
+        })
+    };
+    let body = bytes(1, 300_000);
+    shared.manager.put(PAYLOAD, Resource::tagged(body.clone(), "\"one\""));
+    let first = site_of(shared.manager.address(), &own);
+    assert!(first.get(PAYLOAD).await.expect_body() == body);
+    first.wait_for_metric(&publications("published"), 1.0).await;
+    let second = site_of(RefusingPort::new().address(), &own);
+    assert!(second.get(PAYLOAD).await.expect_body() == body, "the bucket has it");
+    let shaken = front.accepted();
+    assert!(shaken >= 2, "{shaken} handshakes");
+    // A relay with other issuers asks the manager, and sends the bucket no credentials.
+    let third = site_of(shared.manager.address(), &other);
+    assert!(third.get(PAYLOAD).await.expect_body() == body);
+    assert_eq!(third.metric(&requests("served")).await, 0.0);
+    assert_eq!((shared.manager.request_count(PAYLOAD), front.accepted()), (2, shaken));
 }
