@@ -1,9 +1,9 @@
-//! Admission of fills and of their runs (ranged downloads) beyond the first: at most `fill.max_concurrent` in all, each of
-//! which holds a connection to an upstream. No client can hold all of the permits. Most permits go in order of arrival. A quarter is for clients that hold few of it, an eighth for catalogs and revalidations, which are
-//! small and which every client waits for. A queued fill may gain followers of other clients, and
-//! then no longer counts against the client that started it. A fill gives its permit back before the commit of a small
-//! body, or during it, so that a disk that is slow for a moment delays no other fill; [`CommitBacklog`] bounds what
-//! waits.
+//! Admission of fills and of their runs (ranged downloads) beyond the first: at most `fill.max_concurrent` in all, each
+//! of which holds a connection to an upstream. No client can hold all of the permits. Most permits go in order of
+//! arrival. A quarter is for clients that hold few of it, an eighth for catalogs and revalidations, which are small and
+//! which every client waits for. A queued fill may gain followers of other clients, and then no longer counts against
+//! the client that started it. A fill gives its permit back before the commit of a small body, or during it, so that a
+//! disk that is slow for a moment delays no other fill; [`CommitBacklog`] bounds what waits.
 
 use std::collections::HashMap;
 use std::future::pending;
