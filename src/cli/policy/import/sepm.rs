@@ -229,7 +229,7 @@ mod tests {
             (String::new(), "is truncated"),
             ("[".repeat(100_000), "recursion limit"),
             ("<html>".to_owned(), "is not JSON"),
-            ("[]".to_owned(), "of another version"),
+            ("[]".to_owned(), "of a known version of SEPM"),
             ("{}".to_owned(), "missing field `configuration`"),
             (policy("server", "servers"), "missing field `server`"),
             (policy("default_port", "port"), "unknown field `port`"),
