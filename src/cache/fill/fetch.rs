@@ -3,6 +3,7 @@
 //! early, but not within a chunk that is arriving, because the next range of a paused client begins there. All running
 //! writes must finish first, because the next fill continues from the stored bytes.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,15 +26,15 @@ use gupd_net::shape::Purpose;
 use gupd_net::upstream::UpstreamResponse;
 use gupd_store::{BlobWriter, CHUNK, Store, StoreError};
 
-/// Content that is finished whatever share has arrived. Its rest costs little more than the request for it, and less than
-/// a chunk is not kept by half.
+/// Content that is finished whatever share has arrived. Its rest costs little more than the request for it, and less
+/// than a chunk is not kept by half.
 const SMALL_CONTENT: u64 = 4 * CHUNK;
 
 /// Interval at which the owner of a transfer is selected anew among its readers.
 const OWNER_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Maximum time for the rest of a chunk after the last follower left: a line of 1 Mbit/s brings a chunk in 8 s. A client
-/// that pauses between ranges finds the chunk stored, and asks for no part of it again.
+/// Maximum time for the rest of a chunk after the last follower left: a line of 1 Mbit/s brings a chunk in 8 s. A
+/// client that pauses between ranges finds the chunk stored, and asks for no part of it again.
 const LINGER: Duration = Duration::from_secs(10);
 
 /// Fetch of one content.
@@ -82,8 +83,8 @@ impl ContentFetch<'_> {
         self.content.length == Some(self.source.arrived.load(Ordering::Relaxed))
     }
 
-    /// Fetches all bytes. A transfer brings the range `first` already. `check_limit` is called with the new total before
-    /// each piece of content without a length.
+    /// Fetches all bytes. A transfer brings the range `first` already. `check_limit` is called with the new total
+    /// before each piece of content without a length.
     pub(super) async fn run(
         &self,
         writer: &mut BlobWriter,
@@ -104,13 +105,9 @@ impl ContentFetch<'_> {
         loop {
             self.set_purpose();
             lingers_until = lingers_until.filter(|_| !is_wanted());
-            permits.begin_plan();
-            while ending.is_none()
-                && let Some(range) = self.content.plan(self.fetches_unread(), |client| permits.admits(client))
-            {
-                runs.push(start_run(writer, range, None, permits.take()));
-            }
-            permits.end_plan();
+            self.start_planned(&mut permits, ending.is_some(), |range, permit| {
+                runs.push(start_run(writer, range, None, permit));
+            });
             if runs.is_empty()
                 && let Some(error) = ending.take().or_else(|| (!is_wanted()).then_some(FillError::Abandoned))
             {
@@ -120,28 +117,24 @@ impl ContentFetch<'_> {
             tokio::select! {
                 Some((outcome, permit)) = runs.next() => {
                     permits.give_back(&permit);
-                    match outcome {
-                        RunOutcome::Complete(segment) => writer.return_segment(segment),
-                        RunOutcome::Redundant => {}
-                        RunOutcome::Changed(answer) => return ContentFetchResult::Changed(answer),
-                        RunOutcome::Failed(error) => ending = ending.or(Some(error)),
+                    match end_run(outcome, writer) {
+                        Continue(()) => {}
+                        Break(ContentFetchResult::Failed(error)) => ending = ending.or(Some(error)),
+                        Break(result) => return result,
                     }
                 }
                 () = permits.wait_for_grant() => {}
-                () = self.stopping.cancelled(), if ending.is_none() && !self.has_arrived() => {
-                    // The condition is as old as the wait: the last byte may have come since.
-                    ending = (!self.has_arrived()).then_some(FillError::Stopped);
-                }
+                // The condition is as old as the wait: the last byte may have come since.
+                () = self.stopping.cancelled(), if ending.is_none() && !self.has_arrived() =>
+                    ending = (!self.has_arrived()).then_some(FillError::Stopped),
                 // Its owner may have started other fills, and the other readers would then have a part of its share.
                 () = sleep(OWNER_INTERVAL), if self.source.origin.bandwidth().is_limited() => {}
                 () = sleep_until(lingers_until.unwrap_or_else(Instant::now)), if lingers_until.is_some() => {
                     ending = ending.or((!is_wanted()).then_some(FillError::Abandoned));
                 }
-                () = self.content.wait_for_attention() => {
-                    if self.is_left(followers) {
-                        lingers_until = self.linger(lingers_until, followers);
-                        ending = ending.or(lingers_until.is_none().then_some(FillError::Abandoned));
-                    }
+                () = self.content.wait_for_attention() => if self.is_left(followers) {
+                    lingers_until = self.linger(lingers_until, followers);
+                    ending = ending.or(lingers_until.is_none().then_some(FillError::Abandoned));
                 }
             }
             if ending.is_some() {
@@ -152,6 +145,22 @@ impl ContentFetch<'_> {
                 return result;
             }
         }
+    }
+
+    /// Starts a run for each range that readers want and that has a permit; none while the fetch ends.
+    fn start_planned(
+        &self,
+        permits: &mut RunPermits<'_>,
+        is_ending: bool,
+        mut start: impl FnMut(Range<u64>, RunPermit),
+    ) {
+        permits.begin_plan();
+        while !is_ending
+            && let Some(range) = self.content.plan(self.fetches_unread(), |client| permits.admits(client))
+        {
+            start(range, permits.take());
+        }
+        permits.end_plan();
     }
 
     /// Returns true if nobody wants the rest. Content without a length cannot go on for a follower that joins while it
@@ -168,8 +177,8 @@ impl ContentFetch<'_> {
         RunBuffer::new(self.content.clone(), range, segment, self.store.clone())
     }
 
-    /// Returns the time at which a fetch that has lost its followers ends, and lets its runs end with their chunks. `None`
-    /// if it ends at once.
+    /// Returns the time at which a fetch that has lost its followers ends, and lets its runs end with their chunks.
+    /// `None` if it ends at once.
     fn linger(&self, until: Option<Instant>, followers: &impl Followers) -> Option<Instant> {
         if self.content.length.is_none() || !followers.can_linger() {
             return None;
@@ -189,8 +198,9 @@ impl ContentFetch<'_> {
         }
     }
 
-    /// Ends the fetch with `error` after its last run. If a follower joined an abandoned fill in the meantime, the fetch
-    /// continues (`None`) unless the last run brought the last byte: then nothing is left to wait for. Content without a length cannot; its new follower looks the object up once more.
+    /// Ends the fetch with `error` after its last run. If a follower joined an abandoned fill in the meantime, the
+    /// fetch continues (`None`) unless the last run brought the last byte: then nothing is left to wait for. Content
+    /// without a length cannot; its new follower looks the object up once more.
     async fn end_early(
         &self,
         error: FillError,
@@ -238,4 +248,15 @@ impl ContentFetch<'_> {
             }
         }
     }
+}
+
+/// Takes the outcome of a run. Breaks with the result that it gives the fetch, if any.
+fn end_run(outcome: RunOutcome, writer: &mut BlobWriter) -> ControlFlow<ContentFetchResult> {
+    match outcome {
+        RunOutcome::Complete(segment) => writer.return_segment(segment),
+        RunOutcome::Redundant => {}
+        RunOutcome::Changed(answer) => return Break(ContentFetchResult::Changed(answer)),
+        RunOutcome::Failed(error) => return Break(ContentFetchResult::Failed(error)),
+    }
+    Continue(())
 }

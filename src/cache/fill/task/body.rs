@@ -1,5 +1,6 @@
-//! The content of a fill, from its first bytes to the committed object. The steps are fetch, verify, publish the end, commit. The end of content with an announced digest
-//! is not published before verification, so no client gets a clean end of wrong content.
+//! The content of a fill, from its first bytes to the committed object. The steps are fetch, verify, publish the end,
+//! commit. The end of content with an announced digest is not published before verification, so no client gets a clean
+//! end of wrong content.
 
 use std::ops::Range;
 use std::pin::pin;
@@ -14,6 +15,7 @@ use super::proof::AcceptedContent;
 use super::{FillTask, StepOutcome};
 use crate::digest::{DigestVerdict, Unproven};
 use crate::fill::accept::AcceptedResponse;
+use crate::fill::admission::FillPermit;
 use crate::fill::delivered::ContentIdentity;
 use crate::fill::fetch::{ContentFetch, ContentFetchResult, Followers};
 use crate::fill::origin::ContentOrigin;
@@ -254,16 +256,27 @@ impl FillTask {
             return StepOutcome::Done(self.keep_negative(&content, writer).await);
         }
         let permit = self.permit.take();
-        let mut commit = pin!(self.commit(&content, writer, accepted));
-        let Some(permit) = permit else { return StepOutcome::Done(commit.await) };
-        // A fill that finds no room keeps its permit only until others were committed. If it kept it to the end, new
-        // fills would wait for the whole backlog before it: 70 ms under load, in which no client got a byte.
-        let outcome = tokio::select! {
+        StepOutcome::Done(self.commit_in_turn(&content, writer, accepted, permit, length).await)
+    }
+
+    /// Commits content. A fill that finds the backlog of commits full keeps its permit only until others were
+    /// committed. If it kept it to the end, new fills would wait for the whole backlog before it: 70 ms under load, in
+    /// which no client got a byte.
+    async fn commit_in_turn(
+        &self,
+        content: &FillContent,
+        writer: BlobWriter,
+        accepted: AcceptedContent,
+        permit: Option<FillPermit>,
+        length: u64,
+    ) -> FillOutcome {
+        let mut commit = pin!(self.commit(content, writer, accepted));
+        let Some(permit) = permit else { return commit.await };
+        tokio::select! {
             biased;
             outcome = &mut commit => outcome,
             _place = self.context.commits.exchange(permit, length) => commit.await,
-        };
-        StepOutcome::Done(outcome)
+        }
     }
 
     async fn hold_content(
