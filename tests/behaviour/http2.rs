@@ -262,7 +262,8 @@ async fn far_ranges_on_streams_leave_connections_to_others() {
     }
     let greedy = Arc::new(connect(&site, &authority).await);
     let mut streams = JoinSet::new();
-    for (object, chunk) in (0..3).flat_map(|object| (1..=12).map(move |chunk| (object, chunk << 21))) {
+    // Fewer than the streams that a connection may have: the client does not wait for the settings that say so.
+    for (object, chunk) in (0..3).flat_map(|object| (1..=10).map(move |chunk| (object, chunk << 21))) {
         let (greedy, range) = (greedy.clone(), format!("bytes={chunk}-{}", chunk + 9));
         let request = greedy.request("GET", &path(object), &[("range", &range)]);
         streams.spawn(async move { (chunk, greedy.send(request, b"").await.unwrap()) });
