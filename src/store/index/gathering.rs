@@ -1,6 +1,6 @@
-//! Wait of the index thread for more changes, so that one transaction and one write of the log serve all changes of some
-//! milliseconds. Only changes that no request waits for are gathered, and only under load: a single change is committed
-//! at once.
+//! Wait of the index thread for more changes, so that one transaction and one write of the log serve all changes of
+//! some milliseconds. Only changes that no request waits for are gathered, and only under load: a single change is
+//! committed at once.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,33 +66,35 @@ impl Drop for UrgentChange<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn urgent_change_ends_the_wait() {
+    /// A gathering of this thread.
+    fn gathering() -> Gathering {
         let gathering = Gathering::default();
         gathering.set_thread(&thread::current());
-        let waits = |before| {
-            let begin = Instant::now();
-            gathering.wait(before, 0);
-            begin.elapsed() >= GATHER
-        };
-        assert!(!waits(UNDER_LOAD - 1), "a single change is committed at once");
-        assert!(waits(UNDER_LOAD));
+        gathering
+    }
+
+    fn waits(gathering: &Gathering, before: usize, queued: usize) -> bool {
+        let begin = Instant::now();
+        gathering.wait(before, queued);
+        begin.elapsed() >= GATHER
+    }
+
+    #[test]
+    fn urgent_change_ends_the_wait() {
+        let gathering = gathering();
+        assert!(!waits(&gathering, UNDER_LOAD - 1, 0), "a single change is committed at once");
+        assert!(waits(&gathering, UNDER_LOAD, 0));
         let urgent = gathering.begin_urgent();
         gathering.wait(UNDER_LOAD, 0);
         drop(urgent);
-        assert!(waits(UNDER_LOAD));
+        assert!(waits(&gathering, UNDER_LOAD, 0));
     }
 
     #[test]
     fn full_queue_is_committed_without_a_wait() {
-        let gathering = Gathering::default();
-        gathering.set_thread(&thread::current());
-        let waits = |queued| {
-            let begin = Instant::now();
-            gathering.wait(UNDER_LOAD, queued);
-            begin.elapsed() >= GATHER
-        };
-        assert!(waits(ENOUGH - 1));
-        assert!((0..10).any(|_| !waits(ENOUGH)), "a busy machine may take as long once");
+        let gathering = gathering();
+        assert!(waits(&gathering, UNDER_LOAD, ENOUGH - 1));
+        let is_immediate = (0..10).any(|_| !waits(&gathering, UNDER_LOAD, ENOUGH));
+        assert!(is_immediate, "a busy machine may take as long once");
     }
 }
