@@ -82,8 +82,8 @@ pub(super) async fn delay_wrong_token(
     response
 }
 
-/// A request that may read the addresses of clients: one of this machine, with a token, or with a session of the page. A refused
-/// request gets a problem document from the API, and a page from the page.
+/// A request that may read the addresses of clients: one of this machine, with a token, or with a session of the page.
+/// A refused request gets a problem document from the API, and a page from the page.
 pub(super) struct ReadAccess;
 
 impl FromRequestParts<AdminApi> for ReadAccess {
@@ -106,8 +106,8 @@ impl FromRequestParts<AdminApi> for ReadAccess {
 /// Checks that a request may change something: its token has the role.
 ///
 /// # Errors
-/// `403` if no token is configured or the token may only read, `401` if it is wrong or absent, `500` if the file cannot be
-/// read.
+/// `403` if no token is configured or the token may only read, `401` if it is wrong or absent, `500` if the file cannot
+/// be read.
 pub(super) async fn authorize(file: Option<PathBuf>, headers: &HeaderMap) -> Result<(), ErrorMessage> {
     require(file, headers, TokenRole::Operate).await
 }

@@ -1,5 +1,6 @@
-//! `GET /api/v1/content`: what the store has of each content type, and what it evicted since the start of the relay. A
-//! count of stored objects reads the whole index, so one count serves many requests: counts take a hundredth of the time.
+//! `GET /api/v1/content`: stored objects and bytes by content type, and those evicted since the start of the relay. A
+//! count of stored objects reads the whole index, so one count serves many requests: counts take a hundredth of the
+//! time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

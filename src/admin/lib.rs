@@ -1,5 +1,5 @@
-//! The admin address: the status page, metrics, health, and the API of `gupd status`, `why`, `refresh`, `reload`, `upgrade`,
-//! `drain`, `rollout`, `store purge` and `store warm`.
+//! The admin address: the status page, metrics, health, and the API of `gupd status`, `why`, `refresh`, `reload`,
+//! `upgrade`, `drain`, `rollout`, `store purge` and `store warm`.
 //!
 //! It owns no state: handlers read and call the parts of the relay in [`AdminApi`]. Requests that change something, or
 //! return client addresses, need the admin token (`auth`). Connections and requests are bounded (`listener`).

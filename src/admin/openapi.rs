@@ -1,6 +1,6 @@
-//! The description of the API, `GET /api/v1/openapi.json` (OpenAPI 3.1). It is generated from the handlers and their types:
-//! the attributes beside each handler name its parameters and bodies, and a test compares it with the routes. The program
-//! has the generated text, because the code that generates it takes half a megabyte.
+//! The description of the API, `GET /api/v1/openapi.json` (OpenAPI 3.1). It is generated from the handlers and their
+//! types: the attributes beside each handler name its parameters and bodies, and a test compares it with the routes.
+//! The program has the generated text, because the code that generates it takes half a megabyte.
 
 use axum::http::header;
 use axum::response::{IntoResponse, Response};

@@ -1,6 +1,6 @@
-//! Warm start: `GET /api/v1/store/content` lists what this relay has, for another one; `POST /api/v1/store/warm` fetches what
-//! another one has. The list says what clients take, so it needs a token beyond this machine. A warm start ends if its
-//! requester leaves; what has arrived stays stored.
+//! Warm start: `GET /api/v1/store/content` lists the content of this relay; `POST /api/v1/store/warm` fetches content
+//! that another one lists. The list shows the habits of clients, so it needs a token beyond this machine. A warm start
+//! ends if its requester leaves; objects that have arrived stay stored.
 
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};

@@ -42,8 +42,8 @@ pub use self::selection::{ObjectSelection, PathGlob, age};
 /// `store.memory`.
 const HOT_ENTRIES: u64 = 32 << 20;
 
-/// Time for which equal requests for an unstorable key are not collapsed: each client asks the upstream at once, instead
-/// of waiting for a response that it cannot share.
+/// Time for which equal requests for an unstorable key are not collapsed: each client asks the upstream at once,
+/// instead of waiting for a response that it cannot share.
 const REMEMBER_UNSTORABLE: Duration = Duration::from_secs(60);
 
 /// Maximum number of remembered unstorable responses.
@@ -258,7 +258,8 @@ impl Cache {
         stale.object.with_head(updated, request_time, response_time)
     }
 
-    /// Removes a key from memory and disk, because an unsafe request changed its object (RFC 9111 §4.4) or it is purged.
+    /// Removes a key from memory and disk, because an unsafe request changed its object (RFC 9111 §4.4) or it is
+    /// purged.
     ///
     /// # Errors
     /// Returns an error if the index cannot be written.
@@ -329,8 +330,8 @@ impl Cache {
         self.rules.load().store_set_cookie
     }
 
-    /// Returns the reason why the last response under this key was not shared, if remembered. It counts for requests with
-    /// the same fields alone, so that no client decides about the others. `hash_fields` is called only if needed.
+    /// Returns the reason why the last response under this key was not shared, if remembered. It counts for requests
+    /// with the same fields alone, so that no client decides about the others. `hash_fields` is called only if needed.
     pub fn unstorable(&self, key: &ObjectKey, hash_fields: impl FnOnce() -> u64) -> Option<UnstorableReason> {
         if self.unstorable.is_empty() {
             return None;

@@ -1,6 +1,6 @@
-//! Publication of stored payloads in the shared tier, in the background. Fills offer what they got from managers; a task
-//! reads it from the store and writes it to the tier. The queue, the number of publications at once and their attempts are
-//! bounded. What is lost by a stop or a full queue is published by the next relay that fills it.
+//! Publication of stored payloads in the shared tier, in the background. Fills offer what they got from managers; a
+//! task reads it from the store and writes it to the tier. The queue, the number of publications at once and their
+//! attempts are bounded. What is lost by a stop or a full queue is published by the next relay that fills it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -76,8 +76,8 @@ impl AdminClient {
         Ok(Self { token: Some(token), ..Self::new(config)? })
     }
 
-    /// Creates a client that reads what has addresses: with the admin token if this user can read it. Without it, the relay
-    /// answers requests of its own machine.
+    /// Creates a client that reads what has addresses: with the admin token if this user can read it. Without it, the
+    /// relay answers requests of its own machine.
     pub(super) fn for_reading(config: &Config) -> Result<Self, CommandError> {
         match &config.server.admin_token_file {
             Some(file) => Self::with_token(config, file).or_else(|_| Self::new(config)),
@@ -85,8 +85,8 @@ impl AdminClient {
         }
     }
 
-    /// Creates a client of another relay, `http://HOST:PORT` or `https://HOST:PORT`. Its certificate must be of `issuers`, or of
-    /// one that the system trusts.
+    /// Creates a client of another relay, `http://HOST:PORT` or `https://HOST:PORT`. Its certificate must be of
+    /// `issuers`, or of one that the system trusts.
     pub(super) fn for_url(
         url: &str,
         issuers: Option<&Path>,

@@ -59,7 +59,8 @@ impl AdminAccess {
         Overrides { admin: self.admin.clone(), ..Overrides::default() }
     }
 
-    /// Connects with the admin token to the relay with this configuration, which is of `file`. `command` begins the error.
+    /// Connects with the admin token to the relay with this configuration, which is of `file`. `command` begins the
+    /// error.
     pub(super) fn client_with_token(
         &self,
         config: &Config,

@@ -2,7 +2,8 @@
 
 use clap::Command;
 
-/// Commands by their words, and their examples. Commands with other text after their options have it beside their flags.
+/// Commands by their words, and their examples. Commands with other text after their options have it beside their
+/// flags.
 const EXAMPLES: [(&str, &[&str]); 32] = [
     (
         "serve",

@@ -40,15 +40,15 @@ pub fn certificate_identity(names: &[Box<str>]) -> Option<&str> {
     is_name.then_some(name)
 }
 
-/// Returns the address by which a client with this hash of its certificate's name counts. It lies in `0100::/8`, which is
-/// assigned to nobody, so it is no other client's.
+/// Returns the address by which a client with this hash of its certificate's name counts. It lies in `0100::/8`, which
+/// is assigned to nobody, so it is no other client's.
 pub fn certificate_network(name_hash: u64) -> IpAddr {
     let bits = (0x0100_0000_0000_0000 | name_hash >> 8) & 0x01ff_ffff_ffff_ffff;
     Ipv6Addr::from(u128::from(bits) << (u128::BITS - NETWORK_BITS)).into()
 }
 
-/// Returns the address by which a client with this hardware address counts. It lies in `0200::/16`, which is assigned to
-/// nobody (RFC 4048), so it is no other client's.
+/// Returns the address by which a client with this hardware address counts. It lies in `0200::/16`, which is assigned
+/// to nobody (RFC 4048), so it is no other client's.
 pub fn hardware_network(hardware: [u8; 6]) -> IpAddr {
     let [a, b, c, d, e, f] = hardware;
     let [ab, cd, ef] = [[a, b], [c, d], [e, f]].map(u16::from_be_bytes);

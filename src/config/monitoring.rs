@@ -1,4 +1,4 @@
-//! `[ledger]`, `[alarms]` and `[traces]`: what the relay records for administrators, and when it asks for them. Every
+//! `[ledger]`, `[alarms]` and `[traces]`: history, alarms and traces for administrators. Every
 //! program reads `[traces]`; one without the feature `otlp` refuses an endpoint.
 
 use std::time::Duration;

@@ -65,8 +65,8 @@ static OVERRIDES: [HeaderName; 6] = [
     HeaderName::from_static("x-rewrite-url"),
 ];
 
-/// Further fields by which applications learn the client and the URL that it wrote. They differ from client to client, and
-/// a page with them is wrong for all others.
+/// Further fields by which applications learn the client and the URL that it wrote. They differ from client to client,
+/// and a page with them is wrong for all others.
 const PERSONAL_NAMES: [&str; 12] = [
     "cf-connecting-ip",
     "client-ip",

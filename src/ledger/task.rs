@@ -27,8 +27,8 @@ use gupd_net::traffic::{TrafficBatch, TrafficRecorder};
 /// Interval of writes, and so the history that a crash can cost.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Milliseconds without another attempt after the file could not be opened. SQLite repeats its reads for seconds on a failing
-/// disk, and each request of the status page waits for that.
+/// Milliseconds without another attempt after the file could not be opened. SQLite repeats its reads for seconds on a
+/// failing disk, and each request of the status page waits for that.
 const REOPEN_PAUSE: i64 = 5_000;
 
 /// Maximum number of queries that wait.
@@ -179,8 +179,8 @@ impl Ledger {
         self.request(|reply| LedgerRequest::Events { entry: None, query, reply }).await
     }
 
-    /// Records the conditions of now: alarms are raised and cleared. Returns the events after that. While the file cannot
-    /// be written, the observation waits.
+    /// Records the conditions of now: alarms are raised and cleared. Returns the events after that. While the file
+    /// cannot be written, the observation waits.
     ///
     /// # Errors
     /// As [`query`](Self::query).

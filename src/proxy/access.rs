@@ -80,8 +80,8 @@ struct LoggedFields {
 }
 
 impl AccessRecord {
-    /// The record of a request that has just arrived. It gets an access line if `is_logged`. Boxed, because the response
-    /// that carries it is moved several times.
+    /// The record of a request that has just arrived. It gets an access line if `is_logged`. Boxed, because the
+    /// response that carries it is moved several times.
     pub(crate) fn new(
         client: SocketAddr,
         head: &Parts,

@@ -1,7 +1,7 @@
 //! The last step: the store, or a fill that any number of requests share, or the upstream for this request alone. Owns
-//! the order of these choices and their `Cache-Status` (RFC 9211). A fill may end without a response for this request; the
-//! object is then looked up once more, each time for a named reason. Rare ways box their futures, so that a miss does not
-//! pay for their size.
+//! the order of these choices and their `Cache-Status` (RFC 9211). A fill may end without a response for this request;
+//! the object is then looked up once more, each time for a named reason. Rare ways box their futures, so that a miss
+//! does not pay for their size.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -38,8 +38,8 @@ use gupd_net::upstream::RequestBody;
 /// content never settles.
 const MAX_LOOKUPS: usize = 4;
 
-/// Time that a request waits until a complete response is stored and can be validated. A disk that takes longer must not
-/// hold clients up.
+/// Time that a request waits until a complete response is stored and can be validated. A disk that takes longer must
+/// not hold clients up.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Progress of a request through repeated lookups.
@@ -392,8 +392,8 @@ impl Attempt {
         reply.annotate(CacheStatus::Failed, exchange.classification(), None)
     }
 
-    /// Answers with the stale response, if it may be used although it was not validated (RFC 5861 §4). `upstream_status` is
-    /// the reason, if an upstream answered.
+    /// Answers with the stale response, if it may be used although it was not validated (RFC 5861 §4).
+    /// `upstream_status` is the reason, if an upstream answered.
     async fn serve_stale(
         &self,
         proxy: &Proxy,

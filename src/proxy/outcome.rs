@@ -1,6 +1,6 @@
-//! Outcomes of a fill for a request that follows it, and the decision whether the request looks the object up once more.
-//! A fill may fail, or bring nothing that is shared, for a reason that is not this request's. Another lookup then costs
-//! less than an error.
+//! Outcomes of a fill for a request that follows it, and the decision whether the request looks the object up once
+//! more. A fill may fail, or bring nothing that is shared, for a reason that is not this request's. Another lookup then
+//! costs less than an error.
 
 use http::StatusCode;
 
@@ -19,8 +19,8 @@ pub(crate) enum Followed {
     Failed(FillError, Option<PrivateResponse>),
 }
 
-/// Returns true if the fields of a request may have caused this outcome. Other statuses of servers in trouble have nothing to
-/// do with them.
+/// Returns true if the fields of a request may have caused this outcome. Other statuses of servers in trouble have
+/// nothing to do with them.
 pub(crate) fn is_for_one_request(outcome: &fill::FillResponse) -> bool {
     match outcome {
         fill::FillResponse::Unshared(why) => matches!(why, UnsharedReason::Unstorable(_)),

@@ -48,8 +48,8 @@ const HOLD_BACK: usize = 64 << 10;
 /// Maximum time of that, for a body that is written piece by piece.
 const HOLD_BACK_TIME: Duration = Duration::from_millis(500);
 
-/// Passes requests through that are never cached: methods besides `GET` and `HEAD`, private paths, and requests for generic
-/// content with a body.
+/// Passes requests through that are never cached: methods besides `GET` and `HEAD`, private paths, and requests for
+/// generic content with a body.
 pub(crate) async fn pass_through(proxy: &Proxy, exchange: &Exchange<'_>, body: Incoming) -> StepResult {
     let max_upload = exchange.target.route.max_upload;
     let stall_timeout = exchange.generation.config.server.stall_timeout;
@@ -63,8 +63,8 @@ pub(crate) async fn pass_through(proxy: &Proxy, exchange: &Exchange<'_>, body: I
     let has_body = !matches!(body, RequestBody::Empty);
     let is_content = matches!(classification.class, Class::Payload | Class::Catalog);
     if exchange.is_cacheable() && (is_content || classification.class == Class::Generic && !has_body) {
-        // A body has no meaning in a GET (RFC 9110 §9.3.1): it cannot select another payload or catalog, and must not lead
-        // past the store. It is dropped unread.
+        // A body has no meaning in a GET (RFC 9110 §9.3.1): it cannot select another payload or catalog, and must not
+        // lead past the store. It is dropped unread.
         return Continue(());
     }
     if exchange.is_cacheable() && exchange.control.has(Directive::OnlyIfCached) {
@@ -151,9 +151,9 @@ async fn send_alone(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -
     }
 }
 
-/// Passes an upstream's response on to the client. One whose body breaks off at its begin becomes a `502`, like one whose
-/// whole content is there and does not match its announced digest. So does a `407`: the client would give this relay its
-/// credentials for a proxy.
+/// Passes an upstream's response on to the client. One whose body breaks off at its begin becomes a `502`, like one
+/// whose whole content is there and does not match its announced digest. So does a `407`: the client would give this
+/// relay its credentials for a proxy.
 pub(crate) async fn pass_on(proxy: &Proxy, exchange: &Exchange<'_>, answer: UpstreamResponse) -> Reply {
     let upstream = answer.upstream.name.clone();
     let (head, mut body) = answer.response.into_parts();
@@ -205,7 +205,8 @@ fn verify_begin(
     if check.finish() { Ok(None) } else { Err(BodyError::Mismatch) }
 }
 
-/// Returns true if the route holds unproven content, and nothing could prove the content that this request alone asks for.
+/// Returns true if the route holds unproven content, and nothing could prove the content that this request alone asks
+/// for.
 pub(crate) fn is_withheld(proxy: &Proxy, exchange: &Exchange<'_>) -> bool {
     let upstreams = &exchange.generation.upstreams;
     let is_authenticated = upstreams.are_authenticated(exchange.target.upstreams());

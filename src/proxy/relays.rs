@@ -23,8 +23,8 @@ use gupd_net::upstream::{Upstream, UpstreamRequest};
 /// than the wait.
 const PEER_WAIT_PERCENT: u32 = 70;
 
-/// Share of `fill.peer_timeout`, in percent, after which a fill is looked at again that asks the relay which asks for it. That
-/// relay may have refused a moment ago, and the fill goes on to a manager: both would cross the line.
+/// Share of `fill.peer_timeout`, in percent, after which a fill is looked at again that asks the relay which asks for
+/// it. That relay may have refused a moment ago, and the fill goes on to a manager: both would cross the line.
 const SECOND_LOOK_PERCENT: u32 = 1;
 
 /// Time that another relay's request follows a fill without a response head before the first probe, and between two

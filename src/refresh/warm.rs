@@ -1,6 +1,7 @@
-//! Warm start: fetches what another relay or the shared tier has, before clients of this relay request it. The list says
-//! which objects. Their bytes come as for any prefetch: from peers, the tier or upstreams, in `wan.windows` and within the
-//! limits. Nothing is remembered: stored objects are not fetched again, so a list may be sent again after a failure.
+//! Warm start: fetches the content of another relay or of the shared tier before clients of this relay request it. The
+//! list says which objects. Their bytes come as for any prefetch: from peers, the tier or upstreams, in `wan.windows`
+//! and within the limits. Nothing is remembered: stored objects are not fetched again, so a list may be sent again
+//! after a failure.
 
 use http::StatusCode;
 use http::uri::PathAndQuery;

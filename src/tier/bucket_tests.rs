@@ -1,4 +1,5 @@
-//! The tier in a bucket, over the protocol of S3: uploads of every size, writers at once, and each refusal with its remedy.
+//! The tier in a bucket, over the protocol of S3: uploads of every size, writers at once, and each refusal with its
+//! remedy.
 
 use std::io::Write;
 use std::sync::Arc;

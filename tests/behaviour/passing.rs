@@ -1,5 +1,5 @@
-//! Requests that a route passes to its upstreams. An upstream takes each for the relay's own, so closed paths and methods
-//! must not reach it in any spelling.
+//! Requests that a route passes to its upstreams. An upstream takes each for the relay's own, so closed paths and
+//! methods must not reach it in any spelling.
 
 use std::sync::Arc;
 use std::time::Duration;

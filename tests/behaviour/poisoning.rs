@@ -68,7 +68,8 @@ async fn special_request_costs_at_most_one_more_fill() {
     }
 }
 
-/// A field that spoils the request of its client, and the answer of a manager: its status and `Cache-Control`, or a field.
+/// A field that spoils the request of its client, and the answer of a manager: its status and `Cache-Control`, or a
+/// field.
 type SpoiltCase<A> = ((&'static str, &'static str), (A, &'static str));
 
 /// Each field with each answer, for a payload, a catalog and a page.

@@ -1,5 +1,5 @@
-//! The shared tier: what one relay got from a manager, another one takes from a folder that both know. Damage and absence
-//! of the tier fail no client, and only payloads are in it.
+//! The shared tier: what one relay got from a manager, another one takes from a folder that both know. Damage and
+//! absence of the tier fail no client, and only payloads are in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

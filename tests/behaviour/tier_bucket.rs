@@ -1,5 +1,5 @@
-//! The shared tier in a bucket that is silent, refuses, breaks off or is full: no client fails or waits, the circuit opens,
-//! and each byte has its cause.
+//! The shared tier in a bucket that is silent, refuses, breaks off or is full: no client fails or waits, the circuit
+//! opens, and each byte has its cause.
 
 use std::io::Write;
 use std::time::{Duration, Instant};

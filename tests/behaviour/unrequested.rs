@@ -1,5 +1,5 @@
-//! Responses that no request asked for: a `206` without `Range`, and a `304` without a condition. Neither is the object,
-//! so neither reaches a client or the store as if it were.
+//! Responses that no request asked for: a `206` without `Range`, and a `304` without a condition. Neither is the
+//! object, so neither reaches a client or the store as if it were.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Events and alarms: each condition is raised once and cleared once, in sentences with the action to take, on the Events
-//! page, in `gupd status` and in the API. A restart repeats none.
+//! Events and alarms: each condition is raised once and cleared once, in sentences with the action to take, on the
+//! Events page, in `gupd status` and in the API. A restart repeats none.
 
 use std::net::Ipv4Addr;
 use std::time::Instant;

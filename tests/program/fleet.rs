@@ -1,5 +1,5 @@
-//! Several relays behind the real HAProxy or nginx, as a site has them that outgrew one relay: as one cache, while members
-//! are killed, upgraded and added under load, and with the limits of the site divided between them.
+//! Several relays behind the real HAProxy or nginx, as a site has them that outgrew one relay: as one cache, while
+//! members are killed, upgraded and added under load, and with the limits of the site divided between them.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};

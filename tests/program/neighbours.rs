@@ -1,5 +1,6 @@
-//! `server.client_identity`: a host with twenty addresses of each family on the relay's link. The test runs itself again in
-//! a network namespace, with a pair of virtual cards between relay and host. Each IPv6 address is of a network of its own.
+//! `server.client_identity`: a host with twenty addresses of each family on the relay's link. The test runs itself
+//! again in a network namespace, with a pair of virtual cards between relay and host. Each IPv6 address is of a network
+//! of its own.
 
 use std::net::SocketAddr;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! `gupd store warm`: a new relay gets what another relay or the tier has before its clients request it, by its own way:
-//! peers, tier, upstreams, in its windows and limits.
+//! `gupd store warm`: a new relay gets what another relay or the tier has before its clients request it, by its own
+//! way: peers, tier, upstreams, in its windows and limits.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! Running fills, and content by type: what crossed the WAN for it, as full sets and as deltas, what clients got, what is
-//! stored and what was evicted.
+//! Running fills, and content by type: bytes over the WAN, as full sets and as deltas, bytes to clients, stored
+//! and evicted bytes.
 
 use std::collections::BTreeMap;
 
@@ -83,7 +83,7 @@ pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>) -> Response
     respond(Page::Content, &content)
 }
 
-/// Shows what the store has of each content type.
+/// Shows stored and evicted content by type.
 fn stored(report: &Result<ContentReport, StoreError>) -> Markup {
     let report = match report {
         Ok(report) => report,

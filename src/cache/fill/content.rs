@@ -1,5 +1,6 @@
 //! Content of a running fill: the stored bytes, the arriving runs and the demands of readers. A run keeps its newest
-//! bytes in memory until they can be read. Invariant: no other content may replace this one once a reader has seen a byte.
+//! bytes in memory until they can be read. Invariant: no other content may replace this one once a reader has seen a
+//! byte.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -269,8 +270,8 @@ impl FillContent {
         self.lock_state().runs.len()
     }
 
-    /// Returns the range to fetch next and updates which runs are paused. `admits` says whether a run may start for this
-    /// client. Ranges that no reader wants are returned only if `background` is set.
+    /// Returns the range to fetch next and updates which runs are paused. `admits` says whether a run may start for
+    /// this client. Ranges that no reader wants are returned only if `background` is set.
     pub(super) fn plan(
         &self,
         background: bool,

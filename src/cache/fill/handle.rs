@@ -160,8 +160,8 @@ pub enum Joined {
     Started(FillHandle, PrivateResponse),
     /// The request follows a running fill.
     Following(FillHandle),
-    /// The whole response of the running fill arrived before the request, which must not use it without validation. Once
-    /// this fill has ended, the response can be validated.
+    /// The whole response of the running fill arrived before the request, which must not use it without validation.
+    /// Once this fill has ended, the response can be validated.
     Completed(FillHandle),
     /// The fill ended before the request could join it; a fresh response is stored.
     Stored(Arc<CacheEntry>),

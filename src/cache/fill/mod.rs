@@ -175,7 +175,8 @@ impl Fills {
     }
 
     /// Joins the running fill of `request`, or starts one on the runtime of the caller. It stays there, so that a fill
-    /// costs its first client no hop between threads; hashing of large pieces and disk writes have threads of their own.
+    /// costs its first client no hop between threads; hashing of large pieces and disk writes have threads of their
+    /// own.
     pub fn join(&self, mut request: FillRequest, upstreams: &Arc<Upstreams>) -> Joined {
         let control = CacheControl::from_request(&request.client_headers);
         let now = self.context.clock.now();

@@ -66,8 +66,8 @@ impl FillRequest {
 }
 
 impl FillRequest {
-    /// Returns the key under which the shared tier may have the content: it has payloads only, which are the same for all
-    /// managers.
+    /// Returns the key under which the shared tier may have the content: it has payloads only, which are the same for
+    /// all managers.
     fn tier_key(&self) -> Option<Arc<str>> {
         let is_payload = self.classification.class == Class::Payload && self.stale.is_none();
         let is_shared = || split_key(&self.key).binding.is_none();

@@ -18,8 +18,8 @@ use crate::fill::metrics::FillMetrics;
 use gupd_net::upstream::UpstreamResponse;
 use gupd_store::Segment;
 
-/// Maximum time for which a run keeps its connection while no reader wants its bytes. A client that reads one range after
-/// the other pauses for less.
+/// Maximum time for which a run keeps its connection while no reader wants its bytes. A client that reads one range
+/// after the other pauses for less.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// State shared by all runs of a fill.

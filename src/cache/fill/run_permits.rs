@@ -1,6 +1,6 @@
 //! Permits of a fill's runs. The permit of the fill covers one run; each further one needs a permit of the client that
-//! reads its bytes. A reader whose client has no permit is served by the runs that there are, one range after the other,
-//! so a fill always goes on. A wait ends with the demand that caused it.
+//! reads its bytes. A reader whose client has no permit is served by the runs that there are, one range after the
+//! other, so a fill always goes on. A wait ends with the demand that caused it.
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -52,8 +52,8 @@ impl<'a> RunPermits<'a> {
         self.waits.iter_mut().for_each(|wait| wait.is_wanted = false);
     }
 
-    /// Returns true if a run may start for this client; [`take`](Self::take) then gives its permit. Otherwise the client
-    /// waits for one.
+    /// Returns true if a run may start for this client; [`take`](Self::take) then gives its permit. Otherwise the
+    /// client waits for one.
     pub(super) fn admits(&mut self, client: Option<IpAddr>) -> bool {
         if self.is_own_free {
             self.admitted = Some(RunPermit::Own);

@@ -1,5 +1,5 @@
-//! What runs now, for administrators: each fill with its progress and its followers. Reading it holds the register's lock
-//! for a copy of the handles, as a lookup does, and changes nothing.
+//! What runs now, for administrators: each fill with its progress and its followers. Reading it holds the register's
+//! lock for a copy of the handles, as a lookup does, and changes nothing.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -50,7 +50,8 @@ pub(super) struct FillTask {
     /// Notified when a follower leaves, or wants bytes that no run brings.
     attention: Arc<Notify>,
     private_response: Option<PrivateResponseSender>,
-    /// Upstreams of unusable responses and of content with a wrong digest. Others are asked first when the fill fetches it again.
+    /// Upstreams of unusable responses and of content with a wrong digest. Others are asked first when the fill fetches
+    /// it again.
     distrusted: Vec<UpstreamId>,
     /// Number of responses that the fill had not asked for.
     unrequested: usize,
@@ -284,8 +285,8 @@ impl FillTask {
         }
     }
 
-    /// Returns true if the upstream permits to store this server error. It never replaces stored content, which is worth
-    /// more while the upstream fails.
+    /// Returns true if the upstream permits to store this server error. It never replaces stored content, which is
+    /// worth more while the upstream fails.
     fn can_store_error(&self, answer: &UpstreamResponse) -> bool {
         let FillRequest { client_headers, classification, stale, .. } = &*self.request;
         let (status, headers) = (answer.response.status(), answer.response.headers());

@@ -209,7 +209,8 @@ impl Relay {
     }
 }
 
-/// Returns the listeners in force, with the access lists of the configuration and its TLS for those that have TLS in both.
+/// Returns the listeners in force, with the access lists of the configuration and its TLS for those that have TLS in
+/// both.
 fn with_renewed_tls(current: &[ListenerSettings], next: &[ListenerSettings]) -> Vec<ListenerSettings> {
     let renew = |listener: &ListenerSettings| {
         let next = next.iter().find(|other| other.name == listener.name);

@@ -1,5 +1,6 @@
 //! `gupd store`: commands on a store. They open its folder themselves. `ls`, `export` and `verify --dry-run` work
-//! beside a running relay; other commands need the lock of the folder. `purge` asks the relay that has it, and so does `warm`.
+//! beside a running relay; other commands need the lock of the folder. `purge` asks the relay that has it, and so does
+//! `warm`.
 
 mod held;
 mod list;

@@ -1,5 +1,5 @@
-//! `gupd store ls --by-type`: the sums of each content type, as a table or as JSON. The most bytes come first; copies of
-//! catalogs count with the others, because they take room too.
+//! `gupd store ls --by-type`: the sums of each content type, as a table or as JSON. The most bytes come first; copies
+//! of catalogs count with the others, because they take room too.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
-//! `gupd store warm`: makes the running relay fetch what another relay or the shared tier has, in batches. This command
-//! remembers nothing and the relay fetches no stored object, so after an interruption the command is run again.
+//! `gupd store warm`: makes the running relay fetch the content of another relay or of the shared tier, in batches.
+//! This command remembers nothing and the relay fetches no stored object, so after an interruption the command is run
+//! again.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -52,7 +53,8 @@ const MAX_FAILURES: u64 = 8;
 pub(crate) struct WarmFlags {
     #[command(flatten)]
     file: ConfigFile,
-    /// Its content is fetched: admin address of another relay (http://192.0.2.11:9467), or the tier of this one (tier.url).
+    /// Its content is fetched: admin address of another relay (http://192.0.2.11:9467), or the tier of this one
+    /// (tier.url).
     #[arg(long, value_name = "URL")]
     from: String,
     /// File with the admin token of the other relay; one that may only read suffices.

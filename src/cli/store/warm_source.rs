@@ -1,5 +1,6 @@
-//! Sources of a warm start: the list of content of another relay, by its admin address, or of the shared tier. A list is in
-//! the order of its use: catalogs first, because they prove payloads of peers, then payloads, the latest used ones first.
+//! Sources of a warm start: the list of content of another relay, by its admin address, or of the shared tier. A list
+//! is in the order of its use: catalogs first, because they prove payloads of peers, then payloads, the latest used
+//! ones first.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -26,7 +27,7 @@ const MAX_PART: usize = 32 << 20;
 /// Maximum number of objects, more than a store of 40 GiB has.
 const MAX_OBJECTS: usize = 1_000_000;
 
-/// Returns what clients of another relay received in the last time.
+/// Returns the objects that clients of another relay received within a time.
 pub(super) fn list_relay(
     source: &AdminClient,
     url: &str,
@@ -63,7 +64,7 @@ pub(super) fn list_relay(
     Ok(select(items, since))
 }
 
-/// Returns what was published in the tier in the last time.
+/// Returns the objects that were published in the tier within a time.
 pub(super) fn list_tier(
     file: &ConfigFile,
     url: &str,

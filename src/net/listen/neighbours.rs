@@ -1,6 +1,6 @@
-//! Hosts of the relay's own link, by the addresses that they take. The kernel knows the hardware address behind each, and
-//! all addresses of one hardware address are one client. The table is read off the path of requests, so an address counts
-//! as without it for about a second. So does each address behind a router, which the kernel does not know.
+//! Hosts of the relay's own link, by the addresses that they take. The kernel knows the hardware address behind each,
+//! and all addresses of one hardware address are one client. The table is read off the path of requests, so an address
+//! counts as without it for about a second. So does each address behind a router, which the kernel does not know.
 
 use std::collections::HashMap;
 use std::io;

@@ -16,12 +16,12 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::client_budgets::ClientBudgets;
 use gupd_http::refusal::BudgetKind;
 
-/// Minimum rate in bytes a second of a client that keeps its upload waiting, over `server.stall_timeout` of such waits. An
-/// upload holds a place at the manager.
+/// Minimum rate in bytes a second of a client that keeps its upload waiting, over `server.stall_timeout` of such waits.
+/// An upload holds a place at the manager.
 const MIN_RATE: f64 = 256.0;
 
-/// Part of `server.stall_timeout` that one wait counts at most. The wait may be that of a limit on the line, which does not
-/// look at the client meanwhile.
+/// Part of `server.stall_timeout` that one wait counts at most. The wait may be that of a limit on the line, which does
+/// not look at the client meanwhile.
 const WAIT_SHARE: u32 = 4;
 
 /// Body of a request to an upstream.
@@ -86,8 +86,8 @@ pub enum RequestBodyError {
 }
 
 impl RequestBody {
-    /// Streams the client's body, which must give a byte every `stall_timeout`, [`MIN_RATE`] on average while it is waited
-    /// for, and at most `max_bytes`.
+    /// Streams the client's body, which must give a byte every `stall_timeout`, [`MIN_RATE`] on average while it is
+    /// waited for, and at most `max_bytes`.
     pub fn streamed(
         body: Incoming,
         stall_timeout: Duration,

@@ -359,7 +359,7 @@ impl RequestTimeouts {
     }
 }
 
-/// Checks a response head for what no client may get, whatever it asked for.
+/// Refuses a response head that no client may get for any request.
 fn check_head(response: &mut Response<Incoming>) -> Result<(), Arc<str>> {
     // The relay passes on no `Upgrade`, so none may follow it (RFC 9110 §15.2.2). A client would take the bytes that
     // come next for another protocol.

@@ -155,8 +155,8 @@ fn checkpoint(connection: &Connection) -> Option<LogFrames> {
     run(connection, "PASSIVE")
 }
 
-/// Runs a checkpoint of this mode; `NOOP` only counts. Returns `None` if it failed: the index thread learns of a failing
-/// disk by its next commit.
+/// Runs a checkpoint of this mode; `NOOP` only counts. Returns `None` if it failed: the index thread learns of a
+/// failing disk by its next commit.
 fn run(connection: &Connection, mode: &str) -> Option<LogFrames> {
     let frames = connection
         .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))

@@ -262,8 +262,8 @@ impl Index {
         self.run_change(Isolation::Savepoint, work).await
     }
 
-    /// Runs a change and commits it with others that arrive within milliseconds. An error of the index fails all of them,
-    /// because a savepoint for each change costs more than the rows of an object. `work` must do everything else
+    /// Runs a change and commits it with others that arrive within milliseconds. An error of the index fails all of
+    /// them, because a savepoint for each change costs more than the rows of an object. `work` must do everything else
     /// that can fail before it writes to the index.
     pub(super) async fn change_in_group<T: Send + 'static>(
         &self,

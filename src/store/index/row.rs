@@ -25,7 +25,8 @@ pub(super) fn find(connection: &Connection, key: &str) -> Result<Vec<Object>> {
     statement.query_map(params![key, MAX_VARIANTS as i64], object)?.collect()
 }
 
-/// Returns at most `limit` objects of a blob, newest first. Copies and held ones are last: no upstream knows their keys.
+/// Returns at most `limit` objects of a blob, newest first. Copies and held ones are last: no upstream knows their
+/// keys.
 pub(super) fn with_blob(connection: &Connection, blob: BlobId, limit: usize) -> Result<Vec<Object>> {
     let mut statement = connection.prepare_cached(&format!(
         "{ROW} WHERE b.hash = ?1 ORDER BY key GLOB '[@!]*', response_time DESC, o.id DESC LIMIT ?2"

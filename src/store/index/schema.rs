@@ -27,8 +27,8 @@ pub(super) const INCOMPLETE: i64 = i64::MAX;
 /// Prepared statements cached per connection: as many as the other files have.
 const STATEMENTS: usize = 64;
 
-/// Place of temporary tables. A sandboxed relay may create no file outside the store, where SQLite would. They are small:
-/// only a migration and a rebuild sort all rows.
+/// Place of temporary tables. A sandboxed relay may create no file outside the store, where SQLite would. They are
+/// small: only a migration and a rebuild sort all rows.
 const TEMPORARY: &str = "MEMORY";
 
 const TABLES: &str = "
@@ -308,8 +308,8 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Opens a connection that only checkpoints the log of an index that [`open`] accepted. Its end leaves the log as it is:
-/// another index may have the name by then.
+/// Opens a connection that only checkpoints the log of an index that [`open`] accepted. Its end leaves the log as it
+/// is: another index may have the name by then.
 pub(super) fn open_checkpointer(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;

@@ -1,6 +1,6 @@
-//! The LiveUpdate policy of a SEPM, as `GET /sepm/api/v1/policies/lu/{id}` returns it. An unknown field in a part that is
-//! translated is an error: a policy of another version must not lose a setting in silence. Other fields are only listed
-//! (`untranslated`).
+//! The LiveUpdate policy of a SEPM, as `GET /sepm/api/v1/policies/lu/{id}` returns it. An unknown field in a part that
+//! is translated is an error: a policy of another version must not lose a setting in silence. Other fields are only
+//! listed (`untranslated`).
 
 use std::path::Path;
 
