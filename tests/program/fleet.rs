@@ -333,9 +333,12 @@ impl Nginx {
             .iter()
             .map(|kind| format!("{kind}_temp_path {root}/{kind};\n"))
             .collect();
+        // Each request has one connection on either side.
+        let connections = 4 * CLIENTS;
         let whole = format!(
             "daemon off;\nuser root;\npid {root}/nginx.pid;\nerror_log {root}/error.log;\n\
-             events {{}}\nhttp {{\naccess_log off;\n{temporary}{text}\n}}\n"
+             worker_rlimit_nofile 8192;\nevents {{ worker_connections {connections}; }}\n\
+             http {{\naccess_log off;\n{temporary}{text}\n}}\n"
         );
         let file = folder.path().join("nginx.conf");
         std::fs::write(&file, whole).unwrap();
