@@ -178,7 +178,7 @@ impl RefreshWorker {
                     return;
                 }
                 Err(detail) => {
-                    tracing::warn!(key = item.key, error = detail, "not warmed");
+                    tracing::warn!(key = item.key, error = detail, "object not warmed");
                     failures += 1;
                     if failures == MAX_FAILURES {
                         report.stop = Some(WarmStop::Failing { detail });

@@ -364,7 +364,7 @@ fn check_head(response: &mut Response<Incoming>) -> Result<(), Arc<str>> {
     // The relay passes on no `Upgrade`, so none may follow it (RFC 9110 §15.2.2). A client would take the bytes that
     // come next for another protocol.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Arc::from("101 without an upgrade that was asked for"));
+        return Err(Arc::from("status 101 (Switching Protocols) without a request to upgrade"));
     }
     framing::normalize(response.headers_mut()).map_err(|error| Arc::from(error.to_string()))
 }
