@@ -1,6 +1,5 @@
 //! Content of a running fill: the stored bytes, the arriving runs and the demands of readers. A run keeps its newest
-//! bytes in memory until they can be read. Invariant: no other content may replace this one once a reader has seen a
-//! byte.
+//! bytes in memory until they can be read. Invariant: no other content replaces this one once a reader has a byte.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
