@@ -64,6 +64,14 @@ struct Quantum {
     bytes: u64,
 }
 
+impl ScheduledFlow {
+    /// Returns the bytes of the flow's quantum, at most the capacity of a limit. The rate of the limit can be lower than
+    /// at the start of the quantum.
+    fn quantum_within(&self, capacity: u64) -> u64 {
+        self.quantum.as_ref().map_or(0, |(quantum, _)| quantum.bytes.min(capacity))
+    }
+}
+
 impl ByteSchedule {
     /// Adds a limit of `rate` bytes per second, or without a rate for now.
     pub(super) fn add_limit(&mut self, rate: Option<u64>, burst: Duration, now: Nanos) -> LimitId {
@@ -255,13 +263,12 @@ impl ByteSchedule {
             if let Some(bucket) = &mut limit.bucket {
                 quantum.bytes = quantum.bytes.min(bucket.capacity());
                 if !limit.queue.is_empty() || !bucket.take(quantum.bytes, now) {
-                    // Behind others, the limit is armed for those, or is being served to them.
-                    if limit.queue.is_empty() {
-                        let at = bucket.ready_at(quantum.bytes);
-                        limit.armed = Some(at);
-                        self.timers.push(Reverse((at, number)));
-                    }
+                    // Without a timer, the limit is being served and goes on with its queue.
+                    let is_served = !limit.queue.is_empty() && limit.armed.is_none();
                     flow.quantum = Some((quantum, limit.enqueue(flow.priority, step, id)));
+                    if !is_served {
+                        self.arm(number, now);
+                    }
                     return None;
                 }
             }
@@ -275,21 +282,13 @@ impl ByteSchedule {
     fn serve(&mut self, number: usize, now: Nanos, grants: &mut Vec<Grant>) {
         loop {
             let Some(limit) = self.limits.get_mut(number) else { return };
-            // The rate can be lower than at the start of the quantum, which must not exceed the bucket's capacity.
-            let capacity = limit.bucket.as_ref().map_or(MAX_QUANTUM, Bucket::capacity);
-            let flows = &self.flows;
-            let quantum = |id: FlowId| flows.get(id.0).and_then(|flow| flow.quantum);
-            let bytes = |id: FlowId| quantum(id).map_or(0, |(quantum, _)| quantum.bytes.min(capacity));
+            let (flows, capacity) = (&self.flows, limit.capacity());
+            let bytes = |id: FlowId| flows.get(id.0).map_or(0, |flow| flow.quantum_within(capacity));
             limit.armed = None;
             let Some(next) = limit.queue.next(bytes) else { return };
             let passing = bytes(next);
-            if let Some(bucket) = &mut limit.bucket
-                && !bucket.take(passing, now)
-            {
-                let at = bucket.ready_at(passing);
-                limit.armed = Some(at);
-                self.timers.push(Reverse((at, number)));
-                return;
+            if limit.bucket.as_mut().is_some_and(|bucket| !bucket.take(passing, now)) {
+                return self.arm(number, now);
             }
             let Some(next) = limit.queue.pop(bytes) else { return };
             let id = next.item;
@@ -302,6 +301,19 @@ impl ByteSchedule {
                 let next = Quantum { at: at.saturating_add(1), bytes: passing };
                 self.advance_flow(id, next, now, grants);
             }
+        }
+    }
+
+    /// Arms a limit for the flow that is next. One that arrives must not wait for the larger quantum of another that the
+    /// limit was armed for: it would get one small quantum for each large one, and less than its share.
+    fn arm(&mut self, number: usize, now: Nanos) {
+        let Some(limit) = self.limits.get_mut(number) else { return };
+        let (flows, capacity) = (&self.flows, limit.capacity());
+        let bytes = |id: FlowId| flows.get(id.0).map_or(0, |flow| flow.quantum_within(capacity));
+        let Some(bytes) = limit.queue.next(bytes).map(bytes) else { return };
+        let at = limit.bucket.as_ref().map_or(now, |bucket| bucket.ready_at(bytes).max(now));
+        if limit.armed.replace(at) != Some(at) {
+            self.timers.push(Reverse((at, number)));
         }
     }
 

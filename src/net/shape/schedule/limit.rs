@@ -80,6 +80,11 @@ impl ScheduledLimit {
         self.flows == 0
     }
 
+    /// Maximum of bytes that pass at once.
+    pub(super) fn capacity(&self) -> u64 {
+        self.bucket.as_ref().map_or(MAX_QUANTUM, Bucket::capacity)
+    }
+
     /// Adds a flow, to the share of its owner if it has one. `id` is the id of this limit.
     pub(super) fn join(&mut self, id: LimitId, owner: Option<IpAddr>) -> PathStep {
         self.flows = self.flows.saturating_add(1);

@@ -131,6 +131,12 @@ fn water_level(total: f64, limits: &[u64]) -> Vec<f64> {
     shares
 }
 
+#[test]
+fn small_quanta_do_not_wait_for_large_ones() {
+    // The first owner has three flows and therefore smaller quanta than the second; together they ask for 102 %.
+    assert_fair_among_owners(479_625, &[vec![2, 2, 41], vec![45, 12]]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
