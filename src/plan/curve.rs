@@ -20,6 +20,11 @@ impl Curve {
         Self { first: rate, changes: Vec::new() }
     }
 
+    /// Creates a curve that is 0 before its first step. Steps are starts and rates, ascending.
+    pub(super) fn from_steps(steps: Vec<(f64, f64)>) -> Self {
+        Self { first: 0.0, changes: steps }
+    }
+
     /// Builds a curve from `rate_from`, which returns the rate at a time, and its end if that is before the horizon.
     pub fn trace(horizon: f64, rate_from: impl Fn(f64) -> (f64, Option<f64>)) -> Self {
         let (first, mut until) = rate_from(0.0);

@@ -41,6 +41,14 @@ impl SimulatedFill {
         }
     }
 
+    /// Returns its rate if it arrives at this rate whether or not a client has started. A complete one has none.
+    pub(super) fn arrival_rate(&mut self, rate: f64) -> f64 {
+        if rate > 0.0 {
+            self.start(self.group);
+        }
+        if self.is_running() { rate } else { 0.0 }
+    }
+
     /// Returns the group that started it.
     pub(super) fn group(&self) -> usize {
         self.group

@@ -105,7 +105,7 @@ impl PlanInput {
     fn contents(&self, config: &Config, axis: &Axis) -> Result<Vec<PlanContent>, PlanError> {
         let content = |name, path, bytes: u64, share| {
             let limit = wan_limit(config, axis, path);
-            PlanContent { name, bytes: bytes as f64, share, limit }
+            PlanContent { name, bytes: bytes as f64, share, limit, arrival: None }
         };
         Ok(match (self.delta, self.full) {
             (Some(delta), Some(full)) => vec![

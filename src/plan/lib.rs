@@ -3,12 +3,14 @@
 //!
 //! Pure: no socket, no clock, no file. The same scenario gives the same result. [`PlanInput`] builds a [`Scenario`]
 //! from the configuration, [`simulate`] runs it, [`compute_costs`] gives the cost of each limit, and [`Deadline`] finds
-//! the line or the spread that a deadline needs. Start reading at `simulation`.
+//! the line or the spread that a deadline needs. A [`PlanFleet`] is many sites behind shared lines. Start
+//! reading at `simulation`.
 
 mod appearance;
 mod clients;
 mod curve;
 mod download;
+mod fleet;
 mod input;
 mod reverse;
 mod scenario;
@@ -19,6 +21,10 @@ mod timeline;
 
 pub use self::appearance::{Appearance, ParseAppearanceError, parse_share};
 pub use self::curve::{Curve, OpenHours};
+pub use self::fleet::{
+    Bottleneck, MAX_SITES, PlanFleet, PlanTier, PlannedFleet, PlannedSite, Region, RegionUse, SharedLines,
+    SiteArrival, SiteClass, TierScope,
+};
 pub use self::input::{MAX_CLIENTS, PlanError, PlanInput};
 pub use self::reverse::{Deadline, LINE_STEP, LineResult, SPREAD_STEP, SpreadResult};
 pub use self::scenario::{EarlyAccess, GroupLimit, LimitKey, Named, PlanContent, PlanGroup, Scenario};

@@ -59,6 +59,8 @@ pub struct PlanContent {
     pub share: f64,
     /// The `[[wan_limit]]` that applies to it.
     pub limit: Named<Curve>,
+    /// Rates at which it arrives at a site of a fleet, in place of the site's line and its limits.
+    pub arrival: Option<Curve>,
 }
 
 /// One group of clients.

@@ -51,6 +51,27 @@ pub fn simulate(scenario: &Scenario) -> Result<PlannedRollout, TooManyEvents> {
     Simulation::new(scenario).run()
 }
 
+/// Time and group of the first request for an object.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct FirstRequest {
+    pub(super) at: f64,
+    pub(super) group: usize,
+}
+
+/// Returns the first request for each content; `None` if there is none within the horizon.
+pub(super) fn first_requests(scenario: &Scenario) -> Vec<Option<FirstRequest>> {
+    let mut simulation = Simulation::new(scenario);
+    let mut first = vec![None; scenario.contents.len()];
+    while let Some(SimulationEvent { at, kind: EventKind::Request(client), .. }) = simulation.events.pop() {
+        let SimulatedClient { group, content, .. } = simulation.clients[client];
+        first[content].get_or_insert(FirstRequest { at, group });
+        if first.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    first
+}
+
 #[derive(Clone, Copy, PartialEq)]
 struct SimulationEvent {
     at: f64,
@@ -253,8 +274,10 @@ impl<'a> Simulation<'a> {
             })
             .collect();
         let line = scenario.line.min(scenario.wan.rate_at(now)).min(upstream);
-        for (fill, rate) in self.fills.iter_mut().zip(share::allocate_by_priority(line, &most)) {
-            fill.rate = rate;
+        let rates = share::allocate_by_priority(line, &most);
+        for ((fill, content), rate) in self.fills.iter_mut().zip(&scenario.contents).zip(rates) {
+            fill.rate =
+                content.arrival.as_ref().map_or(rate, |arrival| fill.arrival_rate(arrival.rate_at(now)));
         }
         let client = scenario.client.rate_at(now);
         let demands: Vec<(f64, Vec<RateDemand>)> = scenario
@@ -317,7 +340,7 @@ impl<'a> Simulation<'a> {
     fn next_limit_change(&self) -> f64 {
         let Scenario { wan, upstream, lan, client, contents, groups, .. } = self.scenario;
         let of_groups = groups.iter().flat_map(|group| [&group.limit, &group.client_limit, &group.wan_limit]);
-        let of_contents = contents.iter().map(|content| &content.limit.value);
+        let of_contents = contents.iter().flat_map(|of| of.arrival.iter().chain([&of.limit.value]));
         let all = [wan, &upstream.value, lan, client].into_iter().chain(of_contents).chain(of_groups);
         all.filter_map(|curve| curve.next_change(self.now)).fold(f64::INFINITY, f64::min)
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by a panic")]
 
 mod conservation;
+mod fleet;
 mod reference;
 mod reverse;
 mod rollouts;
@@ -25,7 +26,7 @@ pub(crate) fn unnamed(curve: Curve) -> Named<Curve> {
 }
 
 pub(crate) fn content(name: &'static str, bytes: f64, share: f64) -> PlanContent {
-    PlanContent { name, bytes, share, limit: unnamed(Curve::UNLIMITED) }
+    PlanContent { name, bytes, share, limit: unnamed(Curve::UNLIMITED), arrival: None }
 }
 
 pub(crate) fn group(name: &str, clients: u32) -> PlanGroup {
