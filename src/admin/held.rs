@@ -1,4 +1,4 @@
-//! Held content: `GET /api/v1/store/held` lists it, `POST` releases or rejects one object. A decision needs the admin token,
+//! Held content, which is kept aside because nothing proves it: `GET /api/v1/store/held` lists it, `POST` releases or rejects one object. A decision needs the admin token,
 //! and its line in the audit log comes first: a release that cannot be audited does not happen.
 
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use super::auth::ReadAccess;
 use super::openapi::Failure;
 use super::request_body::{check_author, read_command};
 use super::{AdminApi, ErrorMessage, internal_error, json_response, problem};
-use gupd_cache::digest::{HeldObject, HoldDecision, is_held_prefix};
+use gupd_cache::digest::{HeldDecision, HeldObject, is_held_prefix};
 use gupd_rollout::audit::{AuditEntry, AuditOutcome};
 use gupd_rollout::command::AttributedCommand;
 use gupd_store::Object;
@@ -33,18 +33,9 @@ pub struct HeldRequest {
     pub sha256: String,
 }
 
-/// Decision about held content, as requests and the audit log have it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum HeldDecision {
-    /// Clients get it.
-    Release,
-    /// It is removed.
-    Reject,
-}
-
 /// A decision as the audit log has it.
 #[derive(Clone, Debug, Serialize)]
+// `order` is the name of commands in the audit log.
 #[serde(tag = "order", rename_all = "kebab-case")]
 enum HeldCommand {
     ReleaseHeld { sha256: String, path: String },
@@ -105,21 +96,18 @@ async fn execute(api: AdminApi, request: HeldRequest, from: String) -> Result<He
     let object = the_only(&found, &sha256)?;
     let held = HeldObject::new(object);
     let (sha256, path) = (held.sha256.clone(), held.path.clone());
-    let (command, decision, effect) = match decision {
-        HeldDecision::Release => {
-            (HeldCommand::ReleaseHeld { sha256, path }, HoldDecision::Release, "the content is released")
-        }
-        HeldDecision::Reject => {
-            (HeldCommand::RejectHeld { sha256, path }, HoldDecision::Reject, "the content is removed")
-        }
+    let (command, effect) = match decision {
+        HeldDecision::Release => (HeldCommand::ReleaseHeld { sha256, path }, "the content is released"),
+        HeldDecision::Reject => (HeldCommand::RejectHeld { sha256, path }, "the content is removed"),
     };
     let command = AttributedCommand { command, by, from, reason };
     let now = api.clock.now();
     let entry = |outcome| vec![AuditEntry::for_command(now, &command, outcome)];
     let audit = api.rollouts.audit_log();
+    // Written first; a failure adds a line.
     let written = audit.write(entry(AuditOutcome::Done(effect.to_owned()))).await;
     written.map_err(|error| unavailable(error.to_string()))?;
-    // A running fill of the name would replace the released content by the unproven one of its upstream.
+    // A running fill of the name would replace the result by the unproven content of its upstream.
     if let Some(key) = object.held_key() {
         api.fills.detach(&key);
     }
@@ -128,8 +116,8 @@ async fn execute(api: AdminApi, request: HeldRequest, from: String) -> Result<He
         Ok(true) => {
             let (sha256, path, reason) = (&*held.sha256, &*held.path, reason.as_deref());
             tracing::warn!(by, from, reason, sha256, path, effect, "held content decided");
-            // Counts anew.
-            let _counted = digests.held().await;
+            // Listing updates the metric of held objects.
+            let _held = digests.held().await;
             Ok(held)
         }
         outcome => {

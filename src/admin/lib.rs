@@ -53,7 +53,7 @@ pub use self::content::{ContentMeter, ContentReport, TypeContent};
 pub use self::events::{EventReport, EventRow};
 pub use self::exposition::Exposition;
 pub use self::fills::{FillMeter, FillReport, FillStatus};
-pub use self::held::{HeldDecision, HeldRequest};
+pub use self::held::HeldRequest;
 pub use self::inventory::InventoryReport;
 pub use self::page::Sessions;
 pub use self::problem::ProblemDocument;
@@ -66,6 +66,7 @@ pub use self::status::{
 use self::summary::SummarySchedule;
 pub use self::token::{AdminTokens, TokenRole, read_token};
 pub use self::warm::WarmRequest;
+pub use gupd_cache::digest::HeldDecision;
 use gupd_cache::fill::Fills;
 use gupd_config::PublicName;
 use gupd_config::clock::Clock;
@@ -161,7 +162,7 @@ impl AdminApi {
     async fn watch(&self) {
         let (mut summaries, mut notifications) = (SummarySchedule::default(), JoinSet::new());
         // The first look finds the time of the next summary.
-        let _never = self.is_summary_due(&mut summaries);
+        let _never = self.take_due_summary(&mut summaries);
         let started = AlarmCondition {
             kind: "started".to_owned(),
             subject: String::new(),
@@ -180,7 +181,7 @@ impl AdminApi {
             self.record_fills(now);
             self.alarms.record_line(status::wan_status(self, now, counters), now);
             while notifications.try_join_next().is_some() {}
-            if self.is_summary_due(&mut summaries) {
+            if self.take_due_summary(&mut summaries) {
                 self.summarize(&mut notifications).await;
             }
             if now >= observed + OBSERVATION_INTERVAL {

@@ -1,6 +1,6 @@
 //! The daily summary: at a local time of the site one log line, a file in the store's folder, and a notification to the
-//! administrator's web service. Each is made once a day, also if the clock is set back. Those of days on which the relay did
-//! not run are left out.
+//! administrator's web service. Each is made once a day, also if the clock is set back. Summaries of days on
+//! which the relay did not run are left out.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ use super::status::{ClientSummary, StatusFinding, observe, timestamp};
 /// Time that a summary covers.
 const PERIOD: UnixMillis = 86_400_000;
 
-/// Events that are counted.
+/// Maximum number of events that are read, and thereby of `alarms_raised`.
 const MAX_EVENTS: usize = 1_000;
 
 /// Name of the file in the folder of the store; each summary replaces the one before.
@@ -61,13 +61,14 @@ struct ClientTotals {
 /// Time of the next summary.
 #[derive(Debug, Default)]
 pub(crate) struct SummarySchedule {
+    /// Minute of the day.
     at: Option<u16>,
     next: Option<UnixMillis>,
 }
 
 impl SummarySchedule {
     /// Returns true once for each local time `at` that has come.
-    pub(crate) fn is_due(&mut self, settings: &SummarySettings, zone: &TimeZone, now: UnixMillis) -> bool {
+    pub(crate) fn take_due(&mut self, settings: &SummarySettings, zone: &TimeZone, now: UnixMillis) -> bool {
         if self.at != settings.at {
             (self.at, self.next) = (settings.at, settings.at.and_then(|at| next(at, zone, now)));
         }
@@ -85,18 +86,18 @@ fn next(minute: u16, zone: &TimeZone, now: UnixMillis) -> Option<UnixMillis> {
     let (hour, minute) = (i8::try_from(minute / 60).ok()?, i8::try_from(minute % 60).ok()?);
     let at = |days: i64| {
         let date = local.date().checked_add(days.days()).ok()?;
-        // A time that spring skips is the same distance after the gap.
+        // A time that spring skips is moved by the length of the gap.
         Some(date.at(hour, minute, 0, 0).to_zoned(zone.clone()).ok()?.timestamp().as_millisecond())
     };
     (0..=2).filter_map(at).find(|at| *at > now)
 }
 
 impl AdminApi {
-    /// Returns true once for each time of a summary. A process that leaves makes none.
-    pub(crate) fn is_summary_due(&self, schedule: &mut SummarySchedule) -> bool {
+    /// Returns true once for each time of a summary. A process that is being replaced, or stops, makes none.
+    pub(crate) fn take_due_summary(&self, schedule: &mut SummarySchedule) -> bool {
         let generation = self.generations.load_full();
         let config = &generation.config;
-        let is_due = schedule.is_due(&config.summary, &config.site.time_zone, self.clock.now());
+        let is_due = schedule.take_due(&config.summary, &config.site.time_zone, self.clock.now());
         is_due && *self.stage.borrow() == LifecycleStage::Serving
     }
 
@@ -219,7 +220,7 @@ mod tests {
     fn summary_is_due_once_a_day_whatever_the_clock_does() {
         let (mut schedule, zone) = (SummarySchedule::default(), berlin());
         let settings = SummarySettings { at: Some(7 * 60), webhook: None, webhook_ca: None };
-        let mut due = |text: &str, settings: &SummarySettings| schedule.is_due(settings, &zone, millis(text));
+        let mut due = |text: &str, settings: &SummarySettings| schedule.take_due(settings, &zone, millis(text));
         assert!(!due("2026-06-01T04:00:00Z", &settings));
         assert!(due("2026-06-01T05:00:03Z", &settings));
         assert!(!due("2026-06-01T05:00:08Z", &settings));

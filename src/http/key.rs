@@ -1,6 +1,5 @@
 //! Keys of responses: the route, the binding of the client's group unless the class is payload, and the normalized path
-//! and query:
-//! `<route> /<path>` or `<route> ~<binding> /<path>`. Equivalent spellings are one object; the client's spelling
+//! and query: `<route> /<path>` or `<route> ~<binding> /<path>`. Equivalent spellings are one object; the client's spelling
 //! still goes upstream. Routes and rules judge the canonical form of the path; paths with dot segments are refused
 //! before.
 

@@ -187,7 +187,7 @@ fn verified(
     try_unfold(state, |(mut pieces, mut check, mut held, mut bytes)| async move {
         while let Some(checking) = &mut check {
             let first = held.front().map_or(0, Bytes::len);
-            if first > 0 && bytes.saturating_sub(first) >= PassedContent::HELD_BACK {
+            if first > 0 && bytes.saturating_sub(first) >= PassedContent::WITHHELD_END {
                 break;
             }
             match pieces.try_next().await? {

@@ -53,7 +53,7 @@ pub(crate) struct Exchange<'a> {
     pub(crate) payload_revision: Option<RevisionNumber>,
     /// The slot that the response keeps until its last byte has left.
     pub(crate) slot: Option<Box<DownloadSlot>>,
-    /// Gets the finished response.
+    /// Told of the response once it has ended.
     pub(crate) observer: Option<Box<dyn RequestObserver>>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Exchange<'a> {
 pub(crate) enum Lookup {
     /// A stored response that this request selects.
     Found(Arc<CacheEntry>),
-    /// Responses to requests with other selecting fields only.
+    /// Only responses to requests with other selecting fields are stored.
     OtherVariant {
         /// The variant of this request.
         variant: String,
@@ -146,7 +146,7 @@ impl<'a> Exchange<'a> {
         self.connection.network()
     }
 
-    /// The upstream connections of this client alone, from its first request on that authenticates one.
+    /// The upstream connections that are reserved for this client since one of its requests authenticated one.
     pub(crate) fn pin(&self) -> Option<&ConnectionPin> {
         self.connection.pin(&self.headers)
     }
@@ -191,7 +191,7 @@ impl<'a> Exchange<'a> {
         };
         if let Lookup::Found(entry) = &lookup
             && entry.mark_first_use()
-            && is_delisted(proxy, entry).await
+            && remove_if_delisted(proxy, entry).await
         {
             self.trace_repeat(Repeat::NotInCatalog);
             lookup = self.find(proxy).await;
@@ -281,16 +281,21 @@ impl<'a> Exchange<'a> {
     pub(crate) fn fill_request(&self, variant: String, stale: Option<Arc<CacheEntry>>) -> FillRequest {
         let classification = self.classification();
         let bandwidth = self.bandwidth_class(classification, Purpose::Client);
-        FillRequest { variant, stale, bandwidth, ..self.refetch_request(self.key().clone(), classification) }
+        FillRequest {
+            variant,
+            stale,
+            bandwidth,
+            ..self.base_fill_request(self.key().clone(), classification)
+        }
     }
 
     /// The hash of the fields that a fill for this request sends.
     pub(crate) fn hash_sent_fields(&self) -> u64 {
-        self.refetch_request(self.key().clone(), self.classification()).hash_fields()
+        self.base_fill_request(self.key().clone(), self.classification()).hash_fields()
     }
 
-    /// The request that brings a stored response again.
-    pub(crate) fn refetch_request(&self, key: ObjectKey, classification: &Classification) -> FillRequest {
+    /// The request that fetches the whole response for this client, without a stored one to revalidate.
+    pub(crate) fn base_fill_request(&self, key: ObjectKey, classification: &Classification) -> FillRequest {
         let instance = self.generation.upstreams.instance();
         FillRequest {
             key,
@@ -318,9 +323,9 @@ pub(crate) fn client_attributes<'a>(connection: &'a ClientConnection, path: &'a 
         .with_listener(connection.listener().name())
 }
 
-/// Returns true if a payload that was stored before the relay started is not the one that its catalog lists. It is
-/// removed then. Reads the catalog first: clients can ask for its payloads before anything else has read it.
-async fn is_delisted(proxy: &Proxy, entry: &CacheEntry) -> bool {
+/// Removes a payload that was stored before its catalog was read and is not the one that the catalog lists; returns true
+/// if so. Reads the catalog first: clients can ask for its payloads before anything else has read it.
+async fn remove_if_delisted(proxy: &Proxy, entry: &CacheEntry) -> bool {
     let digests = proxy.fills.digests();
     digests.read_stored_catalog(entry).await;
     digests.remove_mismatched(entry).await
@@ -328,7 +333,7 @@ async fn is_delisted(proxy: &Proxy, entry: &CacheEntry) -> bool {
 
 /// Returns true if a fill sent another request than this client: for the whole content in place of a range, or without
 /// fields that the manager may demand.
-pub(crate) fn has_other_request(exchange: &Exchange<'_>, why: UnsharedReason) -> bool {
+pub(crate) fn fill_sent_other_request(exchange: &Exchange<'_>, why: UnsharedReason) -> bool {
     let is_refused = matches!(why, UnsharedReason::Unstorable(UnstorableReason::Status));
     exchange.headers.contains_key(header::RANGE)
         || (is_refused && forwarding::withholds_fields(&exchange.headers, exchange.classification().class))

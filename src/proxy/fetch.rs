@@ -15,7 +15,7 @@ use crate::Proxy;
 use crate::budget::{
     admit_variant, check_passed_bytes, spend_absent_name, spend_passed_bytes, spend_upstream_request,
 };
-use crate::exchange::{Exchange, Lookup, Repeat, has_other_request};
+use crate::exchange::{Exchange, Lookup, Repeat, fill_sent_other_request};
 use crate::hit::{Served, serve_stored};
 use crate::outcome::{Followed, failed, is_for_one_request};
 use crate::pipeline::StepResult;
@@ -351,7 +351,7 @@ impl Attempt {
             fill::FillResponse::Unshared(why) => {
                 let outcome = why.into();
                 let answer = match private {
-                    Some(private) if !has_other_request(exchange, why) => private.response().await,
+                    Some(private) if !fill_sent_other_request(exchange, why) => private.response().await,
                     _ => None,
                 };
                 let Some(answer) = answer else { return Followed::Alone(outcome) };

@@ -26,7 +26,7 @@ use crate::pacing::ResponsePacer;
 use crate::passthrough::pass_through;
 use crate::reply::Reply;
 use crate::screening::{
-    deny_blocked_content, open_exchange, redirect_while_draining, refuse_closed_path, refuse_denied_client,
+    deny_blocked_content, open_exchange, redirect_while_draining, refuse_closed_path, refuse_unserved_client,
 };
 use crate::slot::{hold_slot, wait_for_slot};
 use crate::view::{record_download, serve_visible_revision};
@@ -50,7 +50,7 @@ struct StepsOutcome<'a> {
 
 /// Runs the steps of one request in their order. Each comment says when the step applies.
 async fn run_steps(proxy: &Proxy, exchange: &mut Exchange<'_>, body: Incoming) -> StepResult<Infallible> {
-    refuse_denied_client(proxy, exchange)?; // Access lists of the server and the route.
+    refuse_unserved_client(proxy, exchange)?; // Access lists of the server and the route.
     refuse_closed_path(proxy, exchange)?; // Consoles, and methods that no updater sends.
     deny_blocked_content(proxy, exchange)?; // The policy blocks the content type for the group or route.
     redirect_while_draining(proxy, exchange)?; // An administrator sends clients to the manager.

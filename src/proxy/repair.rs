@@ -37,7 +37,7 @@ struct Repair {
 impl ReadRepair {
     /// For content of a stored object. `exchange` is the request that reads it.
     pub(crate) fn new(proxy: &Proxy, exchange: &Exchange<'_>, entry: &Arc<CacheEntry>) -> Self {
-        let mut request = exchange.refetch_request(entry.object.key.clone(), &entry.classification);
+        let mut request = exchange.base_fill_request(entry.object.key.clone(), &entry.classification);
         request.variant.clone_from(&entry.object.selecting);
         exchange.generation.prefer_author(&mut request, &entry.object);
         Self(Some(Box::new(Repair {

@@ -1,5 +1,6 @@
 //! The first steps of a request, which never read the index: targets that are refused, content that the policy blocks,
-//! and the redirect while the relay drains. A denial is neither a refusal nor a failure: the administrator wants it.
+//! and the redirect while the relay drains. Blocked content is
+//! neither a refusal nor a failure in metrics: the administrator wants it.
 
 use std::ops::ControlFlow::{Break, Continue};
 use std::sync::Arc;
@@ -69,7 +70,7 @@ pub(crate) fn open_exchange<'a>(
 }
 
 /// Refuses clients that the server or the route does not serve. Costs one comparison without access lists.
-pub(crate) fn refuse_denied_client(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
+pub(crate) fn refuse_unserved_client(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
     if exchange.connection.is_permitted() && exchange.target.route.access.permits(exchange.address()) {
         return Continue(());
     }
@@ -77,7 +78,8 @@ pub(crate) fn refuse_denied_client(proxy: &Proxy, exchange: &Exchange<'_>) -> St
     Break(proxy.refuse(Refusal::ClientDenied))
 }
 
-/// Refuses requests that the route does not pass to its upstreams. Paths of responses in memory are classified already.
+/// Refuses requests that the route does not pass to its upstreams. A hot entry has its classification, so that hits are
+/// not classified again.
 pub(crate) fn refuse_closed_path(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
     let (route, method) = (&exchange.target.route, exchange.method);
     if route.passes_every_path(method) {
@@ -96,7 +98,8 @@ pub(crate) fn refuse_closed_path(proxy: &Proxy, exchange: &Exchange<'_>) -> Step
     Break(reply)
 }
 
-/// Answers requests for denied content as if there were none. Costs one comparison where nothing is denied.
+/// Answers requests for blocked content with the status of the policy, for catalogs `404`. Costs one comparison where
+/// nothing is blocked.
 pub(crate) fn deny_blocked_content(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
     let (policy, group, route) = (&exchange.generation.policy, exchange.group, &exchange.target.route);
     if !policy.can_deny(group, route) {

@@ -1,6 +1,6 @@
-//! Expected digests of one response's content, and the comparison with its bytes. The cheapest strong digest decides:
-//! SHA-256 is known, because it names the blob. Without it, the bytes are read once more for SHA-512 or MD5. The syntax
-//! of the fields is in `field`; the consequences are in `digest`.
+//! Expected digests of one response's content, and the comparison with its bytes. The first announced one of SHA-256,
+//! SHA-512 and MD5 decides: SHA-256 is known, because it names the blob; for the others the bytes are read once more. The
+//! syntax of the fields is in `field`; the consequences are in `digest`.
 
 use sha2::Digest as _;
 
@@ -12,9 +12,9 @@ use gupd_http::UnstorableReason;
 use gupd_store::{BLOCK, ReadError, Store};
 
 /// Bytes at the end that no client receives before verification. A client that has all but these sees a broken
-/// transfer, never the clean end of wrong content. A client that waits for a smaller delta has received nothing, and
-/// gets the second fetch. As many bytes are held back at the beginning of a response.
-pub(super) const HELD_BACK: u64 = BLOCK;
+/// transfer, never the clean end of wrong content. A client of content that is shorter has received nothing yet, and gets
+/// the second download.
+pub(super) const WITHHELD_END: u64 = BLOCK;
 
 /// Digests announced for a response's content.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +22,8 @@ pub(crate) struct Expectation {
     // All of one algorithm.
     announced: Vec<AnnouncedDigest>,
     is_outvoted: bool,
-    catalog: bool,
+    /// A catalog, whose entries its readers must not use before verification.
+    lists_digests: bool,
     provability: Provability,
     class: Option<Class>,
     verification: Verification,
@@ -41,17 +42,17 @@ pub(super) struct Mismatch {
 
 impl Expectation {
     /// Selects the deciding digests of all announced ones. `is_outvoted` marks content of which two downloads agreed on
-    /// other bytes; `catalog` marks content that lists hashes itself.
-    pub(super) fn new(mut announced: Vec<AnnouncedDigest>, is_outvoted: bool, catalog: bool) -> Self {
+    /// other bytes; `lists_digests` marks catalogs, which list digests of other content.
+    pub(super) fn new(mut announced: Vec<AnnouncedDigest>, is_outvoted: bool, lists_digests: bool) -> Self {
         let decides = ["sha-256", "sha-512", "md5"]
             .into_iter()
             .find(|algorithm| announced.iter().any(|one| one.digest.algorithm() == *algorithm));
         announced.retain(|one| Some(one.digest.algorithm()) == decides);
         let is_outvoted = is_outvoted && !announced.is_empty();
-        Self { announced, is_outvoted, catalog, ..Self::default() }
+        Self { announced, is_outvoted, lists_digests, ..Self::default() }
     }
 
-    /// Sets the proof that the content needs. Nothing outvotes a digest where it does.
+    /// Sets the proof that the content needs. Where it needs one, downloads that agree do not outvote a digest.
     pub(super) fn with_proof(self, provability: Provability, subject: Subject<'_>) -> Self {
         let is_outvoted = self.is_outvoted && provability == Provability::Unneeded;
         let Subject { class, verification, .. } = subject;
@@ -63,7 +64,8 @@ impl Expectation {
         self.provability
     }
 
-    /// Returns true if the content must be proven by its bytes: no reader gets the end of it before, not even of a part.
+    /// Returns true if the content must be proven by its bytes: the end of it, and of each
+    /// requested range, waits for the proof.
     pub(crate) fn is_strict(&self) -> bool {
         matches!(self.provability, Provability::BySignature | Provability::ByList)
     }
@@ -77,7 +79,7 @@ impl Expectation {
         }
     }
 
-    /// Returns true if the content is held without a proof, rather than passed on.
+    /// Returns true if the content is kept aside without a proof, for an administrator's decision, rather than passed on.
     pub(crate) fn is_held(&self) -> bool {
         self.verification == Verification::Hold && self.class != Some(Class::Generic)
     }
@@ -87,12 +89,12 @@ impl Expectation {
         self.announced.is_empty()
     }
 
-    /// Returns true if the end of the content must be hidden until [`verify`](super::Digests::verify) has seen it.
+    /// Returns true if the end of the content is withheld until [`verify`](super::Digests::verify) has seen it.
     pub(crate) fn must_verify_first(&self) -> bool {
-        self.catalog || !self.is_empty()
+        self.lists_digests || !self.is_empty()
     }
 
-    /// Returns an error if the response must not be announced as stored: two downloads agreed on other bytes than the
+    /// Returns an error if the response must not be reported as stored: two downloads agreed on other bytes than the
     /// announced ones, or nothing proves it. Outvoted content is kept all the same if it matches at its end.
     pub(crate) fn check_storable(&self) -> Result<(), UnstorableReason> {
         if self.is_outvoted {
@@ -105,10 +107,10 @@ impl Expectation {
     }
 
     /// Number of bytes, of the first `available`, that clients may receive before verification. Outvoted content is
-    /// held back too: this download may be corrupt.
+    /// withheld too: this download may be corrupt.
     pub(crate) fn visible_bytes(&self, available: u64) -> u64 {
-        let held = if self.must_verify_first() { HELD_BACK } else { 0 };
-        available.saturating_sub(held)
+        let withheld = if self.must_verify_first() { WITHHELD_END } else { 0 };
+        available.saturating_sub(withheld)
     }
 
     /// Compares the content and returns the first digest that differs. Contradicting digests cannot all match.
@@ -155,7 +157,7 @@ pub(super) enum Hasher {
 }
 
 impl Hasher {
-    /// `None` for SHA-256, which the store has computed.
+    /// `None` for SHA-256, which callers compute in any case.
     pub(super) fn for_digest(digest: Digest) -> Option<Self> {
         match digest {
             Digest::Sha256(_) => None,
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn cheapest_strong_digest_decides_alone() {
+    fn first_strong_digest_decides_alone() {
         let sha256 = announced(Announcer::Catalog, Digest::Sha256([1; 32]));
         let sha512 = announced(Announcer::ReprDigest, Digest::Sha512([2; 64]));
         let md5 = announced(Announcer::ContentMd5, Digest::Md5([3; 16]));
@@ -203,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn end_is_held_back_only_before_verification() {
+    fn end_is_withheld_only_before_verification() {
         let all = || vec![announced(Announcer::Catalog, Digest::Sha256([1; 32]))];
         let expected = Expectation::new(all(), false, false);
-        assert_eq!((expected.visible_bytes(HELD_BACK), expected.visible_bytes(HELD_BACK + 5)), (0, 5));
+        assert_eq!((expected.visible_bytes(WITHHELD_END), expected.visible_bytes(WITHHELD_END + 5)), (0, 5));
         assert_eq!(Expectation::new(all(), true, false).visible_bytes(7), 0);
         assert_eq!(Expectation::new(vec![], false, true).visible_bytes(7), 0);
         assert_eq!(Expectation::default().visible_bytes(7), 7);

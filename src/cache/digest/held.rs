@@ -107,8 +107,9 @@ impl HeldObject {
 }
 
 /// Decision of an administrator about held content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HoldDecision {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeldDecision {
     /// Clients get it.
     Release,
     /// It is removed.
@@ -217,11 +218,11 @@ impl Digests {
     ///
     /// # Errors
     /// Returns an error if the index cannot be written.
-    pub async fn decide_held(&self, held: &Object, decision: HoldDecision) -> Result<bool, StoreError> {
+    pub async fn decide_held(&self, held: &Object, decision: HeldDecision) -> Result<bool, StoreError> {
         let Some(key) = held.held_key() else { return Ok(false) };
         let is_done = match decision {
-            HoldDecision::Reject => self.cache.store().remove(&held.key).await?.objects > 0,
-            HoldDecision::Release => self.release(held, Some(ContentProof::Released)).await?,
+            HeldDecision::Reject => self.cache.store().remove(&held.key).await?.objects > 0,
+            HeldDecision::Release => self.release(held, Some(ContentProof::Released)).await?,
         };
         self.forget_hold(&key);
         Ok(is_done)

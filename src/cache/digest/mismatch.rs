@@ -17,7 +17,7 @@ pub(super) struct MismatchedDownloads {
 }
 
 impl MismatchedDownloads {
-    /// Records a download. Returns true if an earlier one had the same bytes.
+    /// Records a download. Returns true if one of the remembered ones had the same bytes.
     pub(super) fn record(&mut self, blob: BlobId) -> bool {
         self.count = self.count.saturating_add(1);
         if self.blobs.contains(&blob) {

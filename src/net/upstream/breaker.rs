@@ -1,6 +1,6 @@
 //! Circuit breaker of one upstream: it opens after consecutive failures of the whole upstream, and one probe at a time
 //! tests for recovery. Faults of single paths open it only if they are independent. Pure: no clock, no waiting, no
-//! notification. A time further ahead than any that it sets was set before the clock moved back, and counts as past.
+//! notification. A time later than `now` plus the longest wait is of before a change of the clock, and counts as past.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ pub(super) struct BreakerSettings {
 #[derive(Clone, Debug)]
 pub(super) struct Breaker {
     state: BreakerState,
-    /// Last failure since its last response.
-    fault: Option<FailureKind>,
+    /// The last failure; `None` after a response.
+    last_failure: Option<FailureKind>,
     /// Faults of single paths since its last response.
     path_faults: IndependentFaults,
     /// Number of probes so far.
@@ -40,8 +40,8 @@ enum BreakerState {
     Closed {
         /// Consecutive failures of the whole upstream up to now.
         failures: u32,
-        /// Faults of single paths since the last success, up to one less than open the breaker. A failed check confirms
-        /// them.
+        /// Faults of single paths since the last success, at most `failures - 1`. A failed check counts them as
+        /// failures.
         suspicions: u32,
         /// Until this time other upstreams go first, because it cost a request its time-out.
         avoid_until: Option<UnixMillis>,
@@ -65,7 +65,7 @@ pub(super) enum RequestKind {
     Check,
 }
 
-/// Kind of an admitted request. The holder reports its outcome or returns it.
+/// Kind of an admitted request. Its holder reports the request's outcome, or gives it back.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ticket {
     /// One of many.
@@ -133,7 +133,7 @@ impl Default for Breaker {
     fn default() -> Self {
         Self {
             state: BreakerState::closed(None),
-            fault: None,
+            last_failure: None,
             path_faults: IndependentFaults::default(),
             probes: 0,
         }
@@ -165,7 +165,7 @@ impl Breaker {
             }
         };
         self.state = BreakerState::closed(recovered);
-        self.fault = None;
+        self.last_failure = None;
         self.path_faults.clear();
         transition
     }
@@ -180,7 +180,7 @@ impl Breaker {
     ) -> Option<Transition> {
         match self.state {
             BreakerState::Closed { failures, suspicions, avoid_until, recovered } => {
-                self.fault = Some(fault);
+                self.last_failure = Some(fault);
                 let failures = failures.saturating_add(1);
                 let confirmed = if *ticket == Ticket::Check { suspicions } else { 0 };
                 if failures.saturating_add(confirmed) >= settings.failures {
@@ -191,7 +191,7 @@ impl Breaker {
                 None
             }
             BreakerState::HalfOpen { probe, wait } if *ticket == Ticket::Probe(probe) => {
-                self.fault = Some(fault);
+                self.last_failure = Some(fault);
                 let wait = wait.saturating_mul(2).min(settings.retry_max);
                 let until = now.saturating_add(wait);
                 self.state = BreakerState::Open { until, wait };
@@ -202,8 +202,8 @@ impl Breaker {
         }
     }
 
-    /// Records a failure that may concern one path only. It opens the breaker if as many independent ones precede it
-    /// as failures do, at least one. Otherwise it brings the next check forward, which tests the upstream as a whole.
+    /// Records a failure that may concern one path only. The breaker opens at the `failures`th independent one since the
+    /// last response, but at the second one at the earliest. Until then, the caller brings the next check forward.
     pub(super) fn record_suspicion(
         &mut self,
         ticket: &Ticket,
@@ -214,7 +214,7 @@ impl Breaker {
     ) -> Option<Transition> {
         match self.state {
             BreakerState::Closed { failures, suspicions, avoid_until, recovered } => {
-                self.fault = Some(fault);
+                self.last_failure = Some(fault);
                 let several = settings.failures.max(2) as usize;
                 if self.path_faults.add(at, several) >= several {
                     return Some(self.open(now, settings));
@@ -253,8 +253,8 @@ impl Breaker {
     }
 
     /// Returns the last failure; `None` after a response.
-    pub(super) fn fault(&self) -> Option<FailureKind> {
-        self.fault
+    pub(super) fn last_failure(&self) -> Option<FailureKind> {
+        self.last_failure
     }
 
     /// Returns true if others go first, because it has just cost a request its time-out.
@@ -267,8 +267,8 @@ impl Breaker {
         }
     }
 
-    /// Returns the time to the next probe in milliseconds; `None` while closed. During a probe it is the time by
-    /// which the probe should have ended.
+    /// Returns the time to the next probe in milliseconds; `None` while closed. During a probe it is `retry`: the end of
+    /// the probe is unknown.
     pub(super) fn next_probe(&self, now: UnixMillis, settings: &BreakerSettings) -> Option<UnixMillis> {
         match self.state {
             BreakerState::Closed { .. } => None,
@@ -277,7 +277,7 @@ impl Breaker {
         }
     }
 
-    /// Returns its part of an even share.
+    /// Returns the weight of the upstream in selection, which rises during its slow start.
     pub(super) fn share(&self, now: UnixMillis, settings: &BreakerSettings) -> SlowStartWeight {
         match self.state {
             BreakerState::Closed { recovered: Some(recovered), .. } if now >= recovered => {

@@ -182,7 +182,7 @@ impl Upstreams {
         // An accepted connection says little about an upstream that does not answer, and nothing if a proxy accepts
         // it.
         let connecting = upstream.pool.forward_proxy().is_none()
-            && matches!(upstream.state.breaker().fault(), None | Some(FailureKind::Unreachable));
+            && matches!(upstream.state.breaker().last_failure(), None | Some(FailureKind::Unreachable));
         let (attempt, outcome) = match (&upstream.check, connecting) {
             (None, true) => connection_outcome(self.connect(upstream, limit).await, limit),
             (path, _) => {
@@ -263,7 +263,7 @@ fn next_check(
     settings: &BreakerSettings,
 ) -> UnixMillis {
     let interval = UnixMillis::try_from(interval.as_millis()).unwrap_or(UnixMillis::MAX);
-    match (breaker.next_probe(now, settings), breaker.fault()) {
+    match (breaker.next_probe(now, settings), breaker.last_failure()) {
         (Some(wait), _) => now.saturating_add(wait),
         // Sooner than for a healthy one: the next failure may spare clients a time-out.
         (None, Some(_)) => last.saturating_add(interval.min(settings.retry)),

@@ -98,9 +98,9 @@ pub struct Upstream {
     tier: Option<TierState>,
     /// Counter of bytes of response bodies.
     received: IntCounter,
-    /// True if its last successful response bore no mark of a relay.
+    /// True if its last successful response has passed no relay.
     is_origin: AtomicBool,
-    /// True if its last successful response bore one.
+    /// True if its last successful response has passed one.
     is_relay: AtomicBool,
 }
 
@@ -222,12 +222,12 @@ impl Upstreams {
         &self.peers
     }
 
-    /// Returns true if an upstream has this scheme and authority.
+    /// Returns true if an upstream has this host and port; the scheme gives the default port.
     pub fn has_authority(&self, scheme: &str, authority: &Authority) -> bool {
         self.list.iter().any(|upstream| upstream.is_at(scheme, authority))
     }
 
-    /// Returns true if a peer, or an upstream among `order`, has this scheme and authority.
+    /// Returns true if a peer, or an upstream among `order`, has this host and port.
     pub fn has_authority_among(&self, order: &[UpstreamId], scheme: &str, authority: &Authority) -> bool {
         self.resolve(order).chain(&self.peers).any(|upstream| upstream.is_at(scheme, authority))
     }
@@ -319,7 +319,7 @@ impl Upstream {
         self.scheme == Scheme::HTTPS
     }
 
-    /// Returns true if it can be a relay: its last response bore a mark, or there was none yet.
+    /// Returns true if it can be a relay: its last successful response has passed one, or there was none yet.
     pub fn can_be_relay(&self) -> bool {
         !self.is_origin.load(Ordering::Relaxed)
     }
@@ -329,8 +329,8 @@ impl Upstream {
         self.is_peer() || self.is_relay.load(Ordering::Relaxed)
     }
 
-    // Responses that a relay generates itself bear no mark.
-    fn note_relay_marks<B>(&self, response: &Response<B>) {
+    // Errors that a relay generates itself have no `Via` field that names it.
+    fn note_relay<B>(&self, response: &Response<B>) {
         if response.status().is_success() {
             let by_relay = instance::has_passed_relay(response.headers());
             self.is_origin.store(!by_relay, Ordering::Relaxed);

@@ -176,7 +176,7 @@ impl Upstreams {
             let reason = proxy.credentials_error();
             return Err(UpstreamError::Connect { upstream: upstream.name.clone(), reason });
         }
-        upstream.note_relay_marks(&response);
+        upstream.note_relay(&response);
         let line =
             response.extensions().get::<LineHandle>().map(|line| line.assign(outgoing.bandwidth.clone()));
         let length = response.body().size_hint().exact();

@@ -113,7 +113,7 @@ impl Permit {
         let Some(ticket) = self.ticket.take() else { return };
         let mut transition = None;
         state.breaker.send_if_modified(|breaker| {
-            let before = breaker.fault();
+            let before = breaker.last_failure();
             let is_probe_free = match outcome {
                 AttemptOutcome::Unknown => breaker.release(&ticket, now),
                 AttemptOutcome::Suspect(fault, _, at) => {
@@ -130,7 +130,7 @@ impl Permit {
                 }
             };
             // The health check runs sooner after a failure.
-            is_probe_free || transition.is_some() || before != breaker.fault()
+            is_probe_free || transition.is_some() || before != breaker.last_failure()
         });
         self.upstream.set_health(self.upstream.is_healthy());
         let seconds = |until: UnixMillis| until.saturating_sub(now) as f64 / 1e3;

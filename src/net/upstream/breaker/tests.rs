@@ -59,11 +59,11 @@ fn dropped_probe_lets_another_request_probe_at_once() {
 fn unreachable_upstream_goes_last_but_a_failing_one_not() {
     let mut breaker = Breaker::default();
     breaker.record_failure(&Ticket::Regular, FailureKind::Invalid, 0, &SETTINGS);
-    assert!(breaker.fault() == Some(FailureKind::Invalid) && !breaker.is_last_resort(0, &SETTINGS));
+    assert!(breaker.last_failure() == Some(FailureKind::Invalid) && !breaker.is_last_resort(0, &SETTINGS));
     breaker.record_failure(&Ticket::Regular, FailureKind::Unreachable, 0, &SETTINGS);
     assert!(breaker.is_last_resort(4_999, &SETTINGS) && !breaker.is_last_resort(5_000, &SETTINGS));
     breaker.record_success(0);
-    assert!(breaker.fault().is_none() && !breaker.is_last_resort(0, &SETTINGS));
+    assert!(breaker.last_failure().is_none() && !breaker.is_last_resort(0, &SETTINGS));
 }
 
 fn suspect(breaker: &mut Breaker, path: &str, client: u8, settings: &BreakerSettings) -> Option<Transition> {
@@ -80,7 +80,7 @@ fn faults_of_one_path_or_client_open_only_with_a_failed_check() {
     }
     // A lost connection is one failure, however many suspicions precede it.
     breaker.record_failure(&Ticket::Regular, FailureKind::Unreachable, 0, &SETTINGS);
-    assert!(breaker.is_closed() && breaker.fault().is_some());
+    assert!(breaker.is_closed() && breaker.last_failure().is_some());
     let check = breaker.admit(0, RequestKind::Check).unwrap();
     let transition = breaker.record_failure(&check, FailureKind::Silent, 0, &SETTINGS);
     assert_eq!(transition, Some(Transition::Opened { until: 5_000 }));
