@@ -32,6 +32,7 @@ const EXAMPLES: [(&str, &[&str]); 32] = [
         &[
             "gupd plan --clients 500 --line 8Mbit/s",
             "gupd plan --clients 500 --line 8Mbit/s --deadline 4h --json",
+            "gupd plan --sites sites.csv --full 300MiB --manager-line 1Gbit/s --region north=200Mbit/s --tier region",
         ],
     ),
     ("policy explain", &["gupd policy explain --client 10.1.3.4 --path /content/{GUID}/261121001/full.zip"]),

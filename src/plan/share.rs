@@ -43,15 +43,19 @@ fn level(limit: f64, demands: &[RateDemand]) -> f64 {
 /// Returns the rates of fills that share the line in order of priority. Each of the others keeps a share of
 /// [`MIN_SHARE`], so that none starves, and none exceeds its own maximum.
 pub(super) fn allocate_by_priority(line: f64, most: &[f64]) -> Vec<f64> {
-    let mut left = line;
-    let mut rates = Vec::with_capacity(most.len());
-    for (index, most_of_this) in most.iter().enumerate() {
-        let kept: f64 = most[index + 1..].iter().map(|most| most.min(line * MIN_SHARE)).sum();
-        let rate = most_of_this.min((left - kept).max(left * MIN_SHARE));
-        rates.push(rate);
-        left = (left - rate).max(0.0);
-    }
+    let mut rates = most.to_vec();
+    divide_by_priority(line, &mut rates);
     rates
+}
+
+/// Replaces the maxima of fills by their rates, as [`allocate_by_priority`] does.
+pub(super) fn divide_by_priority(line: f64, fills: &mut [f64]) {
+    let mut left = line;
+    for index in 0..fills.len() {
+        let kept: f64 = fills[index + 1..].iter().map(|most| most.min(line * MIN_SHARE)).sum();
+        fills[index] = fills[index].min((left - kept).max(left * MIN_SHARE));
+        left = (left - fills[index]).max(0.0);
+    }
 }
 
 /// Share of the line that a fill keeps beside one of higher priority, as in the relay's shaper.

@@ -97,6 +97,7 @@ fn run_without_a_relay(examples: &mut Examples) {
     let window = "[site]\ntime_zone = \"UTC\"\n[wan]\nlimit = \"8Mbit/s\"\n[[group]]\nname = \"branch\"\n\
         windows = [\"mon-fri 20:00-06:00\"]\nspread = \"4h\"\n";
     fs::write(&file, format!("{upstreams}\n{window}")).unwrap();
+    fs::write(folder.path().join("sites.csv"), table("planning.md", "name,region,clients,line")).unwrap();
     examples.run(&machine, "docs/planning.md", "gupd plan");
 }
 

@@ -55,6 +55,7 @@ mod page;
 mod pair;
 mod pasted;
 mod plan;
+mod plan_sites;
 mod process;
 mod profile_check;
 mod progress;

@@ -29,7 +29,7 @@ pub(super) fn svg(report: &PlanReport) -> String {
 }
 
 /// Returns the number of current clients at the end of each column.
-fn current(timeline: &Timeline, until: f64) -> Vec<f64> {
+pub(super) fn current(timeline: &Timeline, until: f64) -> Vec<f64> {
     let moments = timeline.moments();
     let at = |column: usize| {
         // The last column must include the last moment in spite of rounding.

@@ -1,6 +1,7 @@
 //! Formats of a plan: spans, rates and shares for people, and JSON in base units.
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::{DeadlineReport, PlanReport};
@@ -51,8 +52,18 @@ pub(super) fn share(share: f64) -> String {
 
 /// Formats a time after the start as date and time of the site.
 pub(super) fn clock(report: &PlanReport, seconds: f64) -> String {
-    let time = at(report.start, seconds).map(|time| time.to_zoned(report.zone.clone()));
+    clock_at(&report.zone, report.start, seconds)
+}
+
+/// Formats a time after a start as date and time of a time zone.
+pub(super) fn clock_at(zone: &TimeZone, start: Timestamp, seconds: f64) -> String {
+    let time = at(start, seconds).map(|time| time.to_zoned(zone.clone()));
     time.map_or_else(String::new, |time| time.strftime("%a %F %H:%M").to_string())
+}
+
+/// Formats a time after a start for JSON.
+pub(super) fn json_time(start: Timestamp, seconds: f64) -> Option<String> {
+    at(start, seconds).map(|time| time.to_string())
 }
 
 /// Returns the times at which the shares of [`MARKS`] are current, and then all clients that come online.
@@ -96,7 +107,7 @@ pub(super) fn json(report: &PlanReport) -> String {
 }
 
 fn current(report: &PlanReport, rollout: &PlannedRollout) -> Value {
-    let time = |seconds: f64| at(report.start, seconds).map(|time| time.to_string());
+    let time = |seconds: f64| json_time(report.start, seconds);
     let entry = |share: Option<f64>, seconds: Option<f64>| json!({"share": share, "seconds": seconds, "time": seconds.and_then(time)});
     let shares = MARKS.into_iter().map(Some).chain([None]);
     shares.zip(times(&report.scenario, rollout)).map(|(share, seconds)| entry(share, seconds)).collect()

@@ -2,7 +2,11 @@
 //! simulation is `gupd_plan`; this module has the flags and the output.
 
 mod chart;
+mod fleet;
+mod fleet_json;
+mod fleet_table;
 mod format;
+mod site_list;
 mod stored_sizes;
 mod table;
 
@@ -13,6 +17,7 @@ use clap::Args;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, civil};
 
+use self::fleet::{FleetFlags, listed_sites};
 pub(super) use self::format::{rate, span};
 use self::stored_sizes::StoredSizes;
 use super::config_file::ConfigFile;
@@ -42,8 +47,10 @@ pub(super) struct PlanFlags {
     #[arg(long, value_name = "RATE")]
     wan_limit: Option<String>,
     /// Number of clients, divided evenly between groups; or GROUP=N for each group.
-    #[arg(long, value_name = "N", required = true, value_parser = parse_clients)]
+    #[arg(long, value_name = "N", required_unless_present = "sites", value_parser = parse_clients)]
     clients: Vec<ClientCount>,
+    #[command(flatten)]
+    fleet: FleetFlags,
     /// Size of the full set.
     #[arg(long, value_name = "SIZE")]
     full: Option<Size>,
@@ -124,27 +131,41 @@ struct DeadlineReport {
 }
 
 pub(super) fn run(plan: &PlanFlags) -> Result<(), CommandError> {
+    let listed = listed_sites(plan)?;
     let spinner = spinner("simulating");
-    let report = plan.report();
+    let output = match listed {
+        Some(listed) => plan.fleet_report(listed).map(|report| {
+            let text = if plan.json { fleet_json::json(&report) } else { fleet_table::table(&report) };
+            (text, plan.chart.as_ref().map(|path| (path, fleet_json::svg(&report))))
+        }),
+        None => plan.report().map(|report| {
+            let text = if plan.json { format::json(&report) } else { table::table(&report) };
+            (text, plan.chart.as_ref().map(|path| (path, chart::svg(&report))))
+        }),
+    };
     spinner.finish_and_clear();
-    let report = report?;
-    if let Some(path) = &plan.chart {
-        std::fs::write(path, chart::svg(&report)).map_err(|error| {
+    let (text, chart) = output?;
+    if let Some((path, svg)) = chart {
+        std::fs::write(path, svg).map_err(|error| {
             CommandError::Failed(format!("--chart {}: {error}: choose another file", path.display()))
         })?;
     }
-    print_line(&if plan.json { format::json(&report) } else { table::table(&report) });
+    print_line(&text);
     Ok(())
 }
 
 impl PlanFlags {
-    fn report(&self) -> Result<PlanReport, CommandError> {
+    fn config(&self) -> Result<Config, CommandError> {
         let overrides = Overrides {
             store: self.store.clone(),
             wan_limit: self.wan_limit.clone(),
             ..Overrides::default()
         };
-        let config = self.file.load_without_upstreams(&overrides)?;
+        Ok(self.file.load_without_upstreams(&overrides)?)
+    }
+
+    fn report(&self) -> Result<PlanReport, CommandError> {
+        let config = self.config()?;
         let zone = config.site.time_zone.clone();
         let start = self.start(&zone)?;
         let scenario = self.site(&config, start)?.scenario(&config)?;

@@ -1,7 +1,7 @@
 //! A receiver of content: the equal sites of a class, or the relay that fills a tier before sites ask. It divides its
 //! line between its transfers by priority, as a relay does. A transfer never has more than its source gives it.
 
-use super::super::share::allocate_by_priority;
+use super::super::share::divide_by_priority;
 use super::super::simulation::{FirstRequest, first_requests};
 use super::arrival::Arrival;
 use super::{Bottleneck, SiteArrival, SiteClass, TierScope};
@@ -46,6 +46,8 @@ pub(super) struct Receiver<'a> {
     /// What each site takes from the manager if the shared lines are free, bytes a second.
     pub(super) demand: f64,
     pub(super) pulls: Vec<Pull>,
+    /// Rates of the pulls while they are computed: a fleet divides millions of times.
+    rates: Vec<f64>,
     /// Own line with its limits, bytes a second.
     line: f64,
     busy: f64,
@@ -114,6 +116,7 @@ impl<'a> Receiver<'a> {
             region: class.region,
             tier,
             demand: 0.0,
+            rates: Vec::new(),
             pulls: contents.zip(first).map(|(content, first)| Pull::new(content.bytes, first)).collect(),
             line: 0.0,
             busy: 0.0,
@@ -139,6 +142,7 @@ impl<'a> Receiver<'a> {
             region,
             tier: Some(tier),
             demand: 0.0,
+            rates: Vec::new(),
             pulls: (0..contents).map(pull).collect(),
             line: FILLER_LINE,
             busy: 0.0,
@@ -169,6 +173,10 @@ impl<'a> Receiver<'a> {
 
     /// Sets the rates as if the shared lines were free, and the demand on the manager.
     pub(super) fn set_demand(&mut self) {
+        if !self.is_receiving() {
+            self.demand = 0.0;
+            return;
+        }
         self.divide(self.line, |pull| if pull.is_running() { pull.most } else { 0.0 });
         self.demand = self.rate(Source::Manager);
     }
@@ -189,9 +197,11 @@ impl<'a> Receiver<'a> {
     }
 
     fn divide(&mut self, line: f64, most: impl Fn(&Pull) -> f64) {
-        let most: Vec<f64> = self.pulls.iter().map(most).collect();
-        for (pull, rate) in self.pulls.iter_mut().zip(allocate_by_priority(line, &most)) {
-            pull.rate = rate;
+        self.rates.clear();
+        self.rates.extend(self.pulls.iter().map(most));
+        divide_by_priority(line, &mut self.rates);
+        for (pull, rate) in self.pulls.iter_mut().zip(&self.rates) {
+            pull.rate = *rate;
         }
     }
 
