@@ -220,7 +220,8 @@ mod tests {
     fn summary_is_due_once_a_day_whatever_the_clock_does() {
         let (mut schedule, zone) = (SummarySchedule::default(), berlin());
         let settings = SummarySettings { at: Some(7 * 60), webhook: None, webhook_ca: None };
-        let mut due = |text: &str, settings: &SummarySettings| schedule.take_due(settings, &zone, millis(text));
+        let mut due =
+            |text: &str, settings: &SummarySettings| schedule.take_due(settings, &zone, millis(text));
         assert!(!due("2026-06-01T04:00:00Z", &settings));
         assert!(due("2026-06-01T05:00:03Z", &settings));
         assert!(!due("2026-06-01T05:00:08Z", &settings));
