@@ -131,17 +131,23 @@ fn parse_target(rest: &str) -> Option<PathAndQuery> {
     if target.starts_with('/') { target.parse().ok() } else { format!("/{target}").parse().ok() }
 }
 
-/// Returns the URL of a `Refresh` field, such as `5; url="http://manager/x"`.
+/// Returns the URL of a `Refresh` field, such as `5; url="http://manager/x"` or `0,http://manager/x`. Browsers decide
+/// what it means (HTML, "shared declarative refresh steps"): `url=` and quotes may be missing.
 fn refresh_url(field: &str) -> Option<&str> {
-    let (_, after) = field.split_once([';', ','])?;
-    let parameter = after.trim_ascii();
-    let (name, url) = parameter.split_once('=')?;
-    if !name.trim_ascii().eq_ignore_ascii_case("url") {
-        return None;
-    }
-    let url = url.trim_ascii();
+    let is_second = |octet: char| octet.is_ascii_digit() || octet == '.';
+    let after_time = field.trim_ascii_start().strip_prefix(is_second)?.trim_start_matches(is_second);
+    let ends_time = |octet: char| octet.is_ascii_whitespace() || matches!(octet, ';' | ',');
+    let rest = after_time.starts_with(ends_time).then(|| after_time.trim_ascii_start())?;
+    let rest = rest.strip_prefix([';', ',']).unwrap_or(rest).trim_ascii_start();
+    let url = strip_url_parameter(rest).unwrap_or(rest);
     let quoted = |quote| url.strip_prefix(quote)?.split(quote).next();
-    quoted('"').or_else(|| quoted('\'')).or(Some(url)).filter(|url| !url.is_empty())
+    quoted('"').or_else(|| quoted('\'')).or(Some(url.trim_ascii_end())).filter(|url| !url.is_empty())
+}
+
+/// Removes `url=`, in any case and with spaces around the sign.
+fn strip_url_parameter(text: &str) -> Option<&str> {
+    let (name, value) = text.split_once('=')?;
+    name.trim_ascii_end().eq_ignore_ascii_case("url").then(|| value.trim_ascii_start())
 }
 
 #[cfg(test)]
@@ -154,9 +160,18 @@ mod tests {
             ("5; url=http://a/b?c=d", Some("http://a/b?c=d")),
             ("0;URL='http://a/b'", Some("http://a/b")),
             ("1, Url = \"http://a/b\"", Some("http://a/b")),
+            ("0,http://a/b", Some("http://a/b")),
+            ("0;http://a/b?url=c", Some("http://a/b?url=c")),
+            (" 2.5 , \"http://a/b\" x", Some("http://a/b")),
+            ("0 http://a/b ", Some("http://a/b")),
+            (".5;URL = http://a/b", Some("http://a/b")),
+            ("5; url 'http://a/b'", Some("url 'http://a/b'")),
+            ("5; x=y", Some("x=y")),
             ("5", None),
-            ("5; x=y", None),
             ("5; url=", None),
+            ("5x; url=http://a/b", None),
+            ("url=http://a/b", None),
+            ("", None),
         ] {
             assert_eq!(refresh_url(field), url, "{field}");
         }

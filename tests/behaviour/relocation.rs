@@ -44,6 +44,13 @@ async fn refresh_field_leads_to_the_relay() {
         (format!("5; url=http://{manager}/x"), format!("5; url=http://{relay}/x")),
         (format!("0;URL=\"http://{manager}/x\""), format!("0;URL=\"http://{relay}/x\"")),
         (format!("1, url='http://{manager}/x'"), format!("1, url='http://{relay}/x'")),
+        (format!("0,http://{manager}/x"), format!("0,http://{relay}/x")),
+        (format!("0;HTTP://{manager}/x?url=1"), format!("0;http://{relay}/x?url=1")),
+        (format!("3 , \"http://{manager}/x\""), format!("3 , \"http://{relay}/x\"")),
+        (format!("0.5 http://{manager}/x"), format!("0.5 http://{relay}/x")),
+        (format!("0; URL = 'http://{manager}/x'"), format!("0; URL = 'http://{relay}/x'")),
+        (format!("0,//{manager}/x"), format!("0,http://{relay}/x")),
+        ("0,http://elsewhere.example/x".to_owned(), "0,http://elsewhere.example/x".to_owned()),
         ("5".to_owned(), "5".to_owned()),
         ("5; url=/x".to_owned(), "5; url=/x".to_owned()),
     ] {
