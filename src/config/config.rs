@@ -120,7 +120,7 @@ impl Config {
     ) -> Result<Self, Problems> {
         let (mut document, config) = Self::read(overrides, file, env)?;
         if document.has_no_tables("upstream") {
-            document.refuse_missing(file, no_upstream(file));
+            document.refuse_missing("upstream", file, no_upstream(file));
         }
         Ok(Self { warnings: document.finish()?, ..config })
     }
@@ -139,7 +139,7 @@ impl Config {
         if document.has_no_tables("upstream") {
             match file {
                 Some(path) => document.warn_about_file(path, no_upstream(file)),
-                None => document.refuse_missing(file, no_upstream(file)),
+                None => document.refuse_missing("upstream", file, no_upstream(file)),
             }
         }
         Ok(Self { warnings: document.finish()?, ..config })

@@ -19,6 +19,8 @@ pub(crate) struct Document {
     flags: Vec<(&'static str, Setting)>,
     variables: Vec<(String, String)>,
     problems: Vec<Problem>,
+    // Sections that are missing everywhere, each with its problem.
+    missing: Vec<(&'static str, Problem)>,
     // Problems of a relay only, not of a command that reaches one.
     relay_problems: Vec<Problem>,
     warnings: Vec<Problem>,
@@ -82,6 +84,7 @@ impl Document {
             flags: Vec::new(),
             variables: Vec::new(),
             problems: Vec::new(),
+            missing: Vec::new(),
             relay_problems: Vec::new(),
             warnings: Vec::new(),
             known: Vec::new(),
@@ -174,10 +177,11 @@ impl Document {
         self.problems.extend(problems);
     }
 
-    /// Adds a problem of something that is missing everywhere: one of the file as a whole, if there is one.
-    pub(crate) fn refuse_missing(&mut self, file: Option<&Path>, message: String) {
+    /// Adds a problem of a section that is missing everywhere: one of the file as a whole, if there is one. It is not
+    /// reported if the file has the section under a wrong name or in a wrong form, which is a problem of its own.
+    pub(crate) fn refuse_missing(&mut self, section: &'static str, file: Option<&Path>, message: String) {
         let location = file.map(|path| Location::File(path.display().to_string().into(), None));
-        self.problems.push(Problem { location, key: None, message });
+        self.missing.push((section, Problem { location, key: None, message }));
     }
 
     /// Adds a warning about the file as a whole.
@@ -205,11 +209,18 @@ impl Document {
                 continue;
             }
             let message = match closest_word(&name, self.known.iter().copied()) {
-                Some(near) => format!("unknown section: did you mean {near}?"),
+                Some(near) => {
+                    self.missing.retain(|(section, _)| *section != near);
+                    format!("unknown section: did you mean {near}?")
+                }
                 None => format!("unknown section: the sections are {}", self.known.join(", ")),
             };
             self.refuse(location, &name, message);
         }
+        let missing = std::mem::take(&mut self.missing).into_iter();
+        let is_given = |section| self.problems.iter().any(|problem| problem.key.as_deref() == Some(section));
+        let missing: Vec<_> = missing.filter(|(section, _)| !is_given(*section)).collect();
+        self.problems.extend(missing.into_iter().map(|(_, problem)| problem));
         // Only now are the keys of all sections known.
         let unknown = std::mem::take(&mut self.unknown);
         self.problems.extend(unknown.into_iter().map(|key| self.keys.problem(key, &self.known)));

@@ -74,10 +74,14 @@ fn split(location: &Location, text: &str) -> Vec<(Location, String)> {
 /// A file that cannot be read, or the first syntax error with its line.
 pub(crate) fn read(path: &Path) -> Result<Vec<Block>, Problem> {
     let name: Arc<str> = path.display().to_string().into();
-    match read_text(path) {
-        Ok(text) => parse(&name, &text),
-        Err(message) => Err(Problem { location: Some(Location::File(name, None)), key: None, message }),
-    }
+    let problem =
+        |line, message| Problem { location: Some(Location::File(name.clone(), line)), key: None, message };
+    let text = String::from_utf8(read_bytes(path).map_err(|message| problem(None, message))?);
+    let text = text.map_err(|error| {
+        let (bytes, valid) = (error.as_bytes(), error.utf8_error().valid_up_to());
+        problem(Some(line_of(bytes, valid)), not_text(bytes, valid))
+    })?;
+    parse(&name, &text)
 }
 
 /// Parses the top-level items of a file's text in their order.
@@ -98,8 +102,8 @@ pub(crate) fn parse(name: &Arc<str>, text: &str) -> Result<Vec<Block>, Problem> 
         .collect())
 }
 
-fn read_text(path: &Path) -> Result<String, String> {
-    let mut text = String::new();
+fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| {
         let remedy = match error.kind() {
             ErrorKind::NotFound => ": check the path",
@@ -108,13 +112,28 @@ fn read_text(path: &Path) -> Result<String, String> {
         };
         format!("cannot open file: {error}{remedy}")
     })?;
-    file.take(MAX_FILE + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| format!("cannot read file: {error}"))?;
-    if text.len() as u64 > MAX_FILE {
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot read file: {error}"))?;
+    if bytes.len() as u64 > MAX_FILE {
         return Err("file is larger than 8MiB: check that the path is that of a configuration".to_owned());
     }
-    Ok(text)
+    Ok(bytes)
+}
+
+/// Returns the number of the line that has the byte at `position`.
+fn line_of(bytes: &[u8], position: usize) -> usize {
+    bytes.iter().take(position).filter(|byte| **byte == b'\n').count().saturating_add(1)
+}
+
+/// Message about a file whose byte at `position` is not text in UTF-8.
+fn not_text(bytes: &[u8], position: usize) -> String {
+    let form = match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "the file is in UTF-16".to_owned(),
+        _ => match bytes.get(position) {
+            Some(byte) => format!("byte 0x{byte:02x} is not UTF-8"),
+            None => "the text is not UTF-8".to_owned(),
+        },
+    };
+    format!("{form}: save the file as UTF-8")
 }
 
 /// Returns the remedy for a syntax error that the parser describes in terms of TOML.

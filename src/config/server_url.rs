@@ -1,5 +1,5 @@
-//! Doubts about the URL of another server: a host that documents use as an example, a port of the other scheme, an
-//! address of the relay itself. Each is valid as text, and none can be what an administrator wants.
+//! Doubts about the URL of another server: a host that documents use as an example, a placeholder, a port of the other
+//! scheme, an address of the relay itself. Each is valid as text, and none can be what an administrator wants.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -15,6 +15,21 @@ const RESERVED_TOP_LEVEL: [&str; 2] = ["example", "invalid"];
 /// Second-level names that are reserved for documents (RFC 2606).
 const RESERVED_DOMAINS: [&str; 3] = ["example.com", "example.net", "example.org"];
 
+/// Words that stand for a name to be filled in: a label of the host is one of them, or begins with one and a hyphen.
+const PLACEHOLDERS: [&str; 11] = [
+    "change-me",
+    "change_me",
+    "changeme",
+    "placeholder",
+    "replace-me",
+    "replace_me",
+    "replaceme",
+    "todo",
+    "xxx",
+    "xxxx",
+    "your",
+];
+
 /// Ports that managers and web servers use for one scheme.
 const PORTS: [(u16, &str); 4] = [(80, "http"), (8014, "http"), (443, "https"), (8443, "https")];
 
@@ -28,10 +43,12 @@ pub(crate) fn warn_doubtful(s: &mut Section, key: &str, url: &Uri) {
     }
 }
 
-/// Warns of a host that is an example of the documents.
+/// Warns of a host that is an example of the documents, or a placeholder.
 pub(crate) fn warn_reserved(s: &mut Section, key: &str, host: &str) {
     if let Some(rfc) = reservation(host) {
         s.warn(key, format!("{host} is reserved for examples ({rfc}): write the name of your own server"));
+    } else if is_placeholder(host) {
+        s.warn(key, format!("{host} looks like a placeholder: write the name of your own server"));
     }
 }
 
@@ -59,6 +76,16 @@ fn reservation(host: &str) -> Option<&'static str> {
             RESERVED_TOP_LEVEL.iter().chain(&RESERVED_DOMAINS).any(is_below).then_some("RFC 2606")
         }
     }
+}
+
+/// Returns true if a label of a host name is one to be filled in, such as `CHANGEME` or `your-manager`.
+fn is_placeholder(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    let is_one = |label: &str| {
+        let rest = PLACEHOLDERS.iter().filter_map(|word| label.strip_prefix(word));
+        rest.into_iter().any(|rest| rest.is_empty() || rest.starts_with(['-', '_']))
+    };
+    host.split('.').any(is_one)
 }
 
 fn address(host: &str) -> Option<IpAddr> {
@@ -108,6 +135,25 @@ mod tests {
             ["manager", "notexample.com", "example.company.com", "sepm.test", "192.0.3.1", "[fd00::1]", ""]
         {
             assert_eq!(reservation(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn only_names_to_fill_in_are_placeholders() {
+        for host in [
+            "CHANGEME",
+            "change-me.lan",
+            "sepm.your-company.com",
+            "Your_Manager",
+            "REPLACE-ME",
+            "xxx.lan",
+            "TODO",
+        ] {
+            assert!(is_placeholder(host), "{host}");
+        }
+        for host in ["manager", "yourtown.gov", "sepm-changeme", "my.lan", "xx1", "10.1.2.3", "[fd00::1]", ""]
+        {
+            assert!(!is_placeholder(host), "{host}");
         }
     }
 }

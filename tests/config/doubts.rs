@@ -46,6 +46,33 @@ fn host_of_the_documents_is_a_warning_with_its_line() {
 }
 
 #[test]
+fn host_to_fill_in_is_a_warning_with_its_line() {
+    for (text, key, host) in [
+        ("[[upstream]]\nurl = \"http://CHANGEME:8014\"\n", "2: upstream.url", "CHANGEME"),
+        ("[[upstream]]\nurl = \"http://your-manager:8014\"\n", "2: upstream.url", "your-manager"),
+        (
+            "[[upstream]]\nurl = \"https://sepm.your-company.com\"\n",
+            "2: upstream.url",
+            "sepm.your-company.com",
+        ),
+        (&format!("{MANAGER}proxy = \"http://todo:3128\"\n"), "3: upstream.proxy", "todo"),
+        (
+            &format!("{MANAGER}[[peer]]\nverify = \"off\"\nurl = \"http://replace-me.lan:2967\"\n"),
+            "5: peer.url",
+            "replace-me.lan",
+        ),
+        (
+            &format!("[server]\npublic_names = [\"your-relay.lan\"]\n{MANAGER}"),
+            "2: server.public_names",
+            "your-relay.lan",
+        ),
+    ] {
+        let expected = format!("{key}: {host} looks like a placeholder: write the name of your own server");
+        assert_eq!(warnings(text), [expected], "{text}");
+    }
+}
+
+#[test]
 fn port_of_the_other_scheme_is_a_warning() {
     for (url, other) in [
         ("http://other:443", "https, not http"),

@@ -156,6 +156,59 @@ fn key_of_another_section_names_that_section() {
 }
 
 #[test]
+fn upstream_in_a_wrong_form_is_the_only_problem() {
+    for (text, expected) in [
+        (
+            "[upstream]\nurl = \"http://a\"\n",
+            "gupd.toml:1: upstream: expected a list of tables: write [[upstream]]",
+        ),
+        (
+            "[upstreams]\nurl = \"http://a\"\n",
+            "gupd.toml:1: upstreams: unknown section: did you mean upstream?",
+        ),
+        (
+            "\n[[upstreams]]\nurl = \"http://a\"\n",
+            "gupd.toml:2: upstreams: unknown section: did you mean upstream?",
+        ),
+        (
+            "[[Upstream]]\nurl = \"http://a\"\n",
+            "gupd.toml:1: Upstream: unknown section: did you mean upstream?",
+        ),
+        ("[upsteam]\nurl = \"http://a\"\n", "gupd.toml:1: upsteam: unknown section: did you mean upstream?"),
+        ("upstream = \"http://a\"\n", "gupd.toml:1: upstream: expected a list of tables: write [[upstream]]"),
+        (
+            "[manager]\n",
+            "gupd.toml: no upstream is configured: add [[upstream]] to it, or pass --upstream URL",
+        ),
+    ] {
+        let lines = problems(load(text));
+        assert_eq!(lines[0], expected, "{text}");
+        assert_eq!(lines.len(), if text.starts_with("[manager") { 2 } else { 1 }, "{text}: {lines:?}");
+    }
+}
+
+#[test]
+fn file_that_is_not_utf_8_is_a_problem_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gupd.toml");
+    for (bytes, expected) in [
+        (&b"# caf\xe9\n"[..], "gupd.toml:1: byte 0xe9 is not UTF-8: save the file as UTF-8"),
+        (
+            b"[[upstream]]\nurl = \"http://a\"\nname = \"M\xfcnchen\"\n",
+            "gupd.toml:3: byte 0xfc is not UTF-8: ",
+        ),
+        (b"\n\n\n# \x80", "gupd.toml:4: byte 0x80 is not UTF-8: "),
+        (b"# ok \xc3\xbc\r\n# cut \xc3", "gupd.toml:2: byte 0xc3 is not UTF-8: "),
+        (b"\xff\xfe[\0[\0", "gupd.toml:1: the file is in UTF-16: save the file as UTF-8"),
+        (b"\xfe\xff\0[\0[", "gupd.toml:1: the file is in UTF-16: "),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let lines = problems(Config::load(&Overrides::default(), Some(&path), std::iter::empty()));
+        assert!(lines.len() == 1 && lines[0].starts_with(expected), "{lines:?}");
+    }
+}
+
+#[test]
 fn unreadable_file_is_one_problem() {
     let dir = tempfile::tempdir().unwrap();
     let load = |path: &Path| Config::load(&Overrides::default(), Some(path), std::iter::empty()).unwrap_err();
@@ -201,7 +254,6 @@ fn section_in_wrong_form_is_one_problem() {
     assert_eq!(
         lines,
         [
-            "gupd.toml: no upstream is configured: add [[upstream]] to it, or pass --upstream URL",
             "gupd.toml:1: store: expected one table: write [store]",
             "gupd.toml:2: quota: key outside a section: it belongs to [store]: write or uncomment that line above it",
             "gupd.toml:3: upstream: expected a list of tables: write [[upstream]]",
