@@ -66,6 +66,46 @@ async fn console_of_a_manager_is_closed_in_every_spelling() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn page_for_administrators_reaches_no_upstream() {
+    for profile in ["sep", "liveupdate", "auto"] {
+        let site = site(profile);
+        for path in [
+            "/admin",
+            "/admin/",
+            "/admin/login.jsp",
+            "/ADMIN;x",
+            "/administrator/index.php",
+            "/phpmyadmin/",
+            "/phpMyAdmin/index.php?lang=en",
+            "/Reporting/login",
+            "/reporting/Login/Login.php",
+            "/reporting/admin/",
+            "/console/",
+            "/manager/html",
+            "/cgi-bin/",
+            "/cgi-bin/test.cgi",
+            "/wp-admin/",
+            "/wp-login.php",
+            "/server-status",
+            "/solr/",
+            "/solr/admin/cores",
+            "/actuator/",
+            "/actuator/env",
+            "/jmx-console/",
+            "/jenkins/script",
+            "/.env",
+            "/%61dmin",
+        ] {
+            for method in ["GET", "HEAD", "POST"] {
+                let status = site.send(Request::new(method, path)).await.status;
+                assert_eq!(status, 403, "{profile}: {method} {path}");
+            }
+        }
+        assert_eq!(site.manager.total_requests(), 0, "{profile}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn method_that_no_updater_sends_is_405_with_allow() {
     let site = site("auto");
     for path in [PAYLOAD, CATALOG, PRIVATE] {
@@ -111,6 +151,7 @@ async fn heartbeats_reports_and_content_pass_by_default() {
             ("GET", "/secars/secars.dll?h=3397A86E"),
             ("POST", "/secars/secars.dll?h=3397A86E"),
             ("POST", "/reporting/x.php"),
+            ("POST", "/secreg/secreg.dll"),
             ("GET", "/agent/0123456789abcdef0123456789abcdef/index2.dax"),
             ("GET", CATALOG),
             ("GET", PAYLOAD),
