@@ -15,6 +15,7 @@ mod budgets;
 mod caching;
 mod client_certificates;
 mod clock;
+mod closed_unanswered;
 mod collect;
 mod collect_under_stress;
 mod connection_auth;

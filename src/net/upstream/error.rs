@@ -163,7 +163,7 @@ impl UpstreamError {
                 RequestBodyError::Broken(_) => RequestBodyFault::Broken,
             };
             Self::Client { reason, fault }
-        } else if is_closed(error) || (was_kept && is_reset(error)) {
+        } else if is_closed(error) || is_reset(error) {
             Self::Closed { upstream, was_kept }
         } else {
             Self::Response { upstream, reason }

@@ -21,6 +21,7 @@ mod proxy;
 mod request;
 mod request_body;
 mod response_body;
+mod retry;
 mod selection;
 mod send;
 mod state;

@@ -1,6 +1,5 @@
-//! Sending of requests to one upstream, or to one after the other until one answers. The module bounds the time and
-//! decides about retries; `selection` orders the upstreams and `state` admits requests and counts results. A second
-//! upstream gets a request only if the first cannot have acted on it (RFC 9110 §9.2.2).
+//! Sending of one request to one upstream, and the order of upstreams. The module bounds the time; `selection` compares
+//! upstreams, `state` admits requests and counts results, and `retry` asks one upstream after the other.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use hyper_util::client::legacy::connect::{Connected, capture_connection};
 use tokio::time::{Instant, timeout};
 
 use super::breaker::{Breaker, RequestKind};
-use super::error::{AttemptOutcome, is_unavailable};
+use super::error::AttemptOutcome;
 use super::limited_stream::LineHandle;
 use super::selection;
 use super::state::Permit;
@@ -36,59 +35,6 @@ pub(super) struct RequestTimeouts {
 }
 
 impl Upstreams {
-    /// Sends a request to the upstreams of `order` until one gives a final response. An upstream that cannot be
-    /// reached, times out or answers `502`, `503`, `504` or `508` passes it to the next.
-    ///
-    /// # Errors
-    /// The failure of the last upstream; at once if none may get requests.
-    pub async fn send(
-        &self,
-        order: &[UpstreamId],
-        outgoing: &UpstreamRequest,
-    ) -> Result<UpstreamResponse, UpstreamError> {
-        let total = self.settings.total_timeout;
-        let head = self.settings.head_timeout.min(total);
-        let now = Instant::now();
-        let until = now.checked_add(total).unwrap_or(now);
-        let mut timeouts = RequestTimeouts { head, total: Some((total, until)) };
-        let (mut unavailable, mut last_error): (Option<UpstreamResponse>, Option<UpstreamError>) =
-            (None, None);
-        for upstream in self.order_for(order, outgoing) {
-            if timeouts.is_over() {
-                break;
-            }
-            let Some(permit) = self.admit(&upstream, outgoing) else { continue };
-            if let Some(UpstreamResponse { upstream, response, .. }) = unavailable.take() {
-                tracing::warn!(upstream = &*upstream.name, status = %response.status(), "trying the next upstream");
-            }
-            let mut answer = self.send_admitted(permit, outgoing, &mut timeouts).await;
-            if matches!(answer, Err(UpstreamError::Closed { .. }))
-                && outgoing.is_repeatable()
-                && let Some(permit) = self.admit(&upstream, outgoing)
-            {
-                // Most likely a kept connection that its idle time-out closed as the request left; a new one decides
-                // (RFC 9112 §9.3.1).
-                answer = self.send_admitted(permit, outgoing, &mut timeouts).await;
-            }
-            match answer {
-                Ok(answer) if outgoing.is_repeatable() && is_unavailable(answer.response.status()) => {
-                    unavailable = Some(answer);
-                }
-                Ok(answer) => return Ok(answer),
-                Err(error) => {
-                    tracing::warn!(%error, "upstream did not answer");
-                    let is_unsent =
-                        matches!(error, UpstreamError::Connect { .. }) && outgoing.body.is_unread();
-                    last_error = Some(error);
-                    if !is_unsent && !outgoing.is_repeatable() {
-                        break;
-                    }
-                }
-            }
-        }
-        unavailable.map_or_else(|| Err(last_error.unwrap_or_else(|| self.no_upstream_error(order))), Ok)
-    }
-
     /// Sends a request to this upstream only.
     ///
     /// # Errors
@@ -190,7 +136,7 @@ impl Upstreams {
         })
     }
 
-    async fn send_admitted(
+    pub(super) async fn send_admitted(
         &self,
         permit: Permit,
         outgoing: &UpstreamRequest,
@@ -205,17 +151,7 @@ impl Upstreams {
         answer
     }
 
-    /// Returns the upstreams of `order` by preference, first those that the client has a connection of its own with.
-    fn order_for(&self, order: &[UpstreamId], outgoing: &UpstreamRequest) -> Vec<Arc<Upstream>> {
-        let mut candidates = self.order_by_preference(order);
-        if let Some(pin) = &outgoing.pin {
-            pin.retain(|id| self.get(id).is_some());
-            candidates.sort_by_key(|upstream| !pin.has(&upstream.id));
-        }
-        candidates
-    }
-
-    fn admit(&self, upstream: &Arc<Upstream>, outgoing: &UpstreamRequest) -> Option<Permit> {
+    pub(super) fn admit(&self, upstream: &Arc<Upstream>, outgoing: &UpstreamRequest) -> Option<Permit> {
         // A probe must be short: a request without a body, which another upstream can serve if it fails.
         let soon = outgoing.is_repeatable() && matches!(outgoing.body, RequestBody::Empty);
         let kind = if soon && self.do_requests_probe() { RequestKind::Probing } else { RequestKind::Regular };
@@ -229,13 +165,6 @@ impl Upstreams {
 
     pub(super) fn next_sequence(&self) -> u64 {
         self.sequence.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
-    }
-
-    fn no_upstream_error(&self, order: &[UpstreamId]) -> UpstreamError {
-        if order.is_empty() {
-            return UpstreamError::Request { reason: Arc::from("the route has no upstream") };
-        }
-        UpstreamError::Unavailable { retry: self.time_to_probe(order).unwrap_or_default() }
     }
 
     /// Returns the upstreams of `order`, sorted by preference at this moment.
@@ -342,12 +271,18 @@ impl RequestTimeouts {
         Self { head, total: None }
     }
 
+    /// Creates the time-outs of attempts at several upstreams.
+    pub(super) fn shared(head: Duration, total: Duration) -> Self {
+        let now = Instant::now();
+        Self { head: head.min(total), total: Some((total, now.checked_add(total).unwrap_or(now))) }
+    }
+
     pub(super) fn left(&self) -> Duration {
         let total = self.total.map(|(_, end)| end.saturating_duration_since(Instant::now()));
         total.map_or(self.head, |total| total.min(self.head))
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.left().is_zero()
     }
 
