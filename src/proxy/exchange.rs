@@ -88,6 +88,8 @@ pub(crate) enum Repeat {
     OtherVariant,
     /// The fill ended because the content changed, or because its last follower left.
     Changed,
+    /// The transfer broke off after other clients had bytes, and cannot be resumed; this client has had none.
+    BrokenOff,
     /// The content did not match its announced digest; the fill fetches it again.
     Mismatch,
     /// The response of the fill was complete before the request, which needs a newer one or a validation.

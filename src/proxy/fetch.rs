@@ -17,7 +17,7 @@ use crate::budget::{
 };
 use crate::exchange::{Exchange, Lookup, Repeat, fill_sent_other_request};
 use crate::hit::{Served, serve_stored};
-use crate::outcome::{Followed, failed, is_for_one_request};
+use crate::outcome::{Followed, after_error, answer_stored, failed, is_for_one_request};
 use crate::pipeline::StepResult;
 use crate::relays::{follower_outcome, not_stored, offered_fill};
 use crate::reply::Reply;
@@ -54,6 +54,8 @@ struct Attempt {
     successor: Option<FillHandle>,
     /// The request has followed a fill that other fields of its first client may have spoilt.
     has_left_other: bool,
+    /// The request has left a fill that broke off, for a new one.
+    has_left_broken: bool,
 }
 
 /// Lookup that does not answer its request.
@@ -74,6 +76,7 @@ pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) ->
             stale: None,
             successor: None,
             has_left_other: false,
+            has_left_broken: false,
         };
         // A fill bounds its own downloads of corrupt content; nothing else would verify the content.
         let mut mismatches_left = exchange.generation.upstreams.settings().attempts;
@@ -336,7 +339,9 @@ impl Attempt {
                         };
                         Followed::Reply(reply.annotate(status, exchange.classification(), None))
                     }
-                    Err(error) => failed(error, private),
+                    Err(error) => {
+                        after_error(exchange, &flow, (error, private), &mut self.has_left_broken).await
+                    }
                 }
             }
             fill::FillResponse::NotModified(entry) => {
@@ -425,23 +430,5 @@ impl Attempt {
         let reply = passthrough::forward(proxy, exchange, RequestBody::Empty).await;
         let reply = spend_passed_bytes(proxy, exchange, outcome, reply);
         reply.annotate(CacheStatus::Forwarded(self.forward, outcome), exchange.classification(), None)
-    }
-}
-
-async fn answer_stored(
-    proxy: &Proxy,
-    exchange: &Exchange<'_>,
-    entry: &Arc<CacheEntry>,
-    status: CacheStatus,
-) -> Followed {
-    if !entry.selecting.selects(exchange.selecting(), &entry.object.headers) {
-        return Followed::Repeat(Repeat::OtherVariant);
-    }
-    if exchange.is_failure_of_other_upstreams(entry) {
-        return Followed::Repeat(Repeat::OtherUpstreams);
-    }
-    match representation::stored(proxy, exchange, entry).await {
-        Ok(reply) => Followed::Reply(reply.annotate(status, &entry.classification, Some(entry.object.blob))),
-        Err(_) => Followed::Repeat(Repeat::Damaged),
     }
 }

@@ -1,10 +1,10 @@
 //! Content of a running fill: the stored bytes, the arriving runs and the demands of readers. A run keeps its newest
-//! bytes in memory until they can be read. Invariant: no other content replaces this one once a reader has a byte.
+//! bytes in memory until they can be read. `visibility` decides whether other content may replace this one.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use super::delivered::ContentIdentity;
 use super::head::ContentHead;
 use super::origin::ContentOrigin;
 use super::plan::{FetchPlan, NEAR, RunSpan};
-use super::resumption::Replacement;
+use super::visibility::ContentVisibility;
 use gupd_http::UnstorableReason;
 use gupd_store::{BlockSnapshot, CHUNK, MemoryCharge, PartialBlob};
 
@@ -31,7 +31,7 @@ pub struct FillContent {
     pub(super) partial: Arc<PartialBlob>,
     from_peer: bool,
     is_from_disk: bool,
-    visibility: AtomicU8,
+    pub(super) visibility: ContentVisibility,
     /// Nothing proves the content: it is passed on and not kept.
     is_unproven: AtomicBool,
     /// The upstream serves ranges, so bytes may arrive in any order.
@@ -70,11 +70,6 @@ struct ReaderDemand {
     range: Range<u64>,
     client: Option<IpAddr>,
 }
-
-/// Visibility of the content: no reader has seen a byte; a reader may have seen bytes; other content replaces it.
-const HIDDEN: u8 = 0;
-const REVEALED: u8 = 1;
-const REPLACED: u8 = 2;
 
 /// Demand of one reader, from its position on. Dropping the guard removes the demand.
 #[derive(Debug)]
@@ -121,7 +116,7 @@ impl FillContent {
             partial,
             from_peer,
             is_from_disk: false,
-            visibility: AtomicU8::new(HIDDEN),
+            visibility: ContentVisibility::default(),
             is_unproven: AtomicBool::new(false),
             accepts_ranges: AtomicBool::new(accepts_ranges && length.is_some()),
             state: Mutex::default(),
@@ -321,16 +316,9 @@ impl FillContent {
         DemandGuard { content: self.clone(), id }
     }
 
-    /// Marks the content as revealed to a reader. Returns false if other content has replaced it; the reader then must
-    /// not see any byte.
-    pub(super) fn reveal(&self) -> bool {
-        // A reader and a replacement may decide at the same time: exactly one wins.
-        let first =
-            || self.visibility.compare_exchange(HIDDEN, REVEALED, Ordering::AcqRel, Ordering::Acquire);
-        match self.visibility.load(Ordering::Acquire) {
-            HIDDEN => first().unwrap_or_else(|was| was) != REPLACED,
-            decided => decided != REPLACED,
-        }
+    /// Returns true if a reader may have seen bytes.
+    pub fn is_revealed(&self) -> bool {
+        self.visibility.is_revealed()
     }
 
     /// Returns the end of the bytes that a reader of the complete content may see before verification.
@@ -392,16 +380,6 @@ impl FillContent {
 
     fn lock_state(&self) -> MutexGuard<'_, ContentState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Replacement for FillContent {
-    fn is_possible(&self) -> bool {
-        self.visibility.load(Ordering::Acquire) == HIDDEN
-    }
-
-    fn commit(&self) -> bool {
-        self.visibility.compare_exchange(HIDDEN, REPLACED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 

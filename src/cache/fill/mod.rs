@@ -32,6 +32,7 @@ mod run_permits;
 mod running;
 mod task;
 mod transfer;
+mod visibility;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -270,7 +270,7 @@ impl ArrivingSource {
             }
             match self.content.first_missing(range.clone()) {
                 None if !self.is_gated || range.end <= self.content.visible_end() => {
-                    if self.content.reveal() {
+                    if self.content.visibility.reveal() {
                         return Ok(());
                     }
                 }
@@ -312,7 +312,7 @@ impl ArrivingSource {
     ) -> Result<Option<Bytes>, TransferError> {
         let content = &self.content;
         let visible_end = if self.is_gated && !is_complete { content.visible_end() } else { u64::MAX };
-        let visible = if content.reveal() { visible_end.saturating_sub(position) } else { 0 };
+        let visible = if content.visibility.reveal() { visible_end.saturating_sub(position) } else { 0 };
         let location = if visible == 0 { ByteLocation::Missing } else { content.locate(position) };
         let mut piece = match location {
             ByteLocation::Memory(piece) => piece,

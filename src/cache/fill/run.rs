@@ -66,7 +66,7 @@ impl RunSource {
                     let is_resumed = last_failure.is_some();
                     let resumption = resumption.get_or_insert_with(|| self.resumption(&content));
                     let resumed = tokio::select! {
-                        resumed = Box::pin(resumption.resume(rest, last_failure.take(), &*content)) => resumed,
+                        resumed = Box::pin(resumption.resume(rest, last_failure.take(), &content.visibility)) => resumed,
                         () = content.wait_until_stopped(buffer.run()) => break,
                     };
                     match resumed {

@@ -91,8 +91,8 @@ impl FillTask {
         first: Option<(Range<u64>, Transfer)>,
     ) -> StepOutcome {
         if self.changes >= MAX_CHANGES {
-            // Counts as revealed to a client: no other content may replace it.
-            content.reveal();
+            // No other content may replace it, as if a client had seen it.
+            content.visibility.settle();
         }
         let arrived = writer.partial().written_bytes();
         // Nothing can be withheld of an empty response.
