@@ -168,7 +168,8 @@ impl Repairs {
     /// Restores a blob's content: a chunk, or the whole file if it has no usable checksums.
     async fn restore(&self, blob: BlobId) -> Result<u64, RepairError> {
         let (store, fetch) = (&self.opened.store, |object, range| self.fetch(object, range));
-        match store.repair_blob(blob, fetch).await {
+        // The request to an upstream is a large future.
+        match Box::pin(store.repair_blob(blob, fetch)).await {
             Err(RepairError::Read(ReadError::Damaged { .. } | ReadError::Gone { .. })) => {
                 store.restore_blob(blob, fetch).await
             }
@@ -181,7 +182,7 @@ impl Repairs {
         runtime.block_on(async {
             let mut repair_error = None;
             if let Finding::Damaged { blob, .. } | Finding::Missing { blob, .. } = finding {
-                match self.restore(*blob).await {
+                match Box::pin(self.restore(*blob)).await {
                     Ok(fetched) => return Ok(RepairOutcome::Repaired { fetched }),
                     Err(confirmed @ (RepairError::NotOffered(_) | RepairError::Different)) => {
                         repair_error = Some(confirmed);
