@@ -29,6 +29,7 @@ mod lifetime;
 pub mod multipart;
 pub mod range;
 pub mod refusal;
+pub mod special;
 pub mod spelling;
 pub mod status;
 pub mod storable;

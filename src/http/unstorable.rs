@@ -16,6 +16,8 @@ pub enum UnstorableReason {
     RequestNoStore,
     /// The client sent so many bytes of fields that they may have caused the response.
     LargeRequest,
+    /// The client sent a field by which it asks for another response than others get.
+    SpecialField,
     /// The client has authenticated its upstream connection, and so may have caused the response.
     ConnectionAuth,
     /// The client has brought its part of the stored variants of this name.
@@ -47,13 +49,14 @@ pub enum UnstorableReason {
 
 impl UnstorableReason {
     /// Every reason, for the label set of a metric.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ClassPrivate,
         Self::Method,
         Self::Partial,
         Self::Status,
         Self::RequestNoStore,
         Self::LargeRequest,
+        Self::SpecialField,
         Self::ConnectionAuth,
         Self::ClientVariants,
         Self::NoStore,
@@ -75,6 +78,7 @@ impl UnstorableReason {
             self,
             Self::RequestNoStore
                 | Self::LargeRequest
+                | Self::SpecialField
                 | Self::ConnectionAuth
                 | Self::ClientVariants
                 | Self::Authorization
@@ -104,6 +108,7 @@ impl UnstorableReason {
             Self::Status => "status",
             Self::RequestNoStore => "request-no-store",
             Self::LargeRequest => "large-request",
+            Self::SpecialField => "special-field",
             Self::ConnectionAuth => "connection-auth",
             Self::ClientVariants => "client-variants",
             Self::NoStore => "no-store",

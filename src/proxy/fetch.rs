@@ -31,6 +31,7 @@ use gupd_http::forwarding;
 use gupd_http::freshness::RevalidationReason;
 use gupd_http::key;
 use gupd_http::refusal::Refusal;
+use gupd_http::special::has_special_field;
 use gupd_http::status::{CacheStatus, ForwardOutcome, ForwardReason};
 use gupd_net::upstream::RequestBody;
 
@@ -232,6 +233,9 @@ impl Attempt {
         }
         if forwarding::is_large(&exchange.headers, exchange.classification().class) {
             return Some(UnstorableReason::LargeRequest);
+        }
+        if has_special_field(&exchange.headers, exchange.classification().class) {
+            return Some(UnstorableReason::SpecialField);
         }
         if self.stale.is_some() {
             return None;

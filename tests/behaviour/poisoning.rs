@@ -193,6 +193,77 @@ async fn private_answer_to_one_client_leaves_sharing_to_others() {
     }
 }
 
+/// Fields by which a client asks for another response than others get.
+const SPECIAL: [(&str, &str); 14] = [
+    ("Prefer", "return=minimal"),
+    ("Depth", "1"),
+    ("SOAPAction", "\"list\""),
+    ("If", "(<urn:uuid:1>)"),
+    ("Accept-Datetime", "Sun, 06 Nov 1994 08:49:37 GMT"),
+    ("Negotiate", "trans"),
+    ("X-Accel-Redirect", "/internal"),
+    ("X-Accel-Buffering", "no"),
+    ("X-Sendfile", "/etc/passwd"),
+    ("X-PJAX", "true"),
+    ("RSC", "1"),
+    ("X-Middleware-Prefetch", "1"),
+    ("X-Api-Key", "1"),
+    ("X-Amz-Security-Token", "1"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_with_a_special_field_decides_for_no_other() {
+    for (name, value) in SPECIAL {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let site = site_of(move |request| {
+            let special = request.header(name).map(|_| Resource::new("special").held(&held));
+            Some(special.unwrap_or_else(|| Resource::new("content")).header("Cache-Control", "max-age=600"))
+        });
+        let (address, mut special) = (site.address(), JoinSet::new());
+        special.spawn(async move { Request::get(FILE).header(name, value).send(address).await });
+        site.manager.wait_for_requests(FILE, 1).await;
+        // It is no client's leader: others wait for nothing.
+        let clean =
+            (0..8).map(|_| Request::get(FILE)).map(|request| async move { request.send(address).await });
+        for response in clean.collect::<JoinSet<_>>().join_all().await {
+            assert_eq!(response.expect_body(), b"content", "{name}");
+        }
+        gate.open();
+        let special = special.join_next().await.unwrap().unwrap();
+        assert!(
+            special.cache_status().ends_with("detail=special-field"),
+            "{name}: {}",
+            special.cache_status()
+        );
+        assert_eq!(special.expect_body(), b"special", "{name}");
+        site.wait_until_stored(FILE).await;
+        assert_eq!(site.manager.request_count(FILE), 2, "{name}");
+        let stored = site.send(Request::get(FILE).header(name, value)).await;
+        assert_eq!(stored.cache_status(), "gupd; hit", "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vary_on_a_special_field_selects() {
+    for (name, value) in SPECIAL {
+        let site = site_of(move |request| {
+            let body = request.header(name).unwrap_or("none").to_owned();
+            Some(Resource::new(body).header("Cache-Control", "max-age=600").header("Vary", name))
+        });
+        for (request, body) in [
+            (Request::get(FILE), "none"),
+            (Request::get(FILE).header(name, value), value),
+            (Request::get(FILE), "none"),
+            (Request::get(FILE).header(name, value), value),
+        ] {
+            assert_eq!(site.send(request).await.expect_body(), body.as_bytes(), "{name}");
+            site.wait_for_fills().await;
+        }
+        assert_eq!(site.manager.request_count(FILE), 3, "{name}");
+    }
+}
+
 /// Fields by which applications learn host, path, scheme or client. They write them into links, or obey them.
 const MISLEADING: [&str; 21] = [
     "Base-Url",
