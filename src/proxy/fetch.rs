@@ -23,7 +23,7 @@ use crate::relays::{follower_outcome, not_stored, offered_fill};
 use crate::reply::Reply;
 use crate::{passthrough, representation};
 use gupd_cache::CacheEntry;
-use gupd_cache::fill::{self, FillError, FillHandle, Joined, PrivateResponse, UnsharedReason};
+use gupd_cache::fill::{FillError, FillHandle, FillResponse, Joined, PrivateResponse, UnsharedReason};
 use gupd_config::Class;
 use gupd_http::UnstorableReason;
 use gupd_http::control::Directive;
@@ -294,9 +294,7 @@ impl Attempt {
         }
         let followed = fill.clone();
         let cookies = match (&outcome, &mut private) {
-            (fill::FillResponse::Content(_) | fill::FillResponse::Stored(_), Some(private)) => {
-                private.take_cookies()
-            }
+            (FillResponse::Content(_) | FillResponse::Stored(_), Some(private)) => private.take_cookies(),
             _ => None,
         };
         let mut result = self.answer(proxy, exchange, fill, outcome, private).await;
@@ -315,7 +313,7 @@ impl Attempt {
         proxy: &Proxy,
         exchange: &Exchange<'_>,
         fill: FillHandle,
-        outcome: fill::FillResponse,
+        outcome: FillResponse,
         private: Option<PrivateResponse>,
     ) -> Followed {
         let collapsed = private.is_none();
@@ -324,13 +322,13 @@ impl Attempt {
             CacheStatus::Forwarded(self.forward, if collapsed { ForwardOutcome::Collapsed } else { fetched })
         };
         match outcome {
-            fill::FillResponse::Content(flow)
+            FillResponse::Content(flow)
                 if !flow.head.selecting.selects(exchange.selecting(), &flow.head.headers) =>
             {
                 self.variant = flow.head.selecting.for_request(exchange.selecting()).encode();
                 Followed::Repeat(Repeat::OtherVariant)
             }
-            fill::FillResponse::Content(flow) => {
+            FillResponse::Content(flow) => {
                 match representation::arriving(&proxy.cache, exchange, &fill, &flow, collapsed).await {
                     Ok(reply) => {
                         let status = match reply.bytes_on_hand() {
@@ -348,16 +346,16 @@ impl Attempt {
                     }
                 }
             }
-            fill::FillResponse::NotModified(entry) => {
+            FillResponse::NotModified(entry) => {
                 let is_requested = self.forward == ForwardReason::Request;
                 let why = if is_requested { RevalidationReason::Request } else { RevalidationReason::Stale };
                 answer_stored(proxy, exchange, &entry, CacheStatus::Revalidated { why, collapsed }).await
             }
-            fill::FillResponse::Stored(entry) => answer_stored(proxy, exchange, &entry, status(Ok(()))).await,
-            fill::FillResponse::Unshared(UnsharedReason::NotPrefetched(_)) => {
+            FillResponse::Stored(entry) => answer_stored(proxy, exchange, &entry, status(Ok(()))).await,
+            FillResponse::Unshared(UnsharedReason::NotPrefetched(_)) => {
                 Followed::Repeat(Repeat::NotPrefetched)
             }
-            fill::FillResponse::Unshared(why) => {
+            FillResponse::Unshared(why) => {
                 let outcome = why.into();
                 let answer = match private {
                     Some(private) if !fill_sent_other_request(exchange, why) => private.response().await,
@@ -369,7 +367,7 @@ impl Attempt {
                 let status = CacheStatus::Forwarded(self.forward, outcome);
                 Followed::Reply(reply.annotate(status, exchange.classification(), None))
             }
-            fill::FillResponse::Failed(error) => failed(error.into(), private),
+            FillResponse::Failed(error) => failed(error.into(), private),
         }
     }
 
