@@ -56,6 +56,7 @@ mod peers;
 #[cfg(debug_assertions)]
 mod pipeline;
 mod plan;
+mod plan_fleet;
 mod poisoning;
 mod prefetch;
 mod profiles;
