@@ -20,6 +20,7 @@ use utoipa::ToSchema;
 use super::auth::{ReadAccess, authorize};
 use super::openapi::Failure;
 use super::{AdminApi, ErrorMessage, internal_error, json_response, problem, text_response};
+use gupd_config::Quantity;
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
 
 /// Maximum bytes of a list.
@@ -236,7 +237,10 @@ impl AdminApi {
                 (StatusCode::SERVICE_UNAVAILABLE, message)
             };
             written.map_err(failed)?;
-            Ok(format!("inventory: {} clients are expected", inventory.0.len()))
+            Ok(format!(
+                "inventory: {} expected",
+                Quantity(inventory.0.len(), "client").with_verb("is", "are")
+            ))
         });
         let failed = |error| Err((StatusCode::INTERNAL_SERVER_ERROR, format!("inventory: {error}")));
         replaced.await.unwrap_or_else(failed)

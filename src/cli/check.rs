@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::machine::Machine;
 use super::screen::with_spinner;
 use super::{CommandError, CommonFlags, fitness, new_runtime, print_line, to_json};
+use gupd_config::Quantity;
 use gupd_config::policy::{Policy, evaluate_vectors};
 use gupd_config::{Clock, Config, Profiles, UpstreamSettings};
 use gupd_guard::sandbox::{Restrictions, Sandbox};
@@ -147,10 +148,10 @@ pub(super) fn run_profile(file: &Path) -> Result<(), CommandError> {
         print_line(&format!("warning: {}: has no [[test]]: add one for each rule", file.display()));
     }
     print_line(&format!(
-        "profile {} is valid: {} rules, {} tests passed",
+        "profile {} is valid: {}, {} passed",
         profile.name,
-        profile.paths.len(),
-        profile.vectors.len()
+        Quantity(profile.paths.len(), "rule"),
+        Quantity(profile.vectors.len(), "test")
     ));
     Ok(())
 }

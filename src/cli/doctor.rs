@@ -26,6 +26,7 @@ use super::screen::spinner;
 use super::table::{self, bytes, printable};
 use super::{CommandError, CommonFlags, fitness, new_runtime, print_line, to_json};
 use gupd_admin::{Severity, StatusReport};
+use gupd_config::Quantity;
 use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config};
 use gupd_http::date;
@@ -121,8 +122,7 @@ pub(super) fn run(flags: &DoctorFlags) -> Result<(), CommandError> {
     }
     match problems {
         0 => Ok(()),
-        1 => Err(CommandError::Failed("doctor: 1 problem".to_owned())),
-        _ => Err(CommandError::Failed(format!("doctor: {problems} problems"))),
+        _ => Err(CommandError::Failed(format!("doctor: {}", Quantity(problems, "problem")))),
     }
 }
 

@@ -5,6 +5,7 @@ use http::Method;
 use serde_json::json;
 
 use super::{AdminFlags, CommandError, print_line, to_json};
+use gupd_config::Quantity;
 use gupd_refresh::RefreshReport;
 
 /// Flags of `gupd refresh`.
@@ -47,12 +48,13 @@ pub(super) fn refresh(flags: &RefreshFlags) -> Result<(), CommandError> {
         serde_json::from_slice(&body).map_err(|error| admin.invalid_response(&error))?;
     let RefreshReport { asked, changed, failed, revision } = report;
     let revision = revision.map(|number| format!("; published as revision {number}")).unwrap_or_default();
-    let text = format!("refreshed {asked} catalogs: {changed} changed, {failed} failed{revision}");
+    let catalogs = Quantity(asked, "catalog");
+    let text = format!("refreshed {catalogs}: {changed} changed, {failed} failed{revision}");
     print_line(&if flags.json { to_json(&report)? } else { text });
     if failed == 0 {
         return Ok(());
     }
-    Err(CommandError::Failed(format!("refresh: {failed} of {asked} catalogs failed: see the relay's log")))
+    Err(CommandError::Failed(format!("refresh: {failed} of {catalogs} failed: see the relay's log")))
 }
 
 pub(super) fn reload(flags: &ProcessFlags) -> Result<(), CommandError> {

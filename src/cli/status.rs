@@ -15,6 +15,7 @@ use super::plan::rate;
 use super::table::{self, bytes, printable};
 use super::{AdminFlags, CommandError, print_line, screen, to_json};
 use gupd_admin::{LineStatus, PeriodTraffic, Savings, StatusReport, StoreStatus, UpstreamStatus};
+use gupd_config::Quantity;
 use gupd_rollout::status::{Status, UpcomingStep, UtcTime};
 
 /// Maximum bytes of a report: thousands of groups and rings.
@@ -131,13 +132,13 @@ fn facts(report: &StatusReport, zone: &TimeZone) -> String {
     let StoreStatus { health, objects, bytes: used, quota, .. } = &report.store;
     let activity = &report.activity;
     let mut text = format!(
-        "store    {health}: {} objects, {} of {}\nnow      {} connections, {} fills, {} downloads in slots, {} waiting",
-        HumanCount(*objects),
+        "store    {health}: {}, {} of {}\nnow      {}, {}, {} in slots, {} waiting",
+        Quantity(*objects, "object"),
         bytes(*used),
         bytes(*quota),
-        activity.connections,
-        activity.fills,
-        activity.downloads,
+        Quantity(activity.connections, "connection"),
+        Quantity(activity.fills, "fill"),
+        Quantity(activity.downloads, "download"),
         activity.queued,
     );
     match &report.rollout {

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::config_file::ConfigFile;
 use super::{CommandError, new_runtime, print_line, table, to_json};
+use gupd_config::Quantity;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::Policy;
 use gupd_config::units::Time;
@@ -135,7 +136,7 @@ fn list(file: &ConfigFile, as_json: bool) -> Result<(), CommandError> {
     table::pad(&mut table);
     let bytes = lines.iter().map(|line| line.bytes).sum();
     print_line(&table::text(&table));
-    print_line(&format!("{} objects, {}", lines.len(), table::bytes(bytes)));
+    print_line(&format!("{}, {}", Quantity(lines.len(), "object"), table::bytes(bytes)));
     Ok(())
 }
 
@@ -158,14 +159,15 @@ fn verify(file: &ConfigFile, as_json: bool) -> Result<(), CommandError> {
         for key in &verified.damaged {
             print_line(&format!("damaged: {}", key.escape_debug()));
         }
-        let (objects, bytes) = (verified.objects, table::bytes(verified.bytes));
-        print_line(&format!("{objects} objects, {bytes}: {} damaged", verified.damaged.len()));
+        let (objects, bytes) = (Quantity(verified.objects, "object"), table::bytes(verified.bytes));
+        print_line(&format!("{objects}, {bytes}: {} damaged", verified.damaged.len()));
     }
     if verified.damaged.is_empty() {
         return Ok(());
     }
+    let damaged = Quantity(verified.damaged.len(), "object").with_verb("is", "are");
     let remedy = "the next relay that needs one replaces it";
-    Err(CommandError::Failed(format!("tier: {} objects are damaged: {remedy}", verified.damaged.len())))
+    Err(CommandError::Failed(format!("tier: {damaged} damaged: {remedy}")))
 }
 
 async fn verify_all(tier: &Arc<Tier>) -> Result<TierVerification, TierError> {
@@ -233,9 +235,15 @@ fn print_report(report: &CollectionReport, dry_run: bool, as_json: bool) -> Resu
         return Ok(());
     }
     let verb = if dry_run { "would remove" } else { "removed" };
-    print_line(&format!("{verb} {records} objects and {blobs} blobs, {}", table::bytes(bytes)));
+    print_line(&format!(
+        "{verb} {} and {}, {}",
+        Quantity(records, "object"),
+        Quantity(blobs, "blob"),
+        table::bytes(bytes)
+    ));
     if later > 0 {
-        print_line(&format!("{later} records are of a later version of gupd: no blob is removed"));
+        let later = Quantity(later, "record").with_verb("is", "are");
+        print_line(&format!("{later} of a later version of gupd: no blob is removed"));
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::admin_client::{AdminClient, AdminRequest};
 use super::table::{self, bytes, printable, span};
 use super::{AdminFlags, CommandError, print_line, to_json};
 use gupd_config::GroupSettings;
+use gupd_config::Quantity;
 use gupd_config::units::Time;
 use gupd_ledger::{CauseRow, SiteSums, TrafficReport, TrafficSums};
 
@@ -98,13 +99,13 @@ impl TrackedClient {
         };
         let trouble = if self.trouble.is_empty() { "none".to_owned() } else { self.trouble.join(", ") };
         printable(&format!(
-            "{} of group {}: {state}; has revision {}, sees {}; took {}; {} errors; trouble: {trouble}",
+            "{} of group {}: {state}; has revision {}, sees {}; took {}; {}; trouble: {trouble}",
             self.client,
             self.group,
             number(self.revision),
             number(self.sees),
             bytes(self.bytes),
-            self.errors
+            Quantity(self.errors, "error")
         ))
     }
 }

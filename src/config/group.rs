@@ -16,6 +16,7 @@ use crate::limit::{Ceiling, RateSchedule, read_rate_schedule, read_windows, warn
 use crate::listener::ListenerSettings;
 use crate::networks::Networks;
 use crate::problem::Location;
+use crate::quantity::Quantity;
 use crate::reader::{choice, count_or_unlimited, glob, label, time};
 use crate::route::RouteSettings;
 use crate::server::ServerSettings;
@@ -388,7 +389,8 @@ fn check_limits(s: &mut Section, group: &GroupSettings, context: &GroupContext<'
         && client.0.saturating_mul(u64::from(downloads)) < limit.0
     {
         let most = Rate(client.0.saturating_mul(u64::from(downloads)));
-        s.warn("limit", format!("{limit} is never reached: {downloads} downloads at {client} use {most}"));
+        let downloads = Quantity(downloads, "download");
+        s.warn("limit", format!("{limit} is never reached: {downloads} at {client} use {most}"));
     }
 }
 

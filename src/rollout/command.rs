@@ -9,6 +9,7 @@ use super::rings::{Ring, Rings};
 use super::schedule::{OpenedStep, StepSchedule};
 use super::state::RolloutState;
 use gupd_config::GroupId;
+use gupd_config::Quantity;
 use gupd_config::clock::UnixMillis;
 
 /// Maximum number of revision names: each keeps a revision.
@@ -277,10 +278,12 @@ impl RolloutState {
             outcome(format!("group {group} sees revision {number} until gupd rollout release {group}"));
         let evicted = self.revisions.iter().find(|kept| kept.number == number).map(|kept| kept.evicted);
         if let Some(evicted) = evicted.filter(|evicted| evicted.payloads > 0) {
+            let verb = if evicted.payloads == 1 { "was" } else { "were" };
             outcome.warnings.push(format!(
-                "{} payloads of revision {number} ({} bytes) were evicted: they are fetched from the manager if it \
-                 still has them: raise store.quota",
-                evicted.payloads, evicted.bytes
+                "{} of revision {number} ({}) {verb} evicted: fetched again if the manager still has them: raise \
+                 store.quota",
+                Quantity(evicted.payloads, "payload"),
+                Quantity(evicted.bytes, "byte")
             ));
         }
         self.released.remove(&group);

@@ -99,7 +99,7 @@ async fn imported_bundle_is_served_without_a_manager() {
     assert_eq!(again.lines, ["imported 0 objects, 0 B; 4 already stored"], "{again:#?}");
     store("purge", &new, &["--path", "/small"]);
     let partly = import(&new, &bundle);
-    assert_eq!(partly.lines, ["imported 1 objects, 68.36 KiB; 3 already stored"], "{partly:#?}");
+    assert_eq!(partly.lines, ["imported 1 object, 68.36 KiB; 3 already stored"], "{partly:#?}");
 
     let gone = Manager::start();
     let relay = Relay::start(&mut serve(&gone, &new));

@@ -39,8 +39,8 @@ async fn pinned_copy_is_listed_and_survives_purge() {
     let rehearsed = store("purge", folder, &["--path", "**", "--dry-run"]);
     assert_eq!(rehearsed.lines.len(), 3, "{rehearsed:#?}");
     let purged = store("purge", folder, &["--path", "**"]);
-    assert_eq!(purged.lines, ["removed 1 objects, 0 B on disk"], "{purged:#?}");
+    assert_eq!(purged.lines, ["removed 1 object, 0 B on disk"], "{purged:#?}");
     assert_eq!(list_objects(folder, &[]).len(), 1);
     let verified = store("verify", folder, &[]);
-    assert_eq!(verified.lines, ["verified 1 blobs, 4.88 KiB"], "{verified:#?}");
+    assert_eq!(verified.lines, ["verified 1 blob, 4.88 KiB"], "{verified:#?}");
 }

@@ -53,7 +53,7 @@ async fn inventory_names_missing_and_unexpected_clients() {
     assert!(page.contains("Expected, never seen (1)") && page.contains("<li>pc-2</li>"), "{page}");
     assert!(!page.contains("type=\"file\""), "the upload needs a sign-in");
     let most = "pc\n".repeat(100_000);
-    assert_eq!(text(send(&relay, "PUT", &most).await), "inventory: 100000 clients are expected\n");
+    assert_eq!(text(send(&relay, "PUT", &most).await), "inventory: 100,000 clients are expected\n");
     assert_eq!(report(&relay).await["never_seen_clients"].as_array().unwrap().len(), 1_000);
     assert_eq!(send(&relay, "DELETE", "").await.status, 200);
     assert_eq!(get(relay.admin, PATH).await.status, 404);

@@ -105,7 +105,7 @@ async fn commands_need_a_session_of_the_own_origin() {
     assert!(is_halted(&relay).await);
     assert!(text(get(admin, "/").await).contains("rollouts are halted"));
     let clients = text(get(admin, "/clients?q=127.0.0.2").await);
-    assert!(clients.contains("127.0.0.2") && clients.contains("1 clients"), "{clients}");
+    assert!(clients.contains("127.0.0.2") && clients.contains("1 client"), "{clients}");
     assert!(text(get(admin, "/clients.csv").await).starts_with("client,address,group,state"));
     let resume = format!("order=resume&by=anna&form_token={token}&confirmed=true");
     assert_eq!(send(&cookie, &resume).await.status, 200);

@@ -41,7 +41,7 @@ fn profile_without_tests_is_valid_with_a_warning() {
         ended.lines[0].starts_with("warning: ") && ended.lines[0].contains("has no [[test]]"),
         "{ended:?}"
     );
-    assert_eq!(ended.lines[1], "profile vendor is valid: 1 rules, 0 tests passed");
+    assert_eq!(ended.lines[1], "profile vendor is valid: 1 rule, 0 tests passed");
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn each_result_that_differs_is_named_with_its_line() {
     let refused =
         "[[test]]\nrequest = \"/files/a?from=b.example\"\nclass = \"payload\"\norigin = \"refused\"\n";
     let ended = check_text(&format!("{VENDOR}{test}{right}{refused}"));
-    assert_eq!(ended.lines, ["profile vendor is valid: 1 rules, 2 tests passed"], "{ended:?}");
+    assert_eq!(ended.lines, ["profile vendor is valid: 1 rule, 2 tests passed"], "{ended:?}");
 }
 
 #[test]

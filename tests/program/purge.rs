@@ -11,6 +11,7 @@ use crate::orders::{configured, order};
 use crate::process::{Ended, Relay, parse_line};
 use crate::store_commands::{list_objects, store};
 use crate::support::{Gate, Manager, Request, Resource, Response, WireClient, bytes, get};
+use gupd_config::Quantity;
 
 const VIRUS: &str = "/content/{07B590B3-9282-482f-BBAA-6D515D385869}";
 const NETWORK: &str = "/content/{55DE35DC-862A-44C9-8A2B-3EF451665D0A}";
@@ -113,7 +114,7 @@ async fn running_relay_purges_what_conditions_select() {
             let first = done.lines.first().map(String::as_str).unwrap_or_default();
             assert!(done.status.success(), "{conditions:?}: {done:#?}");
             assert!(
-                first.starts_with(&format!("removed {} objects, ", purged.len())),
+                first.starts_with(&format!("removed {}, ", Quantity(purged.len(), "object"))),
                 "{conditions:?}: {first}"
             );
             assert_eq!(place.stored().len(), content().len() - purged.len(), "{conditions:?}");
@@ -150,7 +151,7 @@ async fn fill_overtaken_by_purge_is_not_stored() {
         let done = place.purge(&relay, &conditions);
         assert_eq!(
             done.lines,
-            ["removed 0 objects, 0 B on disk; 1 running downloads will not be stored"],
+            ["removed 0 objects, 0 B on disk; 1 running download will not be stored"],
             "{done:#?}"
         );
         place.manager.put(&path, Resource::tagged(new.clone(), "\"2\""));

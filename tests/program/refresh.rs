@@ -24,7 +24,7 @@ async fn refresh_revalidates_catalogs_and_prints_result() {
     manager.put(MINITRI, Resource::new("  "));
     let ended = refresh(&relay, Some(&token));
     assert!(ended.status.success(), "{ended:#?}");
-    assert_eq!(ended.lines, ["refreshed 1 catalogs: 1 changed, 0 failed"]);
+    assert_eq!(ended.lines, ["refreshed 1 catalog: 1 changed, 0 failed"]);
     assert_eq!(relay.get(MINITRI).await.expect_body(), b"  ");
 
     refresh(&relay, None).assert_error(2, &["server.admin_token_file", "--config"]);

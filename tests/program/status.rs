@@ -23,7 +23,7 @@ async fn healthy_relay_is_one_screen_with_nothing_to_do() {
     assert!(ended.status.success(), "{ended:#?}");
     let text = ended.lines.join("\n");
     for words in
-        ["serving", "% busy; nothing to do", "800 Mbit/s", "3.00 MiB", "healthy", "store    well: 1 objects"]
+        ["serving", "% busy; nothing to do", "800 Mbit/s", "3.00 MiB", "healthy", "store    well: 1 object"]
     {
         assert!(text.contains(words), "no {words:?} in {text}");
     }

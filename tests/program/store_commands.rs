@@ -123,7 +123,7 @@ async fn ls_lists_and_filters_beside_running_relay() {
     }
     let table = store("ls", folder.path(), &["--content-type", "liveupdate"]);
     let [head, line, sum] = &table.lines[..] else { panic!("{table:#?}") };
-    assert!(head.contains("CONTENT TYPE") && sum == "1 objects, 8.79 KiB", "{table:#?}");
+    assert!(head.contains("CONTENT TYPE") && sum == "1 object, 8.79 KiB", "{table:#?}");
     assert!(line.contains(" 200 ") && line.ends_with(" /1369163480jtun_nav.zip"), "{table:#?}");
 }
 
@@ -143,7 +143,7 @@ async fn purge_removes_only_selected_objects() {
     assert_eq!(list_paths(folder, &[]), everything);
 
     let by_type = store("purge", folder, &["--content-type", "network-threat"]);
-    assert_eq!(by_type.lines, ["removed 1 objects, 100.00 KiB on disk"], "{by_type:#?}");
+    assert_eq!(by_type.lines, ["removed 1 object, 100.00 KiB on disk"], "{by_type:#?}");
     store("purge", folder, &["--revision", "261121001"]);
     assert_eq!(list_paths(folder, &[]), [everything[2].as_str(), &everything[4]]);
     store("purge", folder, &["--path", "**/*jtun*"]);

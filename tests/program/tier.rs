@@ -54,7 +54,7 @@ async fn objects_of_a_tier_are_listed_verified_and_collected() {
     let counted = json(&tier(folder.path(), &["gc", "--keep", "2", "--dry-run", "--json"]));
     assert_eq!((&counted["records"], &counted["blobs"]), (&Value::from(1), &Value::from(0)));
     let collected = tier(folder.path(), &["gc", "--keep", "2"]);
-    assert_eq!(collected.lines, ["removed 1 objects and 0 blobs, 0 B"], "{}", collected.errors);
+    assert_eq!(collected.lines, ["removed 1 object and 0 blobs, 0 B"], "{}", collected.errors);
     let blobs = || fs::read_dir(folder.path().join("blobs")).unwrap();
     assert_eq!(blobs().count(), 3);
     for blob in blobs() {
@@ -62,7 +62,7 @@ async fn objects_of_a_tier_are_listed_verified_and_collected() {
         file.set_modified(SystemTime::now() - Duration::from_secs(2 * 86_400)).unwrap();
     }
     let collected = tier(folder.path(), &["gc"]);
-    assert_eq!(collected.lines, ["removed 0 objects and 1 blobs, 97.7 KiB"], "{}", collected.errors);
+    assert_eq!(collected.lines, ["removed 0 objects and 1 blob, 97.7 KiB"], "{}", collected.errors);
     assert_eq!(blobs().count(), 2);
     let damaged = blobs().next().unwrap().unwrap().path();
     fs::write(damaged, b"short").unwrap();
@@ -71,7 +71,7 @@ async fn objects_of_a_tier_are_listed_verified_and_collected() {
     assert!(verified.lines[0].starts_with("damaged: / /content/"), "{:?}", verified.lines);
     // The damaged blob is young again.
     let all = tier(folder.path(), &["gc", "--older", "0s"]);
-    assert_eq!(all.lines, ["removed 2 objects and 1 blobs, 97.7 KiB"], "{}", all.errors);
+    assert_eq!(all.lines, ["removed 2 objects and 1 blob, 97.7 KiB"], "{}", all.errors);
 }
 
 #[test]

@@ -160,7 +160,7 @@ async fn relay_is_warmed_from_the_tier_and_refuses_blocked_content() {
     let denies = "[[route]]\nprefix = \"/\"\ndeny_download = [\"virus-definitions-32\"]\n";
     let third = other.start(&manager, denies);
     let refused = other.warm(third.admin, &url(&first), &[]).wait_for_exit();
-    assert_eq!(output(&refused), "warmed 1 objects, 1 B; 0 already stored; 12 not for this relay");
+    assert_eq!(output(&refused), "warmed 1 object, 1 B; 0 already stored; 12 not for this relay");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,7 +242,7 @@ async fn full_store_ends_a_warm_start_without_evictions() {
     for run in ["first", "second"] {
         let ended = site.warm(second.admin, &url(&first), &[]).wait_for_exit();
         assert_eq!((ended.status.code(), ended.errors.lines().count()), (Some(1), 1), "{run}: {ended:#?}");
-        for words in ["the store is full", "3 objects, 30.00 MiB, are left", "store.quota"] {
+        for words in ["the store is full", "3 objects left, 30.00 MiB", "store.quota"] {
             assert!(ended.errors.contains(words), "{run}: {ended:#?}");
         }
     }

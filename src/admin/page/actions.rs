@@ -19,6 +19,7 @@ use crate::auth::authorize;
 use crate::listener::OverTls;
 use crate::request_body::check_author;
 use crate::{AdminApi, ErrorMessage, query_pairs};
+use gupd_config::Quantity;
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
 use gupd_rollout::command::{AttributedCommand, RolloutCommand};
 use gupd_rollout::dry_run::DryRun;
@@ -160,7 +161,7 @@ fn preview(dry_run: &DryRun, form: &Form) -> Markup {
     fields.sort_unstable();
     html! {
         p { (dry_run.outcome.effect) }
-        p { (dry_run.clients.len()) " known clients see another revision, or come to see one." }
+        p { (Quantity(dry_run.clients.len(), "known client").with_verb("sees", "see")) " another revision, now or later." }
         form method="post" action="/rollout" {
             @for (name, value) in fields { input type="hidden" name=(name) value=(value); }
             input type="hidden" name="confirmed" value="true";

@@ -13,6 +13,7 @@ use super::text::{bytes, time};
 use super::{Page, inventory, respond};
 use crate::auth::ReadAccess;
 use crate::{AdminApi, query_pairs};
+use gupd_config::Quantity;
 use gupd_rollout::clients::{ClientFilter, ClientReport, ClientStatus, MAX_LISTED};
 use jiff::tz::TimeZone;
 
@@ -47,7 +48,7 @@ pub(super) async fn show(
             h1 { "Clients" }
             (form(&selection))
             p aria-live="polite" {
-                (clients.len()) " clients"
+                (Quantity(clients.len(), "client"))
                 @if clients.len() > MAX_SHOWN { "; the latest seen " (MAX_SHOWN) " are shown" }
                 ". " a href="/clients.csv" { "All as CSV" }
             }

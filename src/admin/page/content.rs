@@ -11,6 +11,7 @@ use super::text::{bytes, percent, rate, span};
 use super::{Page, respond};
 use crate::auth::ReadAccess;
 use crate::{AdminApi, ContentReport, FillReport, FillStatus};
+use gupd_config::Quantity;
 use gupd_ledger::{TrafficQuery, TrafficReport};
 use gupd_store::StoreError;
 
@@ -128,7 +129,7 @@ fn running(report: &FillReport) -> Markup {
         h2 id="fills" { "Running fills" }
         @if report.fills.is_empty() { p class="quiet" { "Nothing is being fetched." } }
         @else {
-            p { (report.running) " run"
+            p { (Quantity(report.running, "fill"))
                 @if report.fills.len() > MAX_FILLS { "; those with the most waiting requests are shown" } "." }
             div class="scroll" tabindex="0" role="region" aria-labelledby="fills" {
                 table {

@@ -10,6 +10,7 @@ use super::actions::{read_form, session_token};
 use super::{Page, document, refusal};
 use crate::inventory::MAX_BYTES;
 use crate::{AdminApi, InventoryReport};
+use gupd_config::Quantity;
 
 /// Maximum bytes of the form: each byte of a list may take three.
 const MAX_FORM: usize = 3 * MAX_BYTES + 1_024;
@@ -22,8 +23,9 @@ pub(super) fn show(report: std::io::Result<Option<InventoryReport>>, form_token:
             Err(error) => p class="critical" { "The inventory cannot be read: " (error.to_string()) },
             Ok(None) => p class="quiet" { "No list of expected clients has been uploaded." },
             Ok(Some(report)) => {
-                p { (report.expected) " clients are expected: " (report.never_seen) " were never seen, and "
-                    (report.unexpected) " others were seen." }
+                p { (Quantity(report.expected, "client").with_verb("is", "are")) " expected, "
+                    (report.never_seen) " of them never seen; "
+                    (Quantity(report.unexpected, "other").with_verb("was", "were")) " seen." }
                 (names("Expected, never seen", report.never_seen, &report.never_seen_clients))
                 (names("Seen, not expected", report.unexpected, &report.unexpected_clients))
             }

@@ -12,6 +12,7 @@ use super::{Page, respond};
 use crate::AdminApi;
 use crate::auth::ReadAccess;
 use crate::status::{LineStatus, PeriodTraffic, StatusFinding, StatusReport, UpstreamStatus, collect};
+use gupd_config::Quantity;
 
 pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>) -> Response {
     let report = collect(&api).await;
@@ -36,16 +37,16 @@ pub(super) async fn show(_: ReadAccess, State(api): State<AdminApi>) -> Response
                 h2 { "Store" }
                 p class="figure" { (bytes(report.store.bytes)) }
                 p { (percent(report.store.bytes, report.store.quota)) " of " (bytes(report.store.quota)) ", "
-                    (report.store.objects) " objects" }
+                    (Quantity(report.store.objects, "object")) }
                 p class=(if report.store.detail.is_some() { "critical" } else { "quiet" }) {
                     (report.store.health)
                 }
             }
             section class="card" {
                 h2 { "Now" }
-                p class="figure" { (report.activity.fills) " fills" }
-                p { (report.activity.connections) " connections, " (report.activity.downloads)
-                    " downloads in slots, " (report.activity.queued) " waiting" }
+                p class="figure" { (Quantity(report.activity.fills, "fill")) }
+                p { (Quantity(report.activity.connections, "connection")) ", "
+                    (Quantity(report.activity.downloads, "download")) " in slots, " (report.activity.queued) " waiting" }
             }
         }
         @if let (Some(day), Ok(points)) = (day, &points) { (rates::show(day, points, &generation.config)) }
@@ -100,7 +101,7 @@ fn savings_card(name: &str, period: &PeriodTraffic) -> Markup {
             h2 { (name) }
             p class="figure" { (percent(clients.saved, clients.sent)) " saved" }
             p { (bytes(period.wan_received)) " crossed the WAN, " (bytes(clients.sent)) " went to clients" }
-            p class="quiet" { (percent(clients.hits, clients.requests)) " of " (clients.requests) " requests were hits" }
+            p class="quiet" { "hit ratio " (percent(clients.hits, clients.requests)) " of " (Quantity(clients.requests, "request")) }
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{Severity, StatusFinding, StatusReport};
+use gupd_config::Quantity;
 use gupd_config::clock::UnixMillis;
 use gupd_ledger::IncidentReport;
 use gupd_rollout::status::{ClientCounts, Obstacle, Status};
@@ -257,7 +258,7 @@ impl StatusReport {
         let mut parts = vec![if self.is_draining { "draining" } else { "serving" }.to_owned()];
         if let Some(rollout) = &self.rollout {
             let [current, behind, failing, _] = lights(&rollout.clients);
-            parts.push(format!("{current} of {} clients current", current + behind + failing));
+            parts.push(format!("{current} of {} current", Quantity(current + behind + failing, "client")));
         }
         if let Some(busy) = self.wan.busy_percent() {
             parts.push(format!("line {busy} % busy"));
@@ -277,8 +278,8 @@ fn add_clients(facts: &Facts, findings: &mut Vec<StatusFinding>) {
     if fills_the_line || (full_sets.bytes >= MANY_FULL_SETS && full_sets.clients >= MANY_CLIENTS) {
         let share = full_received.saturating_mul(100) / (*received).max(1);
         let mut message = format!(
-            "full sets for {} clients in 24 hours: {:.1} GiB, and {share} % of the WAN bytes",
-            full_sets.clients,
+            "full sets for {} in 24 hours: {:.1} GiB, and {share} % of the WAN bytes",
+            Quantity(full_sets.clients, "client"),
             full_sets.bytes as f64 / f64::from(1 << 30),
         );
         if let Some(revision) = &full_sets.no_delta_from {
@@ -289,14 +290,18 @@ fn add_clients(facts: &Facts, findings: &mut Vec<StatusFinding>) {
         findings.push(StatusFinding::new(FindingKind::FullSetStorm, message, action));
     }
     if !facts.foreign.is_empty() {
-        let message = format!("{} of another site{}", clients(facts.foreign.len()), named(&facts.foreign));
+        let message =
+            format!("{} of another site{}", Quantity(facts.foreign.len(), "client"), named(&facts.foreign));
         let action = "correct their update policy, or add their subnet to site.subnets";
         findings.push(StatusFinding::new(FindingKind::ForeignClient, message, action).about("served"));
     }
     if refused.clients > 0 {
-        let count = clients(usize::try_from(refused.clients).unwrap_or(usize::MAX));
-        let message =
-            format!("{count} of another site refused ({} times){}", refused.times, named(&refused.named));
+        let message = format!(
+            "{} of another site refused ({}){}",
+            Quantity(refused.clients, "client"),
+            Quantity(refused.times, "time"),
+            named(&refused.named)
+        );
         let action = "correct their update policy, or add their subnet to server.allow";
         findings.push(StatusFinding::new(FindingKind::ForeignClient, message, action).about("refused"));
     }
@@ -312,14 +317,14 @@ fn add_rollout(rollout: &Status, findings: &mut Vec<StatusFinding>) {
     }
     let [_, behind, failing, _] = lights(&rollout.clients);
     if failing > 0 {
-        let clients = if failing == 1 { "client fails" } else { "clients fail" };
+        let message = Quantity(failing, "client").with_verb("fails", "fail");
         let action = "gupd rollout status --clients, then gupd why --client ADDR".to_owned();
-        add(FindingKind::ClientsFailing, "", format!("{failing} {clients}"), action);
+        add(FindingKind::ClientsFailing, "", message, action);
     }
     if behind > 0 {
-        let clients = if behind == 1 { "client is" } else { "clients are" };
+        let clients = Quantity(behind, "client").with_verb("is", "are");
         let action = "gupd rollout status --clients lists them as yellow".to_owned();
-        add(FindingKind::ClientsBehind, "", format!("{behind} {clients} behind"), action);
+        add(FindingKind::ClientsBehind, "", format!("{clients} behind"), action);
     }
     for step in &rollout.next {
         let kind = match step.obstacle {
@@ -339,10 +344,6 @@ fn add_rollout(rollout: &Status, findings: &mut Vec<StatusFinding>) {
         let action = format!("gupd rollout promote {}, when it may open", step.ring);
         add(kind, &step.ring, message, action);
     }
-}
-
-fn clients(count: usize) -> String {
-    if count == 1 { "1 client".to_owned() } else { format!("{count} clients") }
 }
 
 /// Returns the first names of a list, in words.
@@ -375,7 +376,7 @@ impl CertificateExpiry {
         let name = format!("certificate {}{of}", self.certificate);
         let message = match left {
             ..=0 => format!("{name} has expired"),
-            1..=EXPIRES_SOON => format!("{name} expires in {} days", left / 86_400_000),
+            1..=EXPIRES_SOON => format!("{name} expires in {}", Quantity(left / 86_400_000, "day")),
             _ => return None,
         };
         let severity = if left <= 0 { Severity::Critical } else { Severity::Warning };

@@ -6,11 +6,11 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use indicatif::HumanCount;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use gupd_config::Quantity;
 use gupd_site::sessions::{Session, Step};
 use gupd_site::update::{self, Received};
 
@@ -56,10 +56,10 @@ impl Downloads {
 impl fmt::Display for Downloads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { complete, hits, retried, failed, slowest, .. } = self;
-        let [complete, hits] = [complete, hits].map(|count| HumanCount(*count as u64));
+        let (complete, hits) = (Quantity(*complete, "download"), Quantity(*hits, "hit"));
         write!(
             f,
-            "{complete} downloads complete ({hits} hits), {retried} retried, {failed} failed; slowest {:.2} s",
+            "{complete} complete ({hits}), {retried} retried, {failed} failed; slowest {:.2} s",
             slowest.as_secs_f64()
         )
     }

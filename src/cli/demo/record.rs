@@ -8,6 +8,7 @@ use maud::{DOCTYPE, PreEscaped, html};
 use super::report::{DemoReport, Snapshot};
 use super::tour::Scene;
 use crate::chart::{self, Panel, WIDTH, bits, count};
+use gupd_config::Quantity;
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:54rem;margin:2rem auto;padding:0 1rem;\
     color-scheme:light dark}table{border-collapse:collapse}td{padding:.15rem 1rem .15rem 0}\
@@ -16,7 +17,8 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:54rem;mar
 
 /// Returns the page.
 pub(super) fn page(report: &DemoReport, samples: &[Snapshot], scenes: &[Scene]) -> String {
-    let title = format!("gupd demo: {} clients behind {} Mbit/s", report.goal.clients, report.megabits());
+    let title =
+        format!("gupd demo: {} behind {} Mbit/s", Quantity(report.goal.clients, "client"), report.megabits());
     html! {
         (DOCTYPE)
         html lang="en" {

@@ -5,8 +5,9 @@ use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use indicatif::{DecimalBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressStyle};
 
+use gupd_config::Quantity;
 use gupd_site::Line;
 use gupd_site::update::{Answers, UpdateFailure, UpdateOutcome};
 
@@ -97,11 +98,11 @@ impl DemoProgress {
                 crossed.set_position(now.crossed.min(distinct_bytes));
             }
             ProgressOutput::Lines => {
-                let seconds = now.elapsed.as_secs();
+                let (seconds, clients) = (now.elapsed.as_secs(), Quantity(of, "client"));
                 // A closed standard error must not stop the demo.
                 let _ = writeln!(
                     std::io::stderr(),
-                    "  {seconds:>3} s: {} of {of} clients done, got {got_bytes}; {crossed_bytes} crossed the WAN",
+                    "  {seconds:>3} s: {} of {clients} done, got {got_bytes}; {crossed_bytes} crossed the WAN",
                     now.done,
                 );
             }
@@ -160,7 +161,7 @@ impl DemoReport {
                 format!("{right} of {}", self.goal.clients),
                 "every byte checked by SHA-256".to_owned(),
             ),
-            ("clients got", bytes(got), format!("in {} responses", HumanCount(answers.total() as u64))),
+            ("clients got", bytes(got), format!("in {}", Quantity(answers.total(), "response"))),
             ("crossed the WAN", bytes(crossed), format!("and {up} up, HTTP heads included")),
             ("each object once", bytes(self.goal.distinct_bytes), "the least that could cross".to_owned()),
             ("ratio", format!("{ratio:.1} x"), "received / crossed".to_owned()),
@@ -184,7 +185,7 @@ impl DemoReport {
         if answers.silent < answers.total() {
             let Answers { hit, collapsed, forwarded, .. } = answers;
             let others = format!("{collapsed} joined a fill, {forwarded} forwarded");
-            rows.push(("reported by the relay", format!("{} hits", HumanCount(hit as u64)), others));
+            rows.push(("reported by the relay", Quantity(hit, "hit").to_string(), others));
         }
         rows
     }
@@ -204,7 +205,7 @@ impl fmt::Display for DemoReport {
         }
         match self.failures().count().saturating_sub(MAX_FAILURES) {
             0 => Ok(()),
-            more => writeln!(f, "  and {more} more clients failed"),
+            more => writeln!(f, "  and {} failed", Quantity(more, "more client")),
         }
     }
 }

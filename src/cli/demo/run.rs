@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval};
 
+use gupd_config::Quantity;
 use gupd_site::sep::SepContent;
 use gupd_site::update::{self, Received, UpdateFailure};
 use gupd_site::{Line, Manager, OriginServer, Wan, sessions};
@@ -102,7 +103,7 @@ pub(super) enum DemoError {
     #[error("interrupted before all clients were done")]
     Interrupted,
     /// Some clients did not get the content of the manager.
-    #[error("{failed} of {of} clients failed; first error: {first}")]
+    #[error("{failed} of {} failed; first error: {first}", Quantity(*of, "client"))]
     Clients {
         /// Number of failed clients.
         failed: usize,
@@ -198,9 +199,9 @@ async fn run_clients<R: DemoRelay>(
     let addresses = relay.addresses();
     writeln!(
         io::stdout(),
-        "{} clients update through a relay; its manager is behind {} Mbit/s, {} ms away.\n\
+        "{} through a relay; its manager is behind {} Mbit/s, {} ms away.\n\
          Status page of the relay: http://{}/\n",
-        options.clients,
+        Quantity(options.clients.get(), "client").with_verb("updates", "update"),
         LINE.bits_per_second / 1_000_000,
         LINE.one_way.as_millis(),
         addresses.admin,

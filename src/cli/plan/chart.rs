@@ -3,6 +3,7 @@
 use super::PlanReport;
 use super::format::clock;
 use crate::chart::{self, Panel, WIDTH, bits, count};
+use gupd_config::Quantity;
 use gupd_plan::Timeline;
 
 pub(super) fn svg(report: &PlanReport) -> String {
@@ -24,7 +25,11 @@ pub(super) fn svg(report: &PlanReport) -> String {
         },
         Panel { title: "clients current", colour: "#3f9a5f", values: current(timeline, until), label: count },
     ];
-    let title = format!("gupd plan: {} clients from {} on", report.scenario.clients(), clock(report, 0.0));
+    let title = format!(
+        "gupd plan: {} from {} on",
+        Quantity(report.scenario.clients(), "client"),
+        clock(report, 0.0)
+    );
     chart::svg(&title, &panels, until)
 }
 

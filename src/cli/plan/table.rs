@@ -7,6 +7,7 @@ use indicatif::{BinaryBytes, HumanCount};
 use super::format::{LAN, MINUTE, WAN, clock, rate, share, span, times};
 use super::{DeadlineReport, PlanReport};
 use crate::table;
+use gupd_config::Quantity;
 use gupd_plan::{Curve, Deadline, LineResult, MARKS, Scenario, SpreadResult};
 
 /// Label of the row for all clients that come online.
@@ -33,7 +34,7 @@ fn write(report: &PlanReport, out: &mut String) -> std::fmt::Result {
 
 fn write_heading(report: &PlanReport, out: &mut String) -> std::fmt::Result {
     let scenario = &report.scenario;
-    write!(out, "{} clients, published {}", HumanCount(scenario.clients().into()), clock(report, 0.0))?;
+    write!(out, "{}, published {}", Quantity(scenario.clients(), "client"), clock(report, 0.0))?;
     for content in &scenario.contents {
         let size = BinaryBytes(content.bytes as u64);
         write!(out, "; {} of {size} for {}", content.name, share(content.share))?;
@@ -65,16 +66,19 @@ fn write_current(report: &PlanReport, out: &mut String) -> std::fmt::Result {
     let horizon = span(scenario.horizon);
     let (clients, appeared) = (scenario.clients(), rollout.appeared);
     if !do_all_come_online(report) {
-        let offline = HumanCount((clients - appeared).into());
+        let offline = clients - appeared;
+        let verb = if offline == 1 { "does" } else { "do" };
         writeln!(
             out,
-            "{offline} of {} clients do not come online within {horizon}.",
-            HumanCount(clients.into())
+            "{} of {} {verb} not come online within {horizon}.",
+            HumanCount(offline.into()),
+            Quantity(clients, "client")
         )?;
     }
     if rollout.current() < appeared {
-        let behind = HumanCount((appeared - rollout.current()).into());
-        writeln!(out, "{behind} clients come online but are not current within {horizon}.")?;
+        let behind = Quantity(appeared - rollout.current(), "client");
+        let behind = behind.with_verb("comes online but is", "come online but are");
+        writeln!(out, "{behind} not current within {horizon}.")?;
     }
     writeln!(out)
 }
@@ -82,9 +86,9 @@ fn write_current(report: &PlanReport, out: &mut String) -> std::fmt::Result {
 fn write_bytes(report: &PlanReport, out: &mut String) -> std::fmt::Result {
     let rollout = &report.rollout;
     let mut table = table::new(&["", "PEAK", "BUSIEST MINUTE", "BYTES", ""], &[1, 2, 3]);
-    let times = HumanCount((rollout.lan_bytes / rollout.wan_bytes.max(1.0)).round() as u64);
-    let without = format!("{} without the relay ({times} times)", BinaryBytes(rollout.lan_bytes as u64));
-    let downloads = format!("{} concurrent downloads", HumanCount(rollout.timeline.max_downloads().into()));
+    let times = Quantity((rollout.lan_bytes / rollout.wan_bytes.max(1.0)).round() as u64, "time");
+    let without = format!("{} without the relay ({times})", BinaryBytes(rollout.lan_bytes as u64));
+    let downloads = Quantity(rollout.timeline.max_downloads(), "concurrent download").to_string();
     for (name, of, bytes, note) in
         [("WAN", WAN, rollout.wan_bytes, without), ("LAN", LAN, rollout.lan_bytes, downloads)]
     {
@@ -94,11 +98,10 @@ fn write_bytes(report: &PlanReport, out: &mut String) -> std::fmt::Result {
     }
     writeln!(out, "{}", table::text(&table))?;
     if rollout.refused > 0 {
-        writeln!(
-            out,
-            "{} requests get no download slot in time and are retried.",
-            HumanCount(rollout.refused)
-        )?;
+        let refused = Quantity(rollout.refused, "request");
+        let refused =
+            refused.with_verb("gets no download slot in time and is", "get no download slot in time and are");
+        writeln!(out, "{refused} retried.")?;
     }
     writeln!(out)
 }

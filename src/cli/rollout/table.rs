@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::table;
+use gupd_config::Quantity;
 use gupd_config::clock::UnixMillis;
 use gupd_rollout::status::{
     ClientCounts, GroupStatus, RevisionStatus, RingStatus, Status, UpcomingStep, UtcTime,
@@ -52,7 +53,7 @@ fn client_counts(clients: &ClientCounts) -> String {
     });
     let each: Vec<String> = each.collect();
     let of = if each.is_empty() { String::new() } else { format!(", {}", each.join(", ")) };
-    format!("{} clients known{of}", HumanCount(clients.known))
+    format!("{} known{of}", Quantity(clients.known, "client"))
 }
 
 fn revisions_text(status: &[RevisionStatus], time: &impl Fn(UtcTime) -> String) -> String {
@@ -85,8 +86,8 @@ fn with_notes(rows: &str, status: &[RevisionStatus]) -> String {
             lines.push(format!("{:>8}  named {}", "", revision.names.join(", ")));
         }
         if revision.gone > 0 {
-            let gone = HumanCount(revision.gone);
-            lines.push(format!("{:>8}  {gone} payloads evicted: raise store.quota", ""));
+            let gone = Quantity(revision.gone, "payload");
+            lines.push(format!("{:>8}  {gone} evicted: raise store.quota", ""));
         }
     }
     lines.join("\n")

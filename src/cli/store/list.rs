@@ -3,13 +3,14 @@
 
 use std::io::{self, BufWriter, Write};
 
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::selection::Selection;
 use super::{CommandError, StoreLocation};
 use gupd_cache::age;
+use gupd_config::Quantity;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_guard::log::escape_invisible;
 use gupd_http::key;
@@ -69,7 +70,7 @@ pub(super) fn print_list(
         bytes += object.len;
     }
     let ended = match format {
-        ListFormat::Table => writeln!(out, "{} objects, {}", HumanCount(objects), BinaryBytes(bytes)),
+        ListFormat::Table => writeln!(out, "{}, {}", Quantity(objects, "object"), BinaryBytes(bytes)),
         ListFormat::Json => writeln!(out, "\n]"),
     };
     is_open(ended.and_then(|()| out.flush())).map(drop)

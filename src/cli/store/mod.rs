@@ -224,7 +224,7 @@ impl OpenedStore {
 
 /// A bar over objects on standard error.
 fn object_bar(what: &'static str, objects: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {bar:28} {pos} of {len} objects, {eta} left")
+    let style = ProgressStyle::with_template("{prefix} objects {bar:28} {pos} of {len}, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(u64::try_from(objects).unwrap_or(u64::MAX)).with_style(style).with_prefix(what)
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use bytes::Bytes;
 use clap::Args;
 use http::Method;
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 
 use super::list::{ListFormat, print_list};
 use super::selection::Selection;
@@ -20,6 +20,7 @@ use gupd_admin::PurgeRequest;
 use gupd_cache::ObjectSelection;
 use gupd_cache::fill::PurgeReport;
 use gupd_config::Config;
+use gupd_config::Quantity;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_store::{Inventory, Object, ObjectKey, StoreError};
 
@@ -111,10 +112,10 @@ fn purge_running(
 }
 
 fn report_line(PurgeReport { objects, bytes, fills }: PurgeReport) -> String {
-    let removed = format!("removed {} objects, {} on disk", HumanCount(objects), BinaryBytes(bytes));
+    let removed = format!("removed {}, {} on disk", Quantity(objects, "object"), BinaryBytes(bytes));
     let fills = match fills {
         0 => String::new(),
-        fills => format!("; {} running downloads will not be stored", HumanCount(fills)),
+        fills => format!("; {} will not be stored", Quantity(fills, "running download")),
     };
     format!("{removed}{fills}")
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{CommandError, OpenedStore, StoreLocation, bar};
 use crate::{print_line, to_json};
+use gupd_config::Quantity;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::units::Time;
 use gupd_store::Inventory;
@@ -54,10 +55,10 @@ pub(super) fn export(
     bar.finish_and_clear();
     let bundle::ExportSummary { objects, blobs, bytes, damaged } = &exported;
     let text = format!(
-        "exported {} objects, {} in {} blobs, to {}",
-        HumanCount(*objects),
+        "exported {}, {} in {}, to {}",
+        Quantity(*objects, "object"),
         BinaryBytes(*bytes),
-        HumanCount(*blobs),
+        Quantity(*blobs, "blob"),
         output.display()
     );
     let damaged: Vec<_> = damaged.iter().map(ToString::to_string).collect();
@@ -88,8 +89,8 @@ pub(super) fn import(location: &StoreLocation, path: &Path, as_json: bool) -> Re
     importing.finish_and_clear();
     let bundle::ImportSummary { objects, bytes, skipped } = imported;
     let text = format!(
-        "imported {} objects, {}; {} already stored",
-        HumanCount(objects),
+        "imported {}, {}; {} already stored",
+        Quantity(objects, "object"),
         BinaryBytes(bytes),
         HumanCount(skipped),
     );

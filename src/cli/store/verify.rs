@@ -6,13 +6,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 use serde_json::json;
 
 use super::{CommandError, OpenedStore, StoreLocation, bar};
 use crate::relay::GenerationBuilder;
 use crate::{print_error, print_line};
 use gupd_config::Config;
+use gupd_config::Quantity;
 use gupd_config::clock::Clock;
 use gupd_guard::log::escape_invisible;
 use gupd_net::SetupError;
@@ -67,7 +68,7 @@ pub(super) fn run(
     bar.finish_and_clear();
     print_line(&match as_json {
         true => summary.to_json_end(verified),
-        false => format!("verified {} blobs, {}", HumanCount(verified.blobs), BinaryBytes(verified.bytes)),
+        false => format!("verified {}, {}", Quantity(verified.blobs, "blob"), BinaryBytes(verified.bytes)),
     });
     if summary.is_sound() {
         if summary.found() > 0 && !as_json {

@@ -20,6 +20,7 @@ use crate::admin_flags::AdminAccess;
 use crate::config_file::ConfigFile;
 use crate::{print_line, to_json};
 use gupd_admin::{FillReport, ProblemDocument, WarmRequest};
+use gupd_config::Quantity;
 use gupd_config::units::Time;
 use gupd_http::key::split_key;
 use gupd_refresh::{ContentItem, WarmOutcome, WarmReport, WarmStop};
@@ -116,8 +117,8 @@ pub(super) fn run(flags: &WarmFlags) -> Result<(), CommandError> {
     match totals.failed {
         0 => Ok(()),
         failed => Err(CommandError::Failed(format!(
-            "store warm: {} objects were not fetched, the log of the relay has the reasons: run it again",
-            HumanCount(failed)
+            "store warm: {} not fetched, the log of the relay has the reasons: run it again",
+            Quantity(failed, "object").with_verb("was", "were")
         ))),
     }
 }
@@ -225,8 +226,8 @@ fn send(
 
 /// Returns the error for objects that were not reached.
 fn unreached(stop: &WarmStop, left: &[ContentItem]) -> CommandError {
-    let (objects, bytes) = (HumanCount(left.len() as u64), left.iter().map(|item| item.bytes).sum());
-    let left = format!("{objects} objects, {}, are left", BinaryBytes(bytes));
+    let (objects, bytes) = (Quantity(left.len(), "object"), left.iter().map(|item| item.bytes).sum());
+    let left = format!("{objects} left, {}", BinaryBytes(bytes));
     CommandError::Failed(match stop {
         WarmStop::StoreFull => {
             format!("store warm: the store is full: {left}: raise store.quota, or pass a shorter --since")
@@ -261,7 +262,7 @@ impl WarmTotals {
     }
 
     fn line(&self) -> String {
-        let fetched = format!("warmed {} objects, {}", HumanCount(self.fetched), BinaryBytes(self.bytes));
+        let fetched = format!("warmed {}, {}", Quantity(self.fetched, "object"), BinaryBytes(self.bytes));
         let present = format!("; {} already stored", HumanCount(self.present));
         let others = [
             (self.absent, "no longer upstream"),

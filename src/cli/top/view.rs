@@ -12,6 +12,7 @@ use crate::plan::rate;
 use crate::rollout::ListedClient;
 use crate::table::{bytes, printable, span};
 use gupd_admin::{FillReport, FillStatus, StatusReport};
+use gupd_config::Quantity;
 
 /// What the relay reports at one time.
 #[derive(Debug)]
@@ -92,12 +93,12 @@ pub(super) fn heading(report: &TopReport) -> String {
     let StatusReport { sentence, wan, lan, activity, .. } = &report.status;
     let limit = wan.limit.map(|limit| format!(" of {}", rate(limit as f64))).unwrap_or_default();
     format!(
-        "{}\nWAN {}{limit}   LAN {}   {} fills   {} connections   {} waiting",
+        "{}\nWAN {}{limit}   LAN {}   {}   {}   {} waiting",
         printable(sentence),
         rate(wan.bytes_per_second as f64),
         rate(lan.bytes_per_second as f64),
-        report.fills.running,
-        activity.connections,
+        Quantity(report.fills.running, "fill"),
+        Quantity(activity.connections, "connection"),
         activity.queued
     )
 }

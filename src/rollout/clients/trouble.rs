@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use gupd_config::Quantity;
 use serde::{Deserialize, Serialize};
 
 /// The label of each kind, and its words for one client and for more.
@@ -86,11 +87,11 @@ impl Trouble {
 /// Such as "4 of 60 clients: 3 failed downloads, 1 takes the same full set again and again".
 impl Display for Trouble {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let clients = if self.clients == 1 { "client" } else { "clients" };
+        let clients = Quantity(self.clients, "client");
         if self.troubled == 0 {
-            return write!(f, "none of {} {clients}", self.clients);
+            return write!(f, "none of {clients}");
         }
-        write!(f, "{} of {} {clients}", self.troubled, self.clients)?;
+        write!(f, "{} of {clients}", self.troubled)?;
         for (at, (clients, [_, one, more])) in self.kinds().enumerate() {
             let before = if at == 0 { ": " } else { ", " };
             write!(f, "{before}{clients} {}", if clients == 1 { one } else { more })?;

@@ -158,7 +158,7 @@ fn ring_needs_attention_if_time_does_not_open_it() {
 fn certificates_need_attention_two_weeks_before_their_end() {
     for (left, upstream, expected) in [
         (-1, "", Some("certificate listener has expired")),
-        (DAY, "", Some("certificate listener expires in 1 days")),
+        (DAY, "", Some("certificate listener expires in 1 day")),
         (14 * DAY, "sepm", Some("certificate listener of sepm expires in 14 days")),
         (14 * DAY + 1, "", None),
     ] {

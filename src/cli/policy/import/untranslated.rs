@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::translation::ConfigDraft;
+use gupd_config::Quantity;
 
 /// Maximum number of rows of fields that gupd does not know.
 const MAX_UNKNOWN: usize = 50;
@@ -103,8 +104,7 @@ fn collect(path: &str, value: &Value, leaves: &mut Vec<(String, String)>) {
             return;
         }
         Value::Array(list) if list.is_empty() => return,
-        Value::Array(list) if list.len() == 1 => "1 entry".to_owned(),
-        Value::Array(list) => format!("{} entries", list.len()),
+        Value::Array(list) => Quantity(list.len(), "entry").to_string(),
         Value::String(text) if text.is_empty() => return,
         Value::String(_) if path.to_lowercase().contains("password") => "not shown".to_owned(),
         Value::String(text) => text.clone(),
