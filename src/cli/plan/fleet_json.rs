@@ -7,6 +7,7 @@ use super::fleet::{FleetReport, Variant};
 use super::fleet_table::{cause_name, tier_name};
 use super::format::{LAN, MINUTE, WAN, clock_at, json_time};
 use crate::chart::{self, Panel, WIDTH, bits, count};
+use gupd_config::Quantity;
 use gupd_plan::MARKS;
 
 /// Spans of the rates over time.
@@ -103,5 +104,9 @@ pub(super) fn svg(report: &FleetReport) -> String {
         },
     ];
     let start = clock_at(&report.zone, report.start, 0.0);
-    chart::svg(&format!("gupd plan: {} sites from {start} on", report.fleet.sites()), &panels, until)
+    chart::svg(
+        &format!("gupd plan: {} from {start} on", Quantity(report.fleet.sites(), "site")),
+        &panels,
+        until,
+    )
 }

@@ -8,6 +8,7 @@ use indicatif::{BinaryBytes, HumanCount};
 use super::fleet::FleetReport;
 use super::format::{LAN, MINUTE, WAN, clock_at, rate, share, span};
 use crate::table;
+use gupd_config::Quantity;
 use gupd_plan::{Bottleneck, MARKS, PlanTier, TierScope};
 
 /// Rows of a table of sites or regions.
@@ -33,12 +34,7 @@ fn write(report: &FleetReport, out: &mut String) -> std::fmt::Result {
 fn write_heading(report: &FleetReport, out: &mut String) -> std::fmt::Result {
     let (sites, clients) = (report.fleet.sites(), report.planned.clients);
     let published = clock_at(&report.zone, report.start, 0.0);
-    write!(
-        out,
-        "{} sites, {} clients, published {published}",
-        HumanCount(sites.into()),
-        HumanCount(clients)
-    )?;
+    write!(out, "{}, {}, published {published}", Quantity(sites, "site"), Quantity(clients, "client"))?;
     for content in report.fleet.classes.iter().take(1).flat_map(|class| &class.scenario.contents) {
         let size = BinaryBytes(content.bytes as u64);
         write!(out, "; {} of {size} for {}", content.name, share(content.share))?;
@@ -60,16 +56,19 @@ fn write_times(report: &FleetReport, out: &mut String) -> std::fmt::Result {
     writeln!(out, "{}", table::text(&table))?;
     let horizon = span(report.fleet.horizon);
     if planned.appeared < planned.clients {
-        let offline = HumanCount(planned.clients - planned.appeared);
-        writeln!(out, "{offline} clients do not come online within {horizon}.")?;
+        let offline = Quantity(planned.clients - planned.appeared, "client").with_verb("does", "do");
+        writeln!(out, "{offline} not come online within {horizon}.")?;
     }
     if planned.current < planned.appeared {
-        let behind = HumanCount(planned.appeared - planned.current);
-        writeln!(out, "{behind} clients come online but are not current within {horizon}.")?;
+        let behind = Quantity(planned.appeared - planned.current, "client");
+        let behind = behind.with_verb("comes online but is", "come online but are");
+        writeln!(out, "{behind} not current within {horizon}.")?;
     }
     if planned.refused > 0 {
-        let refused = HumanCount(planned.refused);
-        writeln!(out, "{refused} requests get no download slot in time and are retried.")?;
+        let refused = Quantity(planned.refused, "request");
+        let refused =
+            refused.with_verb("gets no download slot in time and is", "get no download slot in time and are");
+        writeln!(out, "{refused} retried.")?;
     }
     writeln!(out)
 }
