@@ -56,7 +56,7 @@ struct Attempt {
     /// The request has followed a fill that other fields of its first client may have spoilt.
     has_left_other: bool,
     /// The request has left a fill that broke off, for a new one.
-    has_left_broken: bool,
+    has_left: bool,
 }
 
 /// Lookup that does not answer its request.
@@ -77,7 +77,7 @@ pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) ->
             stale: None,
             successor: None,
             has_left_other: false,
-            has_left_broken: false,
+            has_left: false,
         };
         // A fill bounds its own downloads of corrupt content; nothing else would verify the content.
         let mut mismatches_left = exchange.generation.upstreams.settings().attempts;
@@ -341,9 +341,7 @@ impl Attempt {
                         };
                         Followed::Reply(reply.annotate(status, exchange.classification(), None))
                     }
-                    Err(error) => {
-                        after_error(exchange, &flow, (error, private), &mut self.has_left_broken).await
-                    }
+                    Err(error) => after_error(exchange, &flow, (error, private), &mut self.has_left).await,
                 }
             }
             FillResponse::NotModified(entry) => {
