@@ -288,7 +288,7 @@ impl ByteSchedule {
             let Some(next) = limit.queue.next(bytes) else { return };
             let passing = bytes(next);
             if limit.bucket.as_mut().is_some_and(|bucket| !bucket.take(passing, now)) {
-                return self.arm(number, now);
+                return self.set_timer(number, passing, now);
             }
             let Some(next) = limit.queue.pop(bytes) else { return };
             let id = next.item;
@@ -310,7 +310,14 @@ impl ByteSchedule {
         let Some(limit) = self.limits.get_mut(number) else { return };
         let (flows, capacity) = (&self.flows, limit.capacity());
         let bytes = |id: FlowId| flows.get(id.0).map_or(0, |flow| flow.quantum_within(capacity));
-        let Some(bytes) = limit.queue.next(bytes).map(bytes) else { return };
+        if let Some(bytes) = limit.queue.next(bytes).map(bytes) {
+            self.set_timer(number, bytes, now);
+        }
+    }
+
+    /// Arms a limit for the time at which it has these bytes.
+    fn set_timer(&mut self, number: usize, bytes: u64, now: Nanos) {
+        let Some(limit) = self.limits.get_mut(number) else { return };
         let at = limit.bucket.as_ref().map_or(now, |bucket| bucket.ready_at(bytes).max(now));
         if limit.armed.replace(at) != Some(at) {
             self.timers.push(Reverse((at, number)));
