@@ -285,7 +285,7 @@ const LINE: u64 = 2_000_000;
 
 /// Maximum bytes that cross the line while the other client receives what it wants. Its half of the line makes it twice
 /// its own bytes, an equal part of 31 transfers 31 times. A busy machine does not use its half in full.
-const SHARED_BY_CLIENTS: f64 = 22.0 * WANTED as f64;
+const SHARED_BY_CLIENTS: f64 = 15.0 * WANTED as f64;
 
 /// A site behind a thin line whose greedy client has 30 downloads under way, each much larger than `WANTED`.
 async fn site_with_greedy_downloads(name: impl Fn(usize) -> String) -> (Site, Vec<WireClient>) {
